@@ -1,0 +1,101 @@
+"""Checkpoint folders: ``model.safetensors`` + ``config.json``, written beside and renamed, so a dying run damages nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mfdistill.errors import UserError
+
+FORMAT = "mfdistill/1"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` by way of a temporary name in the same folder.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; whatever stood at ``path`` is untouched.
+    """
+    _replace(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """``write_text`` of indented JSON."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write safetensors to ``path`` by way of a temporary name (errors as ``write_text``)."""
+    from safetensors.torch import save_file
+
+    whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    _replace(path, lambda part: save_file(whole, str(part), dict(metadata or {"format": "pt"})))
+
+
+def _replace(path: Path, write: Any) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(part)
+        os.replace(part, path)
+    except Exception as error:
+        part.unlink(missing_ok=True)
+        if isinstance(error, OSError) or "I/O error" in str(error) or "No space" in str(error):
+            raise UserError(f"{path}: cannot be written ({error}); free some space or name another folder") from error
+        raise
+
+
+def save_folder(path: str | Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Save a model folder; an existing one at ``path`` keeps its other files (logs, ``training_state``)."""
+    folder = Path(path)
+    write_tensors(folder / "model.safetensors", tensors)
+    write_json(folder / "config.json", {"format": FORMAT, **config})
+
+
+def load_config(path: str | Path) -> dict[str, Any]:
+    """Read ``config.json`` of a model folder.
+
+    Raises:
+        UserError: no such folder or file, not JSON, or not a folder of this program.
+    """
+    folder = Path(path)
+    file = folder / "config.json" if folder.is_dir() else folder
+    if not file.is_file():
+        raise UserError(f"{path}: no config.json there; name a folder that teacher-train or student-distill wrote")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file}: not valid JSON ({error}); restore it or train again") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise UserError(f"{file}: not written by this program (no \"format\": \"{FORMAT}\")")
+    return config
+
+
+def load_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file or of a model folder's ``model.safetensors``.
+
+    Raises:
+        UserError: the file is missing, truncated or no safetensors file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    file = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise UserError(f"{file}: no such file")
+    try:
+        return load_file(str(file))
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file}: damaged or no safetensors file ({error}); copy or train it again") from error
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder if it is there."""
+    if path.exists():
+        shutil.rmtree(path)
