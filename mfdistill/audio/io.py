@@ -1,0 +1,294 @@
+"""Audio files in and out: any format of libsndfile, any rate, clear errors; nothing half-written.
+
+``blocks.py`` beside this reads and writes hour-long files in pieces.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import soundfile
+
+from mfdistill.errors import UserError
+
+SILENT_PEAK = 1e-4  # -80 dBFS: below the dither of a 16-bit recording in use
+_MP3_SLACK = 2304  # samples; the length in an MP3 header counts whole frames and the encoder's delay
+_ALIASES = {"AIF": "AIFF", "OPUS": "OGG", "OGA": "OGG", "WAVE": "WAV", "SND": "AU"}
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a file's header says; ``frames`` are samples per channel, ``format`` and ``subtype`` libsndfile's names (WAV, PCM_16)."""
+
+    path: str
+    sample_rate: int
+    channels: int
+    frames: int
+    format: str
+    subtype: str
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / self.sample_rate
+
+
+def audio_info(path: str | Path) -> AudioInfo:
+    """Header of an audio file.
+
+    Raises:
+        UserError: missing, a folder, empty, not audio, damaged, or shorter than its header says.
+    """
+    with open_audio(path) as file:
+        return info_of(file, str(path))
+
+
+def read_audio(
+    path: str | Path,
+    sample_rate: int | None = None,
+    start_s: float = 0.0,
+    duration_s: float | None = None,
+    silent: Literal["allow", "error"] = "allow",
+) -> np.ndarray:
+    """Mono float32 samples ``(s,)`` of a file, channels averaged, resampled to ``sample_rate`` (None: the file's own).
+
+    ``start_s`` and ``duration_s`` read a part; the file may end earlier than the part.
+
+    Raises:
+        UserError: as ``audio_info``; fewer than two samples; NaN or infinity inside; ``start_s`` past the end; with
+            ``silent="error"`` also where nothing rises above -80 dBFS.
+    """
+    with open_audio(path) as file:
+        return _mono(file, str(path), sample_rate, start_s, duration_s, silent)
+
+
+def decode_audio(data: bytes, name: str, sample_rate: int | None = None, silent: Literal["allow", "error"] = "allow") -> np.ndarray:
+    """``read_audio`` of a file held in memory, as ``datasets`` gives it undecoded; ``name`` is for messages."""
+    if not data:
+        raise UserError(f"{name}: empty (0 bytes); fetch it again or remove it")
+    with _opened(io.BytesIO(data), name) as file:
+        return _mono(file, name, sample_rate, 0.0, None, silent)
+
+
+def is_silent(wave: np.ndarray) -> bool:
+    """True where no sample rises above -80 dBFS."""
+    return wave.size == 0 or float(np.abs(wave).max()) < SILENT_PEAK
+
+
+def resampled_length(length: int, rate_from: int, rate_to: int) -> int:
+    """``ceil(length rate_to / rate_from)``."""
+    return -(-length * rate_to // rate_from)
+
+
+def resample(wave: np.ndarray, rate_from: int, rate_to: int) -> np.ndarray:
+    """``(s,)`` at another rate, float32, ``resampled_length`` samples (soxr, HQ)."""
+    if rate_from <= 0 or rate_to <= 0:
+        raise UserError(f"sample rate {rate_from} -> {rate_to}: both must be positive")
+    wave = np.ascontiguousarray(wave, dtype=np.float32)
+    if rate_from == rate_to:
+        return wave
+    import soxr
+
+    length = resampled_length(len(wave), rate_from, rate_to)
+    out = soxr.resample(wave, rate_from, rate_to, quality="HQ")[:length]
+    return np.pad(out, (0, length - len(out))).astype(np.float32, copy=False)
+
+
+def write_audio(
+    path: str | Path, wave: np.ndarray, sample_rate: int, subtype: str | None = None, like: AudioInfo | None = None
+) -> None:
+    """Write ``(s,)`` or ``(s, channels)``; the format follows the name's ending, the sample format ``subtype`` or that of ``like``.
+
+    Integer formats clip at +-1. The file appears whole or not at all.
+
+    Raises:
+        UserError: unknown ending, a sample format that this file format lacks, NaN or infinity in ``wave``, a full disk.
+    """
+    samples = np.asarray(wave, dtype=np.float32)
+    samples = samples[:, None] if samples.ndim == 1 else samples
+    with BlockWriter(path, sample_rate, samples.shape[1], subtype, like) as file:
+        file.write(samples)
+
+
+# ---- shared with blocks.py
+
+
+@contextmanager
+def open_audio(path: str | Path) -> Iterator[soundfile.SoundFile]:
+    """An open, checked file; damage found while reading it becomes a ``UserError`` too (errors as ``audio_info``)."""
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, not an audio file; name a file in it")
+    if not path.exists():
+        raise UserError(f"{path}: no such file; check the name")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path}: empty file (0 bytes); fetch it again or remove it")
+    try:
+        handle = path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be opened ({error.strerror}); check its permissions") from error
+    with handle, _opened(handle, str(path)) as file:
+        yield file
+
+
+def info_of(file: soundfile.SoundFile, name: str) -> AudioInfo:
+    """The header of an open file."""
+    return AudioInfo(name, file.samplerate, file.channels, file.frames, file.format, file.subtype)
+
+
+def read_frames(file: soundfile.SoundFile, name: str, count: int) -> np.ndarray:
+    """The next ``count`` frames (fewer at the end) as float32 ``(frames, channels)``.
+
+    Raises:
+        UserError: the file ends before its header says; NaN or infinity inside.
+    """
+    start = file.tell()
+    expected = min(count, file.frames - start)
+    block = file.read(expected, dtype="float32", always_2d=True)
+    if len(block) < expected - (_MP3_SLACK if file.format == "MP3" else 0):
+        raise UserError(_truncated(name, start + len(block), file.frames))
+    bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
+    if bad.size:
+        at_s = (start + int(bad[0])) / file.samplerate
+        raise UserError(f"{name}: holds NaN or infinity ({bad.size} samples, the first at {at_s:.3f} s); export it again or remove it")
+    return block
+
+
+def least_length(file: soundfile.SoundFile, name: str) -> None:
+    """Refuse files of fewer than two samples."""
+    if file.frames < 2:
+        what = "one sample long" if file.frames == 1 else "has a header but no samples (truncated?)"
+        raise UserError(f"{name}: {what}; give a longer recording or remove it")
+
+
+class BlockWriter:
+    """Write a file block by block; it takes its name when the ``with`` ends well and vanishes otherwise (arguments as ``write_audio``)."""
+
+    def __init__(
+        self, path: str | Path, sample_rate: int, channels: int, subtype: str | None = None, like: AudioInfo | None = None
+    ) -> None:
+        self.path = Path(path)
+        file_format, subtype = _format_for(self.path, subtype, like)
+        self._kind = f"{file_format} {subtype}, {sample_rate} Hz, {channels} channels"
+        self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        with self._clear_errors():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = soundfile.SoundFile(self._part, "w", sample_rate, channels, subtype, format=file_format)
+
+    def write(self, block: np.ndarray) -> None:
+        """Append ``(frames, channels)``; integer formats clip at +-1."""
+        if not np.isfinite(block).all():
+            raise UserError(f"{self.path}: not written, the samples made for it hold NaN or infinity; the model or its input is broken")
+        with self._clear_errors():
+            self._file.write(block)
+
+    def __enter__(self) -> BlockWriter:
+        return self
+
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
+        try:
+            with self._clear_errors():
+                self._file.close()
+                if error_type is None:
+                    os.replace(self._part, self.path)
+        except UserError:
+            if error_type is None:  # otherwise the first error is the one to tell
+                raise
+        finally:
+            self._part.unlink(missing_ok=True)
+
+    @contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, AssertionError, soundfile.SoundFileError) as error:  # soundfile asserts that everything was written
+            self._part.unlink(missing_ok=True)
+            reason = str(error).replace(str(self._part), self.path.name).rstrip(".") or "the disk took less than was written"
+            remedy = "free some space, or choose another folder or format"
+            raise UserError(f"{self.path}: cannot be written as {self._kind} ({reason}); {remedy}") from error
+
+
+@contextmanager
+def _opened(handle: io.IOBase, name: str) -> Iterator[soundfile.SoundFile]:
+    handle.seek(0)
+    try:
+        # a descriptor or buffer: the format is found from the content, whatever the name says
+        file = soundfile.SoundFile(handle if isinstance(handle, io.BytesIO) else handle.fileno(), closefd=False)
+    except soundfile.SoundFileError as error:
+        reason = str(error).rsplit(": ", 1)[-1].rstrip(".")
+        if "malformed" in reason.lower() or "lost sync" in reason or "WAV/W64" in str(error):
+            raise UserError(f"{name}: damaged or truncated ({reason}); fetch or export it again") from error
+        raise UserError(f"{name}: not an audio file that can be read here; convert it to WAV, FLAC, OGG, MP3 or AIFF") from error
+    with file:
+        _check_whole(file, handle, name)
+        try:
+            yield file
+        except soundfile.SoundFileError as error:
+            raise UserError(f"{name}: damaged or truncated after {file.tell()} samples; fetch or export it again") from error
+
+
+def _check_whole(file: soundfile.SoundFile, handle: io.IOBase, name: str) -> None:
+    """Compare what the header promises with what is there, where the format tells (FLAC and MP3 tell when they are read)."""
+    claim = re.search(r"(?m)^\s*(?:data|SSND|Data Size|riff)\s*: (\d+) \(should be (\d+)\)", file.extra_info)
+    # writers into a pipe leave 0 or the largest number in the header, which means "until the end"
+    if claim and int(claim[2]) < int(claim[1]) < 0x7FFFF000:
+        raise UserError(f"{name}: truncated, {claim[2]} of {claim[1]} bytes are there; fetch or export it again")
+    claim = re.search(r"Calculated frame count (\d+) does not match value from 'ds64' chunk of (\d+)", file.extra_info)
+    if claim and int(claim[1]) < int(claim[2]):
+        raise UserError(_truncated(name, int(claim[1]), int(claim[2])))
+    if file.format == "OGG" and not _last_page_whole(handle):
+        raise UserError(f"{name}: truncated in its last page; fetch or export it again")
+
+
+def _last_page_whole(handle: io.IOBase) -> bool:
+    """An Ogg page is 27 bytes, a table of segment lengths, and the segments: at most 65307 bytes."""
+    if isinstance(handle, io.BytesIO):
+        tail = bytes(handle.getbuffer()[-65536:])
+    else:
+        size = os.fstat(handle.fileno()).st_size
+        tail = os.pread(handle.fileno(), 65536, max(0, size - 65536))
+    page = tail[max(0, tail.rfind(b"OggS")) :]
+    segments = page[26] if len(page) > 26 else 256
+    return len(page) >= 27 + segments + sum(page[27 : 27 + segments])
+
+
+def _truncated(name: str, there: int, promised: int) -> str:
+    return f"{name}: truncated, {there} of {promised} samples are there; fetch or export it again"
+
+
+def _mono(
+    file: soundfile.SoundFile, name: str, sample_rate: int | None, start_s: float, duration_s: float | None, silent: str
+) -> np.ndarray:
+    least_length(file, name)
+    first = round(start_s * file.samplerate)
+    if not 0 <= first < file.frames:
+        raise UserError(f"{name}: {file.frames / file.samplerate:.3f} s long, nothing at {start_s:g} s; start earlier")
+    if first:
+        file.seek(first)
+    count = file.frames if duration_s is None else max(1, round(duration_s * file.samplerate))
+    wave = read_frames(file, name, count).mean(axis=1, dtype=np.float32)
+    if silent == "error" and is_silent(wave):
+        raise UserError(f"{name}: silent (nothing above -80 dBFS); remove it or give another recording")
+    return resample(wave, file.samplerate, sample_rate or file.samplerate)
+
+
+def _format_for(path: Path, subtype: str | None, like: AudioInfo | None) -> tuple[str, str]:
+    ending = path.suffix[1:].upper()
+    file_format = _ALIASES.get(ending, ending)
+    if file_format not in soundfile.available_formats() or file_format == "RAW":
+        raise UserError(f"{path}: unknown ending {path.suffix!r}; use .wav, .flac, .ogg or .mp3")
+    if like and file_format == "WAV" and like.format in ("WAV", "WAVEX", "RF64"):
+        file_format = like.format
+    if subtype and not soundfile.check_format(file_format, subtype):
+        usable = ", ".join(soundfile.available_subtypes(file_format))
+        raise UserError(f"{path}: {file_format} has no sample format {subtype!r}; use one of {usable}")
+    if not subtype and like and soundfile.check_format(file_format, like.subtype):
+        subtype = like.subtype
+    return file_format, subtype or ("OPUS" if ending == "OPUS" else soundfile.default_subtype(file_format) or "PCM_16")
