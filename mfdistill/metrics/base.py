@@ -1,0 +1,102 @@
+"""What a metric is: a function of (estimate, reference, sample rate), the columns that it gives and which way is better."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mfdistill.errors import UserError
+
+Wave = NDArray[np.floating]
+
+TOLERANCE_S = 0.05  # framing and resampling shift the end by a frame or two; more than this is another recording
+
+# importable name -> what pip installs to get it; webrtcvad imports pkg_resources, which setuptools 81 dropped
+_PIP = {"pkg_resources": "setuptools<81"}
+
+
+class Undefined(ValueError):
+    """The metric has no value on this utterance (PESQ found no speech, say); the scorer writes nan and keeps the reason."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    ``fn(estimate, reference, sample_rate)`` takes two finite waveforms (s,) of equal length and returns a value for each of ``columns``;
+    it raises `Undefined` where there is none. ``direction`` is +1 where higher is better and -1 where lower is.
+    ``primary`` is the column that a search optimises. ``modules`` are what it imports when called. ``slow`` ones go to the process pool.
+    """
+
+    name: str
+    direction: int
+    columns: tuple[str, ...]
+    fn: Callable[[Wave, Wave, int], dict[str, float]]
+    unit: str = ""
+    modules: tuple[str, ...] = ()
+    slow: bool = False
+
+    @property
+    def primary(self) -> str:
+        return self.columns[-1]
+
+
+def load_package(module: str, metric: str) -> ModuleType:
+    """Import ``module`` for ``metric``.
+
+    Raises:
+        UserError: it, or something that it imports, is not installed; the message has the ``pip install`` line.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(missing_package(metric, (error.name or module).split(".")[0])) from error
+
+
+def missing_package(metric: str, module: str) -> str:
+    """The one-line message for a package that is not installed."""
+    return f"metric {metric}: the package '{module}' is not installed; pip install '{_PIP.get(module, module)}'"
+
+
+def resampled(wave: Wave, source_rate: int, target_rate: int) -> Wave:
+    """``wave`` (s,) at ``target_rate`` Hz as float32; unchanged in value where the rates agree."""
+    wave = np.asarray(wave, dtype=np.float32)
+    if source_rate == target_rate:
+        return wave
+    import soxr
+
+    return np.asarray(soxr.resample(wave, source_rate, target_rate), dtype=np.float32)
+
+
+def aligned(estimate: Wave, reference: Wave, sample_rate: int, name: str = "utterance") -> tuple[Wave, Wave]:
+    """Both waveforms as (s,) arrays trimmed to the shorter.
+
+    Raises:
+        UserError: not one-dimensional, empty, a sample rate below 1, or lengths that differ by more than ``TOLERANCE_S`` seconds.
+    """
+    estimate, reference = np.asarray(estimate), np.asarray(reference)
+    if estimate.ndim != 1 or reference.ndim != 1:
+        raise UserError(f"{name}: expected mono waveforms (samples,), got shapes {estimate.shape} and {reference.shape}")
+    if sample_rate < 1:
+        raise UserError(f"{name}: sample rate {sample_rate} Hz; give a positive one")
+    if abs(len(estimate) - len(reference)) > TOLERANCE_S * sample_rate:
+        seconds = (len(estimate) / sample_rate, len(reference) / sample_rate)
+        raise UserError(
+            f"{name}: estimate lasts {seconds[0]:.3f} s and reference {seconds[1]:.3f} s, more than {TOLERANCE_S} s apart; "
+            "pair each file with its own reference at the same sample rate"
+        )
+    length = min(len(estimate), len(reference))
+    if length == 0:
+        raise UserError(f"{name}: no samples to score")
+    return estimate[:length], reference[:length]
+
+
+def peak_limited(wave: Wave) -> Wave:
+    """``wave`` scaled down to a peak of 1 where it is louder, unchanged otherwise."""
+    peak = float(np.max(np.abs(wave)))
+    return wave / np.float32(peak * (1 + 1e-6)) if peak > 1.0 else wave
