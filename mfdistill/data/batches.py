@@ -1,0 +1,76 @@
+"""Global batches cut into the micro-batches of one process, made ahead by threads without changing their order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count, islice
+from typing import Any
+
+import torch
+
+from mfdistill.data.streaming import StreamTrainSet
+from mfdistill.data.training import Sample, TrainSet
+from mfdistill.errors import UserError
+
+_AHEAD = 2  # micro-batches in preparation
+
+
+def batches(
+    dataset: TrainSet | StreamTrainSet,
+    global_batch: int,
+    rank: int = 0,
+    world: int = 1,
+    start_step: int = 0,
+    accumulation: int = 1,
+    num_workers: int = 1,
+) -> Iterator[dict[str, Any]]:
+    """Endless micro-batches ``{"clean": (b, s), "degraded": (b, s), "index": (b,)}``, ``accumulation`` of them per step, on the CPU.
+
+    Step k is made of the global samples ``[k global_batch, (k + 1) global_batch)`` whatever ``world`` is; ``dataset.share`` says which of
+    them are this rank's. ``b = global_batch / (world accumulation)``. ``num_workers`` threads work ahead (0: none). Close the iterator
+    (or drop it) to stop them.
+
+    Raises:
+        UserError: the global batch cannot be divided evenly, or a recording turns out to be unreadable.
+    """
+    if global_batch < 1 or global_batch % (world * accumulation):
+        unit = world * accumulation
+        nearest = max(unit, round(global_batch / unit) * unit)
+        raise UserError(f"batch_size={global_batch}: must be a multiple of {world} processes x {accumulation} accumulation; take {nearest}")
+    if not 0 <= rank < world or start_step < 0:
+        raise ValueError(f"need 0 <= rank < world and start_step >= 0, got {rank}, {world}, {start_step}")
+    size = global_batch // (world * accumulation)
+    indices = (index for step in count(start_step) for index in dataset.share(step, global_batch, rank, world))
+    samples = _in_order(dataset.jobs(indices), num_workers, ahead=_AHEAD * size)
+    try:
+        while True:
+            yield collate(list(islice(samples, size)))
+    finally:
+        samples.close()
+
+
+def collate(samples: list[Sample]) -> dict[str, Any]:
+    """Stack samples of one length."""
+    waves = {key: torch.stack([sample[key] for sample in samples]) for key in ("clean", "degraded")}
+    return {**waves, "index": torch.tensor([sample["index"] for sample in samples], dtype=torch.long)}
+
+
+def _in_order(jobs: Iterator[Callable[[], Sample]], workers: int, ahead: int) -> Generator[Sample, None, None]:
+    """Results of ``jobs`` in their order. Threads, not processes: decoding releases the interpreter lock and the cache is shared."""
+    if workers < 1:
+        for job in jobs:
+            yield job()
+        return
+    # one thread alone draws from ``jobs`` (a stream may wait for the network there), so their order stays
+    with ThreadPoolExecutor(workers, "data") as pool, ThreadPoolExecutor(1, "data-source") as source:
+        waiting: deque[Future[Future[Sample]]] = deque()
+        try:
+            while True:
+                while len(waiting) < ahead:
+                    waiting.append(source.submit(lambda: pool.submit(next(jobs))))
+                yield waiting.popleft().result().result()
+        finally:
+            for future in waiting:
+                future.cancel()

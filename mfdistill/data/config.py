@@ -1,0 +1,67 @@
+"""Where speech and noise come from, and how training samples are cut and mixed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mfdistill.errors import UserError
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Speech, noise and the recipe of training samples.
+
+    Layouts of a folder: ``{train,valid,test}/{clean,noisy}/`` (pairs by name), ``{train,valid,test}/<speaker>/``,
+    ``clean/{train,valid,test}/<speaker>/`` (and ``noisy/...``), or files without splits. A missing split is held out of ``train``.
+    """
+
+    source: str = "embedded"
+    """'embedded' (synthesised with espeak-ng), a folder, a parquet file, or a hub id such as 'owner/name'."""
+    noise: str | None = None
+    """Folder of noises to mix in on the fly ('embedded': synthetic ones). None: the corpus's own noisy files, else its folder 'noise'."""
+    train_split: str = "train"
+    valid_split: str = "valid"
+    test_split: str = "test"
+    subset: str | None = None
+    """Configuration name of a hub data set that has several."""
+    clean_column: str = "clean"
+    noisy_column: str = "noisy"
+    streaming: bool = False
+    """Read hub or parquet data as they come: for corpora that do not fit on the disk."""
+    shuffle_buffer: int = 256
+    """Utterances held by each shuffling buffer of a stream."""
+    sample_rate: int | None = None
+    """Hz; the task's own rate is used, and another one here is an error."""
+    crop_s: float = 2.0
+    snr_db: tuple[float, float] = (0.0, 15.0)
+    gain_db: tuple[float, float] = (-12.0, 0.0)
+    """Random level change of a training sample; less where it would clip."""
+    seed: int = 0
+    max_files: int | None = None
+    """Use at most so many utterances of each split (the same ones every time)."""
+
+    def __post_init__(self) -> None:
+        if not self.crop_s > 0:
+            raise UserError(f"data.crop_s={self.crop_s}: must be positive; 2.0 is usual")
+        for name in ("snr_db", "gain_db"):
+            low, high = getattr(self, name)
+            if not low <= high:
+                raise UserError(f"data.{name}={low, high}: the first number must not be larger than the second")
+        for name, least in (("seed", 0), ("shuffle_buffer", 1), ("max_files", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"data.{name}={value}: must be at least {least}")
+        if self.sample_rate is not None and self.sample_rate <= 0:
+            raise UserError(f"data.sample_rate={self.sample_rate}: must be positive; leave it out to use the task's")
+
+    def split(self, name: str) -> str:
+        """What the source calls the split ``name`` ('train', 'valid' or 'test')."""
+        return {"train": self.train_split, "valid": self.valid_split, "test": self.test_split}[name]
+
+
+def check_rate(config: DataConfig, sample_rate: int) -> None:
+    """Raise ``UserError`` when the data section names another sample rate than the task's."""
+    if config.sample_rate not in (None, sample_rate):
+        raise UserError(f"data.sample_rate={config.sample_rate}: the task works at {sample_rate} Hz; leave data.sample_rate out")
+    if round(config.crop_s * sample_rate) < 2:
+        raise UserError(f"data.crop_s={config.crop_s}: shorter than two samples at {sample_rate} Hz; 2.0 is usual")

@@ -1,0 +1,89 @@
+"""Evaluation utterances: whole recordings, and mixtures that depend on nothing but the file list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+
+from mfdistill.audio.degrade import limit_peak, mix_at_snr
+from mfdistill.data.config import DataConfig, check_rate
+from mfdistill.data.folders import stable_hash
+from mfdistill.data.mixing import generator, noise_segment
+from mfdistill.data.sources import open_noises, open_rows
+from mfdistill.data.streaming import first_rows
+from mfdistill.data.waves import Waves, check_pairs
+from mfdistill.errors import UserError
+
+EVAL_SNRS_DB = (2.5, 7.5, 12.5, 17.5)  # VoiceBank-DEMAND's test set (Valentini-Botinhao et al., 2016)
+_SEED = 20160913  # not the training seed: every run is measured on the same mixtures
+
+
+def open_eval(
+    config: DataConfig, split: Literal["valid", "test"], needs_noisy: bool, sample_rate: int, limit: int | None = None
+) -> EvalSet:
+    """Whole utterances of a split, at most ``limit``: the first ones in an order that goes through the speakers in turn.
+
+    An utterance's mixture is the same for every ``limit``, seed and process.
+
+    Raises:
+        UserError: as ``open_train``.
+    """
+    check_rate(config, sample_rate)
+    if limit is not None and limit < 1:
+        raise UserError(f"limit={limit}: must be at least 1")
+    if split not in ("valid", "test"):
+        raise UserError(f"split={split!r}: must be 'valid' or 'test'")
+    return EvalSet(config, split, needs_noisy, sample_rate, limit)
+
+
+class EvalSet(Sequence[dict[str, Any]]):
+    """``ds[i] -> {"name", "speaker", "text" (or None), "clean": (s,), "degraded": (s,), "snr_db" (None unless mixed here)}``."""
+
+    def __init__(self, config: DataConfig, split: str, needs_noisy: bool, sample_rate: int, limit: int | None) -> None:
+        rows = first_rows(config, split, needs_noisy, limit) if config.streaming else open_rows(config, split, needs_noisy)
+        rows = rows.select(_in_turn(rows["name"], rows["speaker"])[:limit])
+        self.names: list[str] = [str(name) for name in rows["name"]]
+        self.speakers: list[str] = [str(speaker) for speaker in rows["speaker"]]
+        self.texts: list[str | None] = list(rows["text"])
+        self.clean = Waves(rows, "clean", sample_rate)
+        self.noisy = Waves(rows, "noisy", sample_rate) if needs_noisy and "noisy" in rows.column_names else None
+        if self.noisy is not None:
+            check_pairs(self.clean, self.noisy)
+        self.noises = Waves(open_noises(config, split), "clean", sample_rate) if needs_noisy and self.noisy is None else None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(len(self)))]
+        if not -len(self) <= i < len(self):
+            raise IndexError(i)
+        i %= len(self)
+        clean = self.clean[i]
+        degraded, snr_db = clean, None
+        if self.noisy is not None:
+            degraded = self.noisy[i]
+        elif self.noises is not None:
+            rng = generator(_SEED, stable_hash(self.names[i]))
+            noise = noise_segment(rng, self.noises[int(rng.integers(len(self.noises)))], clean.size)
+            snr_db = EVAL_SNRS_DB[i % len(EVAL_SNRS_DB)]
+            degraded = mix_at_snr(clean, noise, snr_db)
+        clean, degraded = limit_peak(clean, degraded)
+        audio = {"clean": torch.from_numpy(clean), "degraded": torch.from_numpy(degraded)}
+        return {"name": self.names[i], "speaker": self.speakers[i], "text": self.texts[i], "snr_db": snr_db, **audio}
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[i] for i in range(len(self)))
+
+
+def _in_turn(names: Sequence[str], speakers: Sequence[str]) -> list[int]:
+    """Order of the utterances: every speaker's first, then every speaker's second, ...; within a round shuffled by name."""
+    rounds: dict[str, int] = {}
+    keys: list[tuple[int, int, int]] = []
+    for i in sorted(range(len(names)), key=lambda i: stable_hash(names[i])):
+        turn = rounds[speakers[i]] = rounds.get(speakers[i], -1) + 1
+        keys.append((turn, stable_hash(names[i]), i))
+    return [i for _, _, i in sorted(keys)]

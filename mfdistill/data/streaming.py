@@ -1,0 +1,132 @@
+"""Training on streams too large for the disk: the same global order of samples for any number of processes, resumed by skipping."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import count, islice
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+import torch
+from torch.utils.data import IterableDataset
+
+from mfdistill.data.config import DataConfig
+from mfdistill.data.folders import HELD_OUT
+from mfdistill.data.mixing import generator, training_sample
+from mfdistill.data.sources import as_dataset, is_table, load_table, open_noises, uniform_columns
+from mfdistill.data.waves import Waves, decode
+from mfdistill.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+MAX_LANES = 16
+EVAL_LIMIT = 64  # utterances taken from a stream for validation when no limit is given
+
+
+class StreamTrainSet(IterableDataset[dict[str, Any]]):
+    """Samples ``{"clean": (s,), "degraded": (s,), "index": i}`` in their global order (see ``TrainSet`` for what a sample is).
+
+    The stream's files are dealt out to a fixed number of lanes (a power of two, at most 16 and at most the number of files), and sample i
+    is the next element of lane ``i % lanes``, shuffled within that lane. A rank takes every ``world``-th sample, so with up to ``lanes``
+    processes each reads only its own lanes, and a global batch holds the same samples for any ``world``.
+    """
+
+    def __init__(self, config: DataConfig, needs_noisy: bool, sample_rate: int) -> None:
+        self.config = config
+        self.sample_rate = sample_rate
+        self.crop = round(config.crop_s * sample_rate)
+        self._table, missing = _open_stream(config, "train", needs_noisy)
+        self._missing = [part for part in ("valid", "test") if part in missing]
+        self._paired = needs_noisy and "noisy" in (self._table.column_names or [])
+        self.noises = Waves(open_noises(config, "train"), "clean", sample_rate) if needs_noisy and not self._paired else None
+        shards = max(int(self._table.num_shards), 1)
+        self.lanes = min(MAX_LANES, 2 ** int(math.log2(shards)))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (job() for job in self.jobs(count()))
+
+    def share(self, step: int, global_batch: int, rank: int, world: int) -> range:
+        """Global sample indices of one rank's part of a step: every ``world``-th."""
+        first = step * global_batch
+        return range(first + (rank - first) % world, first + global_batch, world)
+
+    def jobs(self, indices: Iterator[int]) -> Iterator[Callable[[], dict[str, Any]]]:
+        """Samples to be made, in the order of the ascending ``indices``; what lies between them is read and dropped, not decoded."""
+        lanes: dict[int, Iterator[dict[str, Any]]] = {}
+        at: dict[int, int] = {}
+        for index in indices:
+            place, lane = divmod(index, self.lanes)
+            if lane not in lanes:
+                lanes[lane], at[lane] = self._lane(lane), 0
+            row = next(islice(lanes[lane], place - at[lane], None))
+            at[lane] = place + 1
+            yield lambda index=index, row=row: self.sample(index, row)
+
+    def sample(self, index: int, row: dict[str, Any]) -> dict[str, Any]:
+        """Sample ``index``, made from an undecoded row of the stream."""
+        label = f"{self.config.source}: sample {index}"
+        clean = decode(row["clean"], label, self.sample_rate)
+        noisy = decode(row["noisy"], label, self.sample_rate) if self._paired else None
+        if noisy is not None and noisy.shape != clean.shape:
+            raise UserError(f"{label}: noisy has {noisy.size} samples, clean {clean.size}; pairs must be aligned sample by sample")
+        target, degraded = training_sample(generator(self.config.seed, index), clean, noisy, self.noises, self.crop, self.config)
+        return {"clean": torch.from_numpy(target), "degraded": torch.from_numpy(degraded), "index": index}
+
+    def _lane(self, lane: int) -> Iterator[dict[str, Any]]:
+        """Endless rows of one lane; each pass shuffled anew."""
+        part = self._table.shard(num_shards=self.lanes, index=lane)
+        part = part.shuffle(seed=self.config.seed * MAX_LANES + lane, buffer_size=self.config.shuffle_buffer)
+        for epoch in count():
+            part.set_epoch(epoch)
+            empty = True
+            for row in part:
+                if not self._missing or _held_out(row, self._missing) is None:
+                    empty = False
+                    yield row
+            if empty:
+                raise UserError(f"{self.config.source}: a part of the stream holds no training rows; use it without streaming")
+
+    @property
+    def summary(self) -> str:
+        """One line for logs."""
+        kind = "noisy twins" if self._paired else f"{len(self.noises)} noises" if self.noises is not None else "no noise"
+        return f"stream of {self._table.num_shards} file(s) in {self.lanes} lane(s), {kind}"
+
+
+def first_rows(config: DataConfig, split: str, noisy: bool, limit: int | None) -> Dataset:
+    """The first ``limit`` rows of a stream's split as a data set in memory, with the columns of ``open_rows``.
+
+    Raises:
+        UserError: there are none.
+    """
+    table, missing = _open_stream(config, split, noisy)
+    limit = min(limit or EVAL_LIMIT, config.max_files or EVAL_LIMIT)
+    parts = [part for part in ("valid", "test") if part in missing]
+    rows = (row for row in table if split not in parts or _held_out(row, parts) == split)
+    taken = list(islice(rows, limit))
+    if not taken:
+        raise UserError(f"{config.source}: its split '{config.split(split)}' is empty; name another one with {split}_split")
+    columns: dict[str, list[Any]] = {
+        "name": [str(row.get("name") or f"{i:06d}") for i, row in enumerate(taken)],
+        "speaker": [str(row.get("speaker") or "") for row in taken],
+        "text": [row.get("text") for row in taken],
+        **{column: [row[column] for row in taken] for column in ("clean", "noisy") if column in taken[0]},
+    }
+    return as_dataset(columns)
+
+
+def _open_stream(config: DataConfig, split: str, noisy: bool) -> tuple[Any, list[str]]:
+    if not is_table(config.source):
+        raise UserError(f"{config.source}: only hub ids and parquet files can be streamed; leave streaming out for folders")
+    table, missing = load_table(config.source, config, split, streaming=True)
+    return uniform_columns(table, config, noisy and config.noise is None, config.source), missing
+
+
+def _held_out(row: dict[str, Any], parts: list[str]) -> str | None:
+    """The split of ``parts`` that a row belongs to, from its audio alone; None for training."""
+    audio = row["clean"]
+    key = audio["bytes"][:65536] if audio.get("bytes") else str(audio.get("path")).encode()
+    place = int(crc32(key) / 2**32 / HELD_OUT)
+    return parts[place] if place < len(parts) else None

@@ -1,0 +1,90 @@
+"""Training samples: fixed-length crops of clean and degraded speech, each a pure function of (seed, global sample index)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from mfdistill.data.config import DataConfig, check_rate
+from mfdistill.data.mixing import generator, training_sample
+from mfdistill.data.sources import open_noises, open_rows
+from mfdistill.data.streaming import StreamTrainSet
+from mfdistill.data.waves import Waves, check_pairs
+
+Sample = dict[str, Any]  # clean (s,), degraded (s,), index
+
+
+def open_train(config: DataConfig, needs_noisy: bool, sample_rate: int) -> TrainSet | StreamTrainSet:
+    """The training split; ``needs_noisy``: degraded is a noisy recording or a mixture on the fly, else it equals clean.
+
+    Raises:
+        UserError: source or noise missing, empty, incomplete, damaged, or of another sample rate than the configuration says.
+    """
+    check_rate(config, sample_rate)
+    if config.streaming:
+        return StreamTrainSet(config, needs_noisy, sample_rate)
+    return TrainSet(config, needs_noisy, sample_rate)
+
+
+class TrainSet(Dataset[Sample]):
+    """``ds[i] -> {"clean": (s,), "degraded": (s,), "index": i}`` for every ``i >= 0``; ``len(ds)`` samples are one epoch.
+
+    In an epoch every recording comes as often as crops fit into it, so each second of speech weighs the same.
+    """
+
+    def __init__(self, config: DataConfig, needs_noisy: bool, sample_rate: int) -> None:
+        self.config = config
+        self.crop = round(config.crop_s * sample_rate)
+        rows = open_rows(config, "train", needs_noisy)
+        self.clean = Waves(rows, "clean", sample_rate)
+        self.speakers = sorted({str(speaker) for speaker in rows["speaker"]} - {""})
+        self.noisy = Waves(rows, "noisy", sample_rate) if needs_noisy and "noisy" in rows.column_names else None
+        if self.noisy is not None:
+            check_pairs(self.clean, self.noisy)
+        self.noises = Waves(open_noises(config, "train"), "clean", sample_rate) if needs_noisy and self.noisy is None else None
+        self._entries = np.repeat(np.arange(len(self.clean)), np.maximum(np.round(self.clean.lengths / self.crop).astype(int), 1))
+        self._order: tuple[int, np.ndarray] = (-1, self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, index: int) -> Sample:
+        i = self.recording(index)
+        noisy = self.noisy[i] if self.noisy is not None else None
+        rng = generator(self.config.seed, index)
+        clean, degraded = training_sample(rng, self.clean[i], noisy, self.noises, self.crop, self.config)
+        return {"clean": torch.from_numpy(clean), "degraded": torch.from_numpy(degraded), "index": index}
+
+    def recording(self, index: int) -> int:
+        """Which recording sample ``index`` is cut from: a new order every epoch."""
+        if index < 0:
+            raise IndexError(f"sample indices start at 0, got {index}")
+        epoch, position = divmod(index, len(self._entries))
+        held, order = self._order
+        if held != epoch:
+            order = np.random.default_rng([self.config.seed, epoch, 1]).permutation(self._entries)
+            self._order = (epoch, order)
+        return int(order[position])
+
+    def jobs(self, indices: Iterator[int]) -> Iterator[Callable[[], Sample]]:
+        """Samples to be made, in the order of ``indices``."""
+        return (lambda index=index: self[index] for index in indices)
+
+    def share(self, step: int, global_batch: int, rank: int, world: int) -> range:
+        """Global sample indices of one rank's part of a step: contiguous."""
+        size = global_batch // world
+        first = step * global_batch + rank * size
+        return range(first, first + size)
+
+    @property
+    def summary(self) -> str:
+        """One line for logs."""
+        kind = "noisy twins" if self.noisy is not None else f"{len(self.noises)} noises" if self.noises is not None else "no noise"
+        speakers = f", {len(self.speakers)} speakers" if self.speakers else ""
+        return f"{len(self.clean)} recordings, {self.clean.seconds / 60:.1f} min{speakers}, {kind}"
+
+

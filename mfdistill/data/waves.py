@@ -1,0 +1,104 @@
+"""Decoded recordings of one audio column, kept in memory when they are few enough."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import soundfile
+
+from mfdistill.audio.io import audio_info, decode_audio, read_audio
+from mfdistill.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+CACHE_BYTES = 2 * 2**30  # per column and process: nine hours of float32 at 16 kHz
+
+
+class Waves:
+    """``waves[i]`` is recording i as float32 ``(s,)`` at ``sample_rate``; do not change it in place, it may be cached.
+
+    Opening reads every header, so that damaged files show at the start of a run and not in its middle.
+    """
+
+    def __init__(self, table: Dataset, column: str, sample_rate: int) -> None:
+        self.names: list[str] = [str(name) for name in table["name"]]
+        self.sample_rate = sample_rate
+        self._audio = table.select_columns([column])
+        self._column = column
+        headers = [header(self._cell(i), self.label(i)) for i in range(len(self.names))]
+        self.frames = np.array([frames for frames, _ in headers], dtype=np.int64)
+        self.rates = np.array([rate for _, rate in headers], dtype=np.int64)
+        self.lengths = np.maximum(self.frames * sample_rate // self.rates, 1)  # samples at sample_rate, up to rounding
+        self._cache: dict[int, np.ndarray] | None = {} if int(self.lengths.sum()) * 4 <= CACHE_BYTES else None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        if self._cache is not None and i in self._cache:
+            return self._cache[i]
+        wave = decode(self._cell(i), self.label(i), self.sample_rate)
+        if self._cache is not None:
+            self._cache[i] = wave
+        return wave
+
+    def label(self, i: int) -> str:
+        """What to call recording i in an error."""
+        return f"{self._column} of '{self.names[i]}'"
+
+    @property
+    def seconds(self) -> float:
+        """Total duration."""
+        return float((self.frames / self.rates).sum())
+
+    def _cell(self, i: int) -> Any:
+        return self._audio[i][self._column]
+
+
+def check_pairs(clean: Waves, noisy: Waves) -> None:
+    """Raise ``UserError`` unless every noisy twin has its clean recording's sample rate and length."""
+    for i in range(len(clean)):
+        if clean.rates[i] != noisy.rates[i]:
+            problem = f"{noisy.rates[i]} Hz, but clean has {clean.rates[i]} Hz"
+        elif clean.frames[i] != noisy.frames[i]:
+            problem = f"{noisy.frames[i]} samples, but clean has {clean.frames[i]}"
+        else:
+            continue
+        raise UserError(f"{noisy.label(i)}: {problem}; pairs must be aligned sample by sample: replace or remove this one")
+
+
+def decode(cell: dict[str, Any], label: str, sample_rate: int) -> np.ndarray:
+    """Undecoded ``{"bytes", "path"}`` to float32 ``(s,)`` at ``sample_rate``.
+
+    Raises:
+        UserError: nothing there or not readable; ``label`` names a recording that has no path of its own.
+    """
+    if (data := _bytes(cell, label)) is not None:
+        return decode_audio(data, label, sample_rate)
+    return read_audio(cell["path"], sample_rate)
+
+
+def header(cell: dict[str, Any], label: str) -> tuple[int, int]:
+    """``(frames, sample rate)`` as its header says (errors as ``decode``)."""
+    if (data := _bytes(cell, label)) is None:
+        info = audio_info(cell["path"])
+        label, frames, rate = cell["path"], info.frames, info.sample_rate
+    else:
+        try:
+            found = soundfile.info(io.BytesIO(data))
+        except soundfile.SoundFileError as error:
+            raise UserError(f"{label}: damaged or no audio ({error}); remove the row") from error
+        frames, rate = found.frames, found.samplerate
+    if frames < 2:
+        raise UserError(f"{label}: holds {frames} sample(s); replace or remove it")
+    return frames, rate
+
+
+def _bytes(cell: dict[str, Any] | None, label: str) -> bytes | None:
+    """The file itself, or None where there is only its path."""
+    if cell is None or (cell.get("bytes") is None and not cell.get("path")):
+        raise UserError(f"{label}: holds neither audio bytes nor a path; remove the row")
+    return cell.get("bytes")
