@@ -102,7 +102,7 @@ def test_two_peaks_are_reported(caplog):
 
 def test_wiggles_below_the_noise_are_not_reported():
     wiggly = lambda schedule: -((schedule[1] - 0.4) ** 2) + 1e-4 * math.sin(900 * schedule[1])  # noqa: E731
-    assert o3s(wiggly, UNIFORM[2], margin=3e-4).unimodal
+    assert o3s(wiggly, UNIFORM[2]).unimodal
 
 
 def test_the_best_of_several_starts_is_kept():

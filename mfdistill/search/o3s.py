@@ -78,7 +78,7 @@ def o3s(
             which the last, in the middle of what is left, is known already (ties apart).
         eps: smallest gap between neighbours, so that the order stays strict.
         patience: stop after so many visits in a row without improvement; default n, which is more than a whole sweep.
-        margin: a move is accepted only if it gains more than this; ties and flat regions keep the incumbent.
+        margin: a move is accepted only if it gains more than this share of the incumbent's score; ties and flat regions keep it.
         max_sweeps: an upper bound for scores that creep.
         name: recorded as the evaluations' ``start``.
         memo: known scores by rounded schedule; filled as the search goes on.
@@ -111,7 +111,7 @@ def o3s(
         sweep += 1
         for i in range(n - 1, 0, -1):
             candidate, value = _line_search(ask, best, best_score, i, sweep, iterations, eps)
-            if value > best_score + margin:
+            if value > best_score + _share(margin, best_score):
                 best, best_score, failures = candidate, value, 0
             else:
                 failures += 1
@@ -208,8 +208,8 @@ def _dip(line: Sequence[tuple[float, float]], margin: float) -> str | None:
     finite = [score for _, score in line if score > float("-inf")]
     if len(line) < 3 or not finite:
         return None
-    noise = max(margin, LINE_NOISE * (max(finite) - min(finite)), 1e-12 * max(map(abs, finite)))
     peak = max(range(len(line)), key=lambda k: line[k][1])
+    noise = max(_share(margin, line[peak][1]), LINE_NOISE * (max(finite) - min(finite)), 1e-12 * max(map(abs, finite)))
     for side in (line[: peak + 1], line[peak:][::-1]):
         crest_t, crest = side[0]
         for t, score in side:
@@ -218,6 +218,10 @@ def _dip(line: Sequence[tuple[float, float]], margin: float) -> str | None:
             elif crest - score > noise:
                 return f"{score:.6g} at {t:g} lies below {crest:.6g} at {crest_t:g} and {line[peak][1]:.6g} at {line[peak][0]:g}"
     return None
+
+
+def _share(margin: float, score: float) -> float:
+    return margin * abs(score) if math.isfinite(score) else 0.0
 
 
 def _checked(start: Sequence[float], iterations: int, patience: int | None) -> Schedule:

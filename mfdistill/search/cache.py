@@ -1,0 +1,101 @@
+"""Scores that outlive the process: a search that was killed, or is run again, does not score a schedule twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mfdistill.errors import UserError
+from mfdistill.search.o3s import Schedule, rounded
+
+log = logging.getLogger(__name__)
+
+
+class ScoreCache:
+    """A JSON-lines file of ``{"fingerprint", "schedule", "score"}``; lines of other fingerprints (student, metric, data, seed) stay and are
+    ignored. Minus infinity, which JSON lacks, is written as null.
+
+    Args:
+        path: the file, made when the first score is added. None: nothing is kept.
+        fingerprint: says which lines are ours.
+    """
+
+    def __init__(self, path: Path | None, fingerprint: str):
+        self.path, self.fingerprint = path, fingerprint
+
+    def load(self) -> dict[Schedule, float]:
+        """Known scores. A last line cut short by a kill is dropped with a warning.
+
+        Raises:
+            UserError: the file cannot be read, or a line before the last is damaged.
+        """
+        if self.path is None or not self.path.exists():
+            return {}
+        try:
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{self.path}: cannot be read ({error}); delete it to search from the beginning") from error
+        known: dict[Schedule, float] = {}
+        for number, line in enumerate(lines, 1):
+            try:
+                entry = json.loads(line)
+                if entry["fingerprint"] == self.fingerprint:
+                    score = entry["score"]
+                    known[rounded(entry["schedule"])] = -math.inf if score is None else float(score)
+            except (ValueError, KeyError, TypeError) as error:
+                if number < len(lines):
+                    raise UserError(f"{self.path}, line {number}: damaged; delete that line or the whole file") from error
+                log.warning("%s: the last line was cut short and is dropped", self.path)
+        return known
+
+    def add(self, schedule: Schedule, score: float) -> None:
+        """Append one score.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        if self.path is None:
+            return
+        entry = {"fingerprint": self.fingerprint, "schedule": list(schedule), "score": score if math.isfinite(score) else None}
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _end_line(self.path)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error}); free some space or make the folder writable") from error
+
+
+def _end_line(path: Path) -> None:
+    """Cut what a killed process left of a last line, so that the next one starts at the margin."""
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    with path.open("rb+") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) == b"\n":
+            return
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and values; the device does not matter."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def digest_text(parts: Iterable[object]) -> str:
+    """SHA-256 over the JSON of plain values."""
+    return hashlib.sha256(json.dumps(list(parts), sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,190 @@
+"""The score of a schedule: sample every development utterance from its own fixed noise, and average a metric."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mfdistill.config import to_dict
+from mfdistill.errors import UserError
+from mfdistill.flow import noise, solve
+from mfdistill.metrics import METRICS, named, score_utterances
+from mfdistill.search.cache import digest_tensors, digest_text
+from mfdistill.search.o3s import Schedule
+from mfdistill.students import Student, sample
+from mfdistill.teachers import Teacher
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from mfdistill.tasks import Task
+
+TEACHER_MSE = "teacher-mse"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Item:
+    """What does not depend on the schedule: condition and noise (1, 2, f, n) and, for audio metrics, what the waveform is compared with."""
+
+    index: int
+    name: str
+    cond: Mapping[str, Tensor]
+    z_0: Tensor
+    gain: Tensor
+    clean: np.ndarray
+    target: Tensor | None = None
+
+
+class StudentScorer:
+    """``scorer(schedule) -> float``, larger is better; the same number on every rank and for any number of ranks.
+
+    Utterance i always starts from the noise of (seed, i): two schedules differ by their steps and by nothing else. Each rank holds every
+    ``num_processes``-th utterance; conditions, noise, references and the teacher's results are made once.
+
+    Args:
+        student: evaluated as it is, on the accelerator's device (or its own).
+        task: conditions and waveforms.
+        utterances: ``{"name", "clean" (s,), "degraded" (s,)}`` each, at the task's sample rate.
+        metric: a name or a column of ``METRICS``; lower-is-better ones are negated. Or ``teacher-mse``: minus the mean squared distance, in
+            features, from where ``teacher`` arrives from the same noise in ``teacher_steps`` steps.
+        pool: of processes, for the slow metrics.
+
+    An utterance whose clean reference has no value under the metric (silence, say) is left out with a warning. A schedule whose result has
+    none where the reference has one scores minus infinity.
+
+    Raises:
+        UserError: no utterances, an unknown metric, ``teacher-mse`` without a teacher, or no utterance that can be scored.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        task: Task,
+        utterances: Sequence[Mapping[str, Any]],
+        metric: str,
+        seed: int = 0,
+        accelerator: Accelerator | None = None,
+        teacher: Teacher | None = None,
+        teacher_steps: int = 20,
+        teacher_solver: str = "midpoint",
+        pool: Executor | None = None,
+    ):
+        self.metric, self.column, self.direction = resolve_metric(metric)
+        if self.metric == TEACHER_MSE and teacher is None:
+            raise UserError("--teacher: metric teacher-mse compares with a teacher; name its folder")
+        if len(utterances) == 0:
+            raise UserError("--data: no utterances to search on; give a corpus with a validation split")
+        self.student, self.task, self.seed, self.accelerator, self.pool = student, task, seed, accelerator, pool
+        self.device = accelerator.device if accelerator is not None else next(student.parameters()).device
+        self.total = len(utterances)
+        rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator is not None else (0, 1)
+        own = range(rank, self.total, world)
+        self.items = [self._item(i, utterances[i]) for i in own]
+        self._teacher_key: list[object] = []
+        if self.metric == TEACHER_MSE and teacher is not None:
+            self.items = [replace(item, target=_arrive(teacher, item, teacher_steps, teacher_solver)) for item in self.items]
+            self._teacher_key = [digest_tensors(teacher.network.state_dict()), teacher_steps, teacher_solver]
+        self.counted = self._reduce(self._countable())
+        self.n = int(self.counted.sum())
+        if self.n == 0:
+            raise UserError(f"--metric {metric}: has no value on any of the {self.total} clean references; check the corpus for silence")
+        if self.n < self.total and rank == 0:
+            log.warning("O3S: %d of %d utterances left out: %s has no value on their references", self.total - self.n, self.total, metric)
+
+    def __call__(self, schedule: Schedule) -> float:
+        """Mean over the utterances, negated where lower is better."""
+        values = torch.zeros(self.total, dtype=torch.float64)
+        for index, value in self._values(schedule):
+            values[index] = value
+        values = self._reduce(values)[self.counted > 0]
+        return -math.inf if values.isnan().any() else float(self.direction * values.mean())
+
+    def fingerprint(self) -> str:
+        """Of everything that the score depends on: student, teacher, task, utterances, metric, seed."""
+        digests = torch.zeros(self.total, 4, dtype=torch.int64)  # SHA-256 as integers: what another rank holds adds zeros to
+        for item in self.items:
+            digest = hashlib.sha256(item.name.encode() + item.clean.tobytes())
+            for key in sorted(item.cond):
+                digest.update(key.encode() + item.cond[key].cpu().numpy().tobytes())
+            digests[item.index] = torch.from_numpy(np.frombuffer(digest.digest(), dtype=np.int64).copy())
+        weights = digest_tensors(self.student.state_dict())
+        task = to_dict(self.task.config)
+        return digest_text([weights, task, self.column, self.seed, self._reduce(digests).tolist(), *self._teacher_key])
+
+    def _values(self, schedule: Schedule) -> Iterator[tuple[int, float]]:
+        """(utterance index, metric) of this rank's share."""
+        if self.metric == TEACHER_MSE:
+            for item in self.items:
+                difference = sample(self.student, item.z_0, item.cond, list(schedule)) - item.target
+                yield item.index, float(difference.double().square().sum(1).mean())
+            return
+        yield from self._scored((item.name, self._waveform(item, schedule), item.clean) for item in self.items)
+
+    def _scored(self, pairs: Iterator[tuple[str, np.ndarray, np.ndarray]]) -> Iterator[tuple[int, float]]:
+        rows = score_utterances(pairs, [self.metric], self.task.sample_rate, pool=self.pool)
+        for item, row in zip(self.items, rows, strict=True):
+            yield item.index, float(row[self.column])
+
+    def _countable(self) -> Tensor:
+        """1 for each utterance of this rank whose reference the metric can score, (total,)."""
+        counted = torch.zeros(self.total, dtype=torch.float64)
+        if self.metric == TEACHER_MSE:
+            counted[[item.index for item in self.items]] = 1
+            return counted
+        for index, value in self._scored((item.name, item.clean, item.clean) for item in self.items):
+            counted[index] = float(not math.isnan(value))
+        return counted
+
+    @torch.no_grad()
+    def _item(self, index: int, utterance: Mapping[str, Any]) -> _Item:
+        clean, degraded = (torch.as_tensor(utterance[key], dtype=torch.float32) for key in ("clean", "degraded"))
+        if clean.shape != degraded.shape or clean.ndim != 1:
+            shapes = f"{tuple(clean.shape)} and {tuple(degraded.shape)}"
+            raise UserError(f"{utterance['name']}: clean and degraded are no mono pair of equal length but {shapes}")
+        degraded = degraded[None].to(self.device)
+        gain = self.task.gain(degraded)
+        cond = self.task.condition(degraded * gain)
+        eps = noise(self.seed, torch.tensor([index]), "o3s", cond["y"].shape[1:], self.device)
+        return _Item(index, str(utterance["name"]), cond, self.task.path.prior(cond, eps), gain, clean.numpy())
+
+    @torch.no_grad()
+    def _waveform(self, item: _Item, schedule: Schedule) -> np.ndarray:
+        z_1 = sample(self.student, item.z_0, item.cond, list(schedule))
+        return (self.task.waveform(z_1, len(item.clean)) / item.gain)[0].cpu().numpy()
+
+    def _reduce(self, values: Tensor) -> Tensor:
+        """Sum over ranks; each entry is not zero on one rank only, so that the sum is exact."""
+        if self.accelerator is None or self.accelerator.num_processes == 1:
+            return values
+        return self.accelerator.reduce(values.to(self.device), reduction="sum").cpu()  # type: ignore[union-attr]
+
+
+def resolve_metric(metric: str) -> tuple[str, str, int]:
+    """(metric, column, direction) of a metric's name or of one of its columns (``dnsmos`` is ``dnsmos_ovrl``).
+
+    Raises:
+        UserError: unknown, or its package is not installed.
+    """
+    if metric == TEACHER_MSE:
+        return TEACHER_MSE, TEACHER_MSE, -1
+    for name, known in METRICS.items():
+        if metric in known.columns or metric == name:
+            named([name])
+            return name, known.primary if metric == name else metric, known.direction
+    raise UserError(f"--metric {metric}: unknown; choose from {', '.join([*METRICS, TEACHER_MSE])}")
+
+
+@torch.no_grad()
+def _arrive(teacher: Teacher, item: _Item, steps: int, solver: str) -> Tensor:
+    return solve(lambda z, t: teacher.velocity(z, t, item.cond), item.z_0, steps, solver=solver)
