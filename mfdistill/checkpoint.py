@@ -45,7 +45,8 @@ def _replace(path: Path, write: Any) -> None:
         write(part)
         os.replace(part, path)
     except Exception as error:
-        part.unlink(missing_ok=True)
+        if part.is_file():  # unlink would fail on its own where the folder is a file
+            part.unlink()
         if isinstance(error, OSError) or "I/O error" in str(error) or "No space" in str(error):
             raise UserError(f"{path}: cannot be written ({error}); free some space or name another folder") from error
         raise

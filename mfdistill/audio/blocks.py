@@ -41,7 +41,7 @@ def process_file(
     block_s: float = 30.0,
     overlap_s: float = 1.0,
 ) -> AudioInfo:
-    """Restore ``source`` into ``target``: same length, rate, channels and (where its ending allows) sample format. Returns the source's header.
+    """Restore ``source`` into ``target``: same length, rate, channels and (where its ending allows) sample format; returns the header.
 
     ``process`` takes one channel ``(s,)`` at ``sample_rate`` and gives as many samples. A file of at most one block is processed whole;
     longer ones in blocks of ``block_s`` seconds, faded linearly over ``overlap_s``. ``target`` may be ``source``.

@@ -19,7 +19,7 @@ def apply_gain(wave: np.ndarray, gain_db: float) -> np.ndarray:
 
 
 def fit_length(noise: np.ndarray, length: int, rng: np.random.Generator | None = None) -> np.ndarray:
-    """``length`` samples of ``noise``: a random part of a longer one (the first without ``rng``), a shorter one repeated from a random phase.
+    """``length`` samples of ``noise``: a random part of a longer one, a shorter one repeated from a random phase; from 0 without ``rng``.
 
     Raises:
         ValueError: empty noise.

@@ -9,7 +9,7 @@ import io
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -202,14 +202,18 @@ class BlockWriter:
             if error_type is None:  # otherwise the first error is the one to tell
                 raise
         finally:
-            self._part.unlink(missing_ok=True)
+            self._discard()
+
+    def _discard(self) -> None:
+        with suppress(OSError):  # gone already, or its folder never was
+            self._part.unlink()
 
     @contextmanager
     def _clear_errors(self) -> Iterator[None]:
         try:
             yield
         except (OSError, AssertionError, soundfile.SoundFileError) as error:  # soundfile asserts that everything was written
-            self._part.unlink(missing_ok=True)
+            self._discard()
             reason = str(error).replace(str(self._part), self.path.name).rstrip(".") or "the disk took less than was written"
             remedy = "free some space, or choose another folder or format"
             raise UserError(f"{self.path}: cannot be written as {self._kind} ({reason}); {remedy}") from error
