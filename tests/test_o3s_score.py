@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import socket
 import threading
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -276,3 +278,30 @@ def test_bad_input(make, message):
 def test_one_step_is_scored_once(tmp_path):
     found = run_search(ToyStudent(), None, utterances(), SearchConfig(nfe=1, metric="sisdr"))
     assert found["schedule"] == [0.0, 1.0] and found["requests"] == found["scored"] == 1
+
+
+def _one_rank(rank, port, folder):
+    from accelerate import Accelerator
+
+    rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2}
+    os.environ.update({key: str(value) for key, value in rendezvous.items()})
+    torch.set_num_threads(1)
+    found = run_search(ToyStudent(), None, utterances(), SearchConfig(nfe=2, metric="sisdr"), Accelerator(cpu=True), out=folder)
+    (folder / f"rank{rank}.json").write_text(json.dumps(found))
+    torch.distributed.destroy_process_group()
+
+
+def test_two_real_processes_find_what_one_finds_even_from_half_a_cache(tmp_path):
+    alone = run_search(ToyStudent(), None, utterances(), SearchConfig(nfe=2, metric="sisdr"), out=tmp_path)
+    cache = tmp_path / "o3s_cache.jsonl"
+    lines = cache.read_text().splitlines(keepends=True)
+    cache.write_text("".join(lines[:7]))  # only the main process reads it
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(_one_rank, (port, tmp_path), nprocs=2)
+    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    assert {**ranks[0], "seconds": 0} == {**ranks[1], "seconds": 0}
+    assert ranks[0]["scored"] == alone["scored"] - 7
+    assert (ranks[0]["schedule"], ranks[0]["score"]) == (alone["schedule"], alone["score"])
+    assert cache.read_text().splitlines(keepends=True) == lines

@@ -1,7 +1,24 @@
-"""Where a student's few steps should stand: O3S and the scores that it maximises."""
+"""Where a student's few steps should stand: O3S and the scores that it maximises. What needs torch loads when it is asked for."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mfdistill.search.config import SearchConfig
 from mfdistill.search.o3s import Evaluation, SearchResult, o3s, o3s_from, rounded
-from mfdistill.search.run import SearchConfig, run_search
-from mfdistill.search.score import StudentScorer
+
+if TYPE_CHECKING:
+    from mfdistill.search.run import run_search
+    from mfdistill.search.score import StudentScorer
 
 __all__ = ["Evaluation", "SearchConfig", "SearchResult", "StudentScorer", "o3s", "o3s_from", "rounded", "run_search"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "run_search":
+        from mfdistill.search.run import run_search as found
+    elif name == "StudentScorer":
+        from mfdistill.search.score import StudentScorer as found
+    else:
+        raise AttributeError(f"module 'mfdistill.search' has no attribute {name!r}")
+    return found

@@ -7,7 +7,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from mfdistill.flow import schedule as make_schedule
 from mfdistill.flow import sway
 from mfdistill.metrics import scoring_pool
 from mfdistill.search.cache import ScoreCache
+from mfdistill.search.config import SearchConfig
 from mfdistill.search.o3s import Evaluation, Schedule, SearchResult, o3s_from
 from mfdistill.search.score import TEACHER_MSE, StudentScorer, resolve_metric
 from mfdistill.students import Student, load_student
@@ -28,49 +28,10 @@ if TYPE_CHECKING:
 
     from mfdistill.tasks import Task
 
-STARTS: dict[str, Callable[[int], Sequence[float]]] = {"uniform": make_schedule, "sway": sway}
+_STARTS: dict[str, Callable[[int], Sequence[float]]] = {"uniform": make_schedule, "sway": sway}
 CACHE_FILE = "o3s_cache.jsonl"
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SearchConfig:
-    """What to search for, on what, and how long."""
-
-    nfe: int = 2
-    """Network evaluations: the number of steps to place."""
-    metric: str = "spksim"
-    """A metric of evaluate or one of its columns, or 'teacher-mse' (minus the distance, in features, to a many-step teacher)."""
-    limit: int | None = 16
-    """Use at most so many validation utterances."""
-    iterations: int = 12
-    """Ternary steps per line; each keeps two thirds of the interval."""
-    patience: int | None = None
-    """Stop after so many visits without improvement; default: the number of steps."""
-    margin: float = 1e-4
-    """A move must gain more than this share of the score."""
-    starts: tuple[str, ...] = ("uniform", "sway")
-    """Schedules to start from; the best end is kept."""
-    seed: int = 0
-    """Of the noise, which is fixed per utterance."""
-    teacher: str | None = None
-    """For teacher-mse: a teacher's folder."""
-    teacher_steps: int = 20
-    teacher_solver: str = "midpoint"
-    workers: int = 1
-    """Processes for PESQ and ESTOI."""
-
-    def __post_init__(self) -> None:
-        for name in ("nfe", "limit", "iterations", "patience", "teacher_steps", "workers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
-        if not (math.isfinite(self.margin) and self.margin >= 0):
-            raise UserError(f"--margin {self.margin}: must be 0 or a small positive number")
-        unknown = [name for name in self.starts if name not in STARTS]
-        if unknown or not self.starts:
-            raise UserError(f"--starts {' '.join(self.starts)}: choose from {', '.join(STARTS)}")
 
 
 def run_search(
@@ -134,7 +95,7 @@ def run_search(
 
 
 def _search(scorer: StudentScorer, config: SearchConfig, memo: dict[Schedule, float], cache: ScoreCache, main: bool) -> SearchResult:
-    starts = {name: STARTS[name](config.nfe) for name in config.starts}
+    starts = {name: _STARTS[name](config.nfe) for name in config.starts}
     if memo and main:
         log.info("O3S: %d scores known from an earlier search", len(memo))
 

@@ -126,6 +126,7 @@ class StudentScorer:
         """(utterance index, metric) of this rank's share."""
         if self.metric == TEACHER_MSE:
             for item in self.items:
+                assert item.target is not None  # made with the items
                 difference = sample(self.student, item.z_0, item.cond, list(schedule)) - item.target
                 yield item.index, float(difference.double().square().sum(1).mean())
             return
