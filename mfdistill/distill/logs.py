@@ -1,0 +1,147 @@
+"""What a run tells: ``log.jsonl``, TensorBoard, and the terminal. Only the main process writes."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from mfdistill.checkpoint import write_text
+from mfdistill.errors import UserError
+
+FILE = "log.jsonl"
+
+
+def truncate_log(file: Path, step: int) -> None:
+    """Drop lines after ``step`` and a line cut short by a kill, so that a resumed run repeats nothing. No file is no error."""
+    if not file.is_file():
+        return
+    kept = []
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            if int(json.loads(line)["step"]) <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue
+    write_text(file, "".join(kept))
+
+
+def duration(seconds: float) -> str:
+    """``1:02:03`` or ``2:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class RunLog:
+    """Log of one run; a context manager. On ranks other than the main one every call does nothing.
+
+    Args:
+        out: the run's folder.
+        steps: of the whole run.
+        step: already done; later lines in an existing log are dropped.
+        active: whether this is the main process.
+    """
+
+    def __init__(self, out: Path, steps: int, step: int, active: bool) -> None:
+        self.out, self.steps, self.start, self.active = out, steps, step, active
+        self._file: IO[str] | None = None
+        self._board: Any = None
+        self._console: Any = None
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> RunLog:
+        if not self.active:
+            return self
+        from rich.console import Console
+
+        self._console = Console(stderr=True, highlight=False)
+        truncate_log(self.out / FILE, self.start)
+        try:
+            self._file = (self.out / FILE).open("a", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{self.out / FILE}: cannot be written ({error}); name another folder") from error
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(self.out / "tensorboard"), purge_step=self.start + 1)
+        except ImportError:
+            self.note(self.start, "tensorboard is not installed: curves are in log.jsonl only")
+        if self._console.is_terminal:
+            self._open_bar()
+        return self
+
+    def _open_bar(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[status]}"),
+            console=self._console,
+        )  # fmt: skip
+        self._task = self._bar.add_task(self.out.name, total=self.steps, completed=self.start, status="")
+        self._bar.start()
+
+    def advance(self, step: int, loss: float, seconds_per_step: float, audio_rate: float) -> None:
+        """Move the progress bar: ``audio_rate`` in seconds of audio per second."""
+        if self._bar is not None:
+            left = duration((self.steps - step) * seconds_per_step)
+            self._bar.update(self._task, completed=step, status=f"loss {loss:.4g}  {audio_rate:.0f} s/s  {left} left")
+
+    def train(self, step: int, values: Mapping[str, float], seconds_per_step: float) -> None:
+        """One line of training means; plain text too where there is no progress bar."""
+        self._write("train", step, values)
+        if self._bar is None:
+            left = duration((self.steps - step) * seconds_per_step)
+            rates = f"lr {values['lr']:.2e}  {values['audio_s_per_s']:.0f} s/s  {left} left"
+            self._say(f"step {step}/{self.steps}  loss {values['loss']:.4g}  {rates}")
+
+    def valid(self, step: int, values: Mapping[str, float]) -> None:
+        """One line of validation results."""
+        self._write("valid", step, values)
+        self._say(f"step {step}/{self.steps}  valid  " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
+
+    def note(self, step: int, text: str) -> None:
+        """Something worth knowing, in words."""
+        if self._file is not None:
+            self._line({"step": step, "kind": "note", "text": text})
+        self._say(text)
+
+    def _say(self, text: str) -> None:
+        if self._console is not None:
+            self._console.print(text, markup=False, soft_wrap=True)
+
+    def _write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        if self._file is None:
+            return
+        self._line({"step": step, "kind": kind, **{name: value if math.isfinite(value) else None for name, value in values.items()}})
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def _line(self, values: Mapping[str, Any]) -> None:
+        assert self._file is not None
+        try:
+            self._file.write(json.dumps({**values, "time": round(time.time(), 1)}, ensure_ascii=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise UserError(f"{self.out / FILE}: cannot be written ({error}); free some space and resume with --resume") from error
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        if self._board is not None:
+            self._board.close()
+        if self._file is not None:
+            self._file.close()
+
+
+def say(text: str) -> None:
+    """One line to the terminal outside a run."""
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False).print(text, markup=False, soft_wrap=True)

@@ -1,0 +1,111 @@
+"""How a run is trained: its settings, their check, and the learning-rate curve."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mfdistill.config import to_dict
+from mfdistill.errors import UserError
+
+# a resumed run may change these: they do not touch what is learnt
+FREE = (
+    *("out", "resume", "overwrite", "time_limit_hours", "num_workers", "accumulation"),
+    *("valid_every", "save_every", "log_every", "max_skipped"),
+)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a training run."""
+
+    out: str = "runs/model"
+    """Folder of the run."""
+    steps: int = 6000
+    """Optimiser updates."""
+    batch_size: int = 16
+    """Crops per update over all processes and accumulated micro-batches."""
+    accumulation: int = 1
+    """Micro-batches per update and process; saves memory, changes nothing else."""
+    lr: float = 1e-3
+    """Highest learning rate."""
+    lr_end: float = 0.0
+    """Learning rate of the last step, as a fraction of the highest."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """After the warm-up."""
+    warmup: int = 200
+    """Steps over which the learning rate rises from 0."""
+    weight_decay: float = 0.01
+    """Of matrices and kernels; biases and gains have none."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """AdamW's."""
+    grad_clip: float = 1.0
+    """Highest norm of the gradient; 0 is no limit."""
+    ema_decay: float = 0.999
+    """Of the averaged weights, which are what is saved; min(decay, (1 + n) / (10 + n)) at update n."""
+    seed: int = 0
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    valid_every: int = 1000
+    """Steps between validations; 0 is only at the end."""
+    save_every: int = 500
+    """Steps between saves; 0 is only at the end."""
+    log_every: int = 50
+    """Steps between log lines."""
+    num_workers: int = 1
+    """Threads that prepare data ahead, per process; 0 is none."""
+    best_metric: str | None = None
+    """Validation metric whose best checkpoint is kept in the folder 'best' of the run."""
+    best_mode: Literal["max", "min"] = "max"
+    max_skipped: int = 50
+    """Updates skipped in a row, for a loss or gradient that is not finite, before the run stops."""
+    time_limit_hours: float | None = None
+    """Save and stop after this time of this call, to be resumed; the learning-rate curve stays that of 'steps'."""
+    resume: bool = False
+    """Continue the run in 'out' exactly where it was saved."""
+    overwrite: bool = False
+    """Replace a run that is already in 'out'."""
+
+
+def check(config: TrainConfig, world: int) -> None:
+    """Raise ``UserError`` for a value that cannot be trained with on ``world`` processes."""
+    for name in ("steps", "batch_size", "accumulation", "log_every", "max_skipped"):
+        if getattr(config, name) < 1:
+            raise UserError(f"--{_flag(name)} {getattr(config, name)}: must be at least 1")
+    for name in ("warmup", "valid_every", "save_every", "num_workers", "grad_clip", "weight_decay", "lr_end", "seed"):
+        if not getattr(config, name) >= 0:
+            raise UserError(f"--{_flag(name)} {getattr(config, name)}: must not be negative")
+    if not config.lr > 0:
+        raise UserError(f"--lr {config.lr}: must be positive")
+    if not 0 <= config.ema_decay < 1:
+        raise UserError(f"--ema-decay {config.ema_decay}: must be at least 0 and less than 1")
+    if config.time_limit_hours is not None and not config.time_limit_hours > 0:
+        raise UserError(f"--time-limit-hours {config.time_limit_hours}: must be positive; leave it out for no limit")
+    if config.resume and config.overwrite:
+        raise UserError("--resume and --overwrite exclude each other: give one of them")
+    parts = world * config.accumulation
+    if config.batch_size % parts:
+        raise UserError(
+            f"--batch-size {config.batch_size}: cannot be shared out to {world} processes x {config.accumulation} micro-batches; "
+            f"use a multiple of {parts}"
+        )
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def identity(config: TrainConfig, model_config: dict[str, Any]) -> dict[str, Any]:
+    """What must be the same for a run to be continued: all settings that decide what is learnt."""
+    training = {key: value for key, value in to_dict(config).items() if key not in FREE}
+    return {**{key: value for key, value in model_config.items() if key not in ("format", "training", "schedule")}, "training": training}
+
+
+def lr_factor(step: int, config: TrainConfig) -> float:
+    """Learning rate of step ``step`` (from 0) as a fraction of ``config.lr``: linear warm-up, then half a cosine down to ``lr_end``."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    if config.schedule == "constant":
+        return 1.0
+    done = min(1.0, (step - config.warmup) / max(1, config.steps - config.warmup))
+    return config.lr_end + (1 - config.lr_end) * 0.5 * (1 + math.cos(math.pi * done))

@@ -1,0 +1,251 @@
+"""The one training loop, for teachers, students and regression alike: ``loss, logs = objective(batch)`` and what belongs around it.
+
+One step in order: micro-batches -> features -> objective -> gradients averaged over micro-batches and processes -> clipping
+-> AdamW -> EMA. Every draw is a function of (seed, global sample index) and the learning rate one of the step, so the number of
+processes and a resume change nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mfdistill.data.batches import batches
+from mfdistill.distill.batch import loss_count, make_batch
+from mfdistill.distill.interrupt import Interrupted, Signals
+from mfdistill.distill.logs import say
+from mfdistill.distill.run import Run, build_run, find_run, prepare_folder, save_model, save_run
+from mfdistill.distill.settings import TrainConfig, check, lr_factor
+from mfdistill.errors import UserError
+
+Validate = Callable[[nn.Module, int, Any], Mapping[str, float]]
+STOPS = (signal.SIGTERM, signal.SIGINT)
+
+
+def make_accelerator(config: TrainConfig) -> Any:
+    """The ``Accelerator`` for a run.
+
+    Raises:
+        UserError: the device cannot compute in ``config.mixed_precision``.
+    """
+    from accelerate import Accelerator
+
+    try:
+        return Accelerator(mixed_precision=config.mixed_precision)
+    except ValueError as error:
+        raise UserError(f"--mixed-precision {config.mixed_precision}: not possible here ({error}); use 'no' or another device") from error
+
+
+def train(
+    objective: nn.Module,
+    data: Any,
+    task: Any,
+    config: TrainConfig,
+    *,
+    model_config: dict[str, Any],
+    validate: Validate | None = None,
+    accelerator: Any = None,
+) -> Path:
+    """Optimise all trainable parameters of ``objective`` and save its ``model``.
+
+    Args:
+        objective: ``forward(batch) -> (loss (), logs {name: ()})``, the same names every time, with the trained module at ``.model``; a
+            teacher at ``.teacher`` is moved to the device.
+        data: a ``TrainSet`` (see ``mfdistill.data.batches``).
+        task: makes features of waveforms (see ``batch.make_batch``).
+        model_config: sections of ``config.json`` beside "training"; on a resume all but "schedule" must be as they were.
+        validate: ``validate(model, step, accelerator) -> {metric: value}``, called on every rank without gradients, with the averaged
+            weights in evaluation mode; values must be the same on every rank.
+        accelerator: as from ``make_accelerator``, which is called where this is None.
+
+    Returns:
+        ``config.out``: ``model.safetensors`` (averaged weights), ``config.json``, ``log.jsonl``, ``training_state/``, and ``best/`` where
+        ``best_metric`` is set.
+
+    Raises:
+        UserError: bad settings, a folder that is in use, a resume with other settings, a full disk, a loss that stays non-finite.
+        Interrupted: SIGTERM or Ctrl-C, after saving.
+    """
+    accelerator = accelerator or make_accelerator(config)
+    if accelerator.mixed_precision != config.mixed_precision:
+        raise UserError(f"--mixed-precision {config.mixed_precision}: launched with {accelerator.mixed_precision}; give the same to both")
+    check(config, accelerator.num_processes)
+    saved = find_run(config, model_config)
+    accelerator.wait_for_everyone()
+    if saved is not None and saved["finished"]:
+        if accelerator.is_main_process:
+            say(f"{config.out}: already finished at step {saved['step']}; nothing to do")
+        return Path(config.out)
+    if accelerator.is_main_process:
+        prepare_folder(config, resumed=saved is not None)
+    accelerator.wait_for_everyone()
+
+    run = build_run(objective, task, config, model_config, accelerator, saved)
+    try:
+        with Signals() as signals, run.log:
+            if config.resume:
+                begun = f"resumed at step {run.step}" if saved is not None else "nothing to resume, so this starts at step 0"
+                run.log.note(run.step, f"{config.out}: {begun}")
+            if saved is None:
+                save_run(run, with_model=False)
+            _loop(run, data, validate, signals)
+    finally:
+        accelerator.unwrap_model(run.wrapped, keep_fp32_wrapper=False)
+        accelerator.free_memory()
+    accelerator.wait_for_everyone()
+    return Path(config.out)
+
+
+def _loop(run: Run, data: Any, validate: Validate | None, signals: Signals) -> None:
+    hours = run.config.time_limit_hours
+    deadline = math.inf if hours is None else time.monotonic() + 3600 * hours
+    if run.to_validate:
+        _validate(run, validate)
+        save_run(run)
+    with contextlib.closing(_micro_batches(run, data)) as stream:
+        _steps(run, stream, validate, signals, deadline)
+
+
+def _steps(run: Run, stream: Iterator[Mapping[str, Any]], validate: Validate | None, signals: Signals, deadline: float) -> None:
+    config = run.config
+    while run.step < config.steps:
+        began = time.monotonic()
+        raws = [next(stream) for _ in range(config.accumulation)]
+        values, wishes = training_step(run, raws, lambda: [signals.signum == number for number in STOPS] + [time.monotonic() > deadline])
+        _account(run, raws, values, time.monotonic() - began)
+
+        run.to_validate = validate is not None and _due(run, config.valid_every)
+        for number, wish in zip(STOPS, wishes, strict=False):
+            if wish:
+                _interrupt(run, number)
+        if run.to_validate:
+            _validate(run, validate)
+        if wishes[-1] or _due(run, config.save_every):
+            save_run(run)
+        if wishes[-1] and run.step < config.steps:
+            run.log.note(run.step, f"{config.out}: time limit reached; saved at step {run.step}, continue with --resume")
+            return
+
+
+def _due(run: Run, every: int) -> bool:
+    return run.step == run.config.steps or (every > 0 and run.step % every == 0)
+
+
+def _micro_batches(run: Run, data: Any) -> Any:
+    config, accelerator = run.config, run.accelerator
+    return batches(
+        data,
+        global_batch=config.batch_size,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        start_step=run.step,
+        accumulation=config.accumulation,
+        num_workers=config.num_workers,
+    )
+
+
+def training_step(run: Run, raws: Sequence[Mapping[str, Any]], wishes: Callable[[], Sequence[bool]]) -> tuple[dict[str, float], list[bool]]:
+    """One update from this rank's micro-batches; advances ``run.step``.
+
+    An update whose loss or gradient is not finite, on any rank, is left out and counted.
+
+    Returns: means over all ranks of the loss and what the objective logs; and which ``wishes`` to stop any rank had.
+    Raises:
+        UserError: ``max_skipped`` updates in a row were left out.
+    """
+    config, accelerator = run.config, run.accelerator
+    # dropout, the one thing that draws from global generators, then depends on the step alone
+    torch.manual_seed(((config.seed << 32) + run.step * 4096 + accelerator.process_index) % 2**63)
+    rate = config.lr * lr_factor(run.step, config)
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+    count = loss_count(raws, accelerator)
+    totals: dict[str, torch.Tensor] = {}
+    for number, raw in enumerate(raws, start=1):
+        batch = make_batch(run.task, raw, accelerator.device) | {"progress": run.step / config.steps, "loss_count": count}
+        with contextlib.nullcontext() if number == len(raws) else accelerator.no_sync(run.wrapped):
+            loss, logs = run.wrapped(batch)
+            accelerator.backward(loss / len(raws))
+        for name, value in {**logs, "loss": loss}.items():
+            value = torch.as_tensor(value, dtype=torch.float32, device=accelerator.device).detach() / len(raws)
+            totals[name] = totals[name] + value if name in totals else value
+    norm = accelerator.clip_grad_norm_(run.objective.parameters(), config.grad_clip or math.inf)
+
+    # one exchange and one wait for the device per step: what was measured, and who wants to stop
+    asked = torch.tensor([float(wish) for wish in wishes()], device=accelerator.device)
+    measured = accelerator.reduce(torch.cat([torch.stack([*totals.values(), norm.float()]), asked]), "mean").tolist()
+    values = dict(zip([*totals, "grad_norm"], measured, strict=False)) | {"lr": rate}
+
+    if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
+        run.optimizer.step()
+        run.ema.update()
+        run.skipped_in_a_row = 0
+    else:
+        if accelerator.scaler is not None:
+            accelerator.scaler.update()  # lowers the scale where fp16 overflowed
+        run.skipped, run.skipped_in_a_row = run.skipped + 1, run.skipped_in_a_row + 1
+    run.optimizer.zero_grad()
+    run.step += 1
+    if run.skipped_in_a_row >= config.max_skipped:
+        raise UserError(
+            f"{config.out}: loss or gradient not finite for {run.skipped_in_a_row} updates in a row, up to step {run.step}; "
+            "lower --lr or --grad-clip, or resume in another --mixed-precision"
+        )
+    return values, [share > 0 for share in measured[len(totals) + 1 :]]
+
+
+def _account(run: Run, raws: Sequence[Mapping[str, Any]], values: Mapping[str, float], seconds: float) -> None:
+    """Add a step to the log's window; write and empty it every ``log_every`` steps."""
+    samples = sum(raw["clean"].numel() for raw in raws) * run.accelerator.num_processes
+    run.seconds += seconds
+    run.window = run.window or {}
+    for name, value in {**values, "seconds": seconds, "audio_s": samples / run.task.sample_rate}.items():
+        if math.isfinite(value):
+            entry = run.window.setdefault(name, [0.0, 0])
+            run.window[name] = [entry[0] + value, entry[1] + 1]
+    means = {name: total / number for name, (total, number) in run.window.items()}
+    pace, audio = means.pop("seconds"), means.pop("audio_s")
+    loss = means.get("loss", math.nan)
+    run.log.advance(run.step, loss, pace, audio / pace)
+    if _due(run, run.config.log_every):
+        line = means | {"loss": loss, "lr": values["lr"], "audio_s_per_s": audio / pace}
+        run.log.train(run.step, line | {"hours": run.seconds / 3600, "skipped": run.skipped}, pace)
+        run.window = None
+
+
+def _validate(run: Run, validate: Validate | None) -> None:
+    """Score the averaged weights; keep them in ``best/`` where they are the best so far."""
+    run.to_validate = False
+    if validate is None:
+        return
+    modes = [(module, module.training) for module in run.model.modules()]
+    with run.ema.applied(), torch.no_grad():
+        run.model.eval()
+        values = dict(validate(run.model, run.step, run.accelerator))
+    for module, training in modes:
+        module.training = training
+    run.log.valid(run.step, values)
+    name = run.config.best_metric
+    if name is None:
+        return
+    if name not in values:
+        raise UserError(f"--best-metric {name}: validation gives {', '.join(values) or 'nothing'}; name one of these")
+    sign = 1.0 if run.config.best_mode == "max" else -1.0
+    if math.isfinite(values[name]) and (run.best is None or sign * values[name] > sign * run.best):
+        run.best = values[name]
+        save_model(run, Path(run.config.out) / "best")
+
+
+def _interrupt(run: Run, signum: int) -> None:
+    save_run(run)
+    run.accelerator.wait_for_everyone()
+    text = f"{run.config.out}: stopped by {signal.Signals(signum).name}; saved at step {run.step}, continue with --resume"
+    raise Interrupted(signum, text)
