@@ -1,0 +1,107 @@
+"""Figure of a schedule search (O3S)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mfdistill.errors import UserError
+from mfdistill.report.figures import COLOURS, GREY, new_figure, save_figure, shared_legend, tidy
+from mfdistill.report.tables import header
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_MARKERS = "os^Dvp"
+_MAX_COLUMNS = 4
+
+
+def o3s_plot(search: Mapping[str, Any], path: str | Path) -> Path:
+    """PNG of a search: a panel per coordinate with the score against its position (colour: sweep, marker: start), then the schedules.
+
+    Args:
+        search: what ``o3s.json`` holds: ``{"metric", "schedule" (or "best"), "evaluations": [{"schedule", "score", "start", "sweep",
+            "coordinate"}, ...]}``; optionally ``"column"``, ``"n"``, ``"starts": [{"name", "from", "schedule"}, ...]`` and ``"direction"``
+            (scores are maximised: -1 turns them back into the metric). Coordinates count from 1 for the first interior time; 0 is a
+            start itself. A null score is left out.
+
+    Raises:
+        UserError: no schedule in ``search``, or the file cannot be written.
+    """
+    best = search.get("schedule") or search.get("best")
+    if not best:
+        raise UserError(f"{path}: the search has no schedule to draw; run it to its end")
+    sign = search.get("direction") or 1
+    seen = [e for e in search.get("evaluations", []) if e["score"] is not None]
+    interior = range(1, len(best) - 1)
+    starts = list(dict.fromkeys(str(e["start"]) for e in seen))
+    sweeps = sorted({int(e["sweep"]) for e in seen if e["coordinate"]})
+    lines = _schedules(search, best)
+
+    columns = max(1, min(_MAX_COLUMNS, len(interior)))
+    rows = -(-len(interior) // columns)
+    bottom = 0.42 * len(lines) + 0.7
+    figure = new_figure(max(6.4, 3.2 * columns), 2.7 * rows + bottom + 1.0, _title(search, best, sign))
+    grid = figure.add_gridspec(rows + 1, columns, height_ratios=[2.7] * rows + [bottom])
+    handles: dict[str, Any] = {}
+    first: Axes | None = None
+    for position, i in enumerate(interior):
+        panel = figure.add_subplot(grid[position // columns, position % columns], sharey=first)
+        first = first or panel
+        _coordinate(panel, [e for e in seen if e["coordinate"] == i], i, starts, sweeps, sign, handles)
+        handles["chosen"] = panel.axvline(best[i], color=GREY, linewidth=1.2, linestyle="--", zorder=1)
+        tidy(panel, f"position of $t_{{{i}}}$", header(search.get("column") or search["metric"]) if position % columns == 0 else "")
+        panel.ticklabel_format(axis="y", useOffset=False)
+        if position % columns:
+            panel.tick_params(labelleft=False)
+    _draw_schedules(figure.add_subplot(grid[rows, :]), lines)
+    shared_legend(figure, handles, columns=2 if columns < 3 else 4)
+    return save_figure(figure, path)
+
+
+def _title(search: Mapping[str, Any], best: Sequence[float], sign: int) -> str:
+    title = f"O3S at {len(best) - 1} NFE: {header(search.get('column') or search['metric'])}"
+    scores = [e["score"] for e in search.get("evaluations", []) if e["score"] is not None]
+    if scores:
+        title += f" {sign * max(scores):.4g}"
+    return title + (f" on {search['n']} utterances" if search.get("n") else "")
+
+
+def _coordinate(
+    panel: Axes, seen: Sequence[Mapping[str, Any]], i: int, starts: list[str], sweeps: list[int], sign: int, handles: dict[str, Any]
+) -> None:
+    for s, start in enumerate(starts):
+        for sweep in sweeps:
+            points = sorted({(e["schedule"][i], sign * e["score"]) for e in seen if e["start"] == start and e["sweep"] == sweep})
+            if points:
+                colour, marker = COLOURS[sweeps.index(sweep) % len(COLOURS)], _MARKERS[s % len(_MARKERS)]
+                xs, ys = zip(*points, strict=True)
+                (line,) = panel.plot(xs, ys, color=colour, marker=marker, markersize=4, linewidth=0.8, alpha=0.85, zorder=2)
+                handles.setdefault(f"{start}, sweep {sweep}" if len(starts) > 1 else f"sweep {sweep}", line)
+
+
+def _schedules(search: Mapping[str, Any], best: Sequence[float]) -> list[tuple[str, Sequence[float], bool]]:
+    """(label, times, chosen) from the first start down to the chosen schedule."""
+    lines: list[tuple[str, Sequence[float], bool]] = []
+    starts = search.get("starts")
+    for start in starts if isinstance(starts, list) else []:
+        if isinstance(start, Mapping):
+            name = start.get("name", "start")
+            lines += [(f"{name}: {word}", start[key], False) for word, key in (("start", "from"), ("end", "schedule")) if start.get(key)]
+    return [*lines, ("chosen", best, True)]
+
+
+def _draw_schedules(panel: Axes, lines: Sequence[tuple[str, Sequence[float], bool]]) -> None:
+    for y, (_, times, chosen) in enumerate(lines):
+        colour = COLOURS[1] if chosen else GREY
+        panel.plot(times, [y] * len(times), color=colour, marker="o", markersize=6 if chosen else 4, linewidth=2.0 if chosen else 1.0)
+        if chosen:
+            for t in times[1:-1]:
+                panel.annotate(f"{t:.3f}", (t, y), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8, color=colour)
+    tidy(panel, "t (0: prior, 1: data)")
+    panel.set_yticks(range(len(lines)), [label for label, _, _ in lines])
+    panel.set_ylim(len(lines) - 0.6, -0.6)
+    panel.set_xlim(-0.02, 1.02)
+    panel.spines["left"].set_visible(False)
+    panel.tick_params(axis="y", length=0)
