@@ -1,0 +1,85 @@
+"""Speech from espeak-ng, in a process of its own: run as a script it reads a JSON request from its standard input.
+
+The library is GPL-3 and holds global state, so it is never loaded into the process that trains. ``synthesise`` is what the others call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TypedDict
+
+
+class Speech(TypedDict):
+    """One utterance to speak; ``rate_wpm`` in words per minute, ``pitch`` and ``pitch_range`` from 0 to 100 (50 is the voice's own)."""
+
+    file: str
+    voice: str
+    text: str
+    rate_wpm: int
+    pitch: int
+    pitch_range: int
+
+
+def synthesise(jobs: list[Speech], folder: Path) -> int:
+    """Speak every job into ``folder/<file>``, raw 16-bit little-endian mono, and give the sample rate in Hz. Same jobs, same samples.
+
+    Raises:
+        UserError: espeakng-loader is not installed, or espeak-ng fails.
+    """
+    from importlib.util import find_spec
+
+    from mfdistill.errors import UserError
+
+    if find_spec("espeakng_loader") is None:
+        raise UserError("data.source=embedded: needs the speech synthesiser espeak-ng; run: pip install espeakng-loader")
+    request = json.dumps({"folder": str(folder), "jobs": jobs})
+    # -P: the modules beside this file must not hide others of the same name
+    done = subprocess.run([sys.executable, "-P", __file__], input=request, capture_output=True, text=True, encoding="utf-8", check=False)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise UserError(f"espeak-ng failed ({last}); free disk space, or pip install --force-reinstall espeakng-loader")
+    return int(done.stdout)
+
+
+def _speak(folder: Path, jobs: list[Speech]) -> int:
+    # names and numbers of espeak-ng's speak_lib.h (1.52)
+    synchronous, characters, utf8 = 2, 1, 1
+    rate_parameter, pitch_parameter, range_parameter = 1, 3, 4
+    import espeakng_loader
+
+    library = ctypes.CDLL(espeakng_loader.get_library_path())
+    rate = library.espeak_Initialize(synchronous, 0, espeakng_loader.get_data_path().encode(), 0)
+    if rate <= 0:
+        raise SystemExit("cannot be initialised")
+    pieces: list[bytes] = []
+
+    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+    def keep(samples: int | None, count: int, _events: int | None) -> int:
+        if samples and count > 0:
+            pieces.append(ctypes.string_at(samples, 2 * count))
+        return 0
+
+    library.espeak_SetSynthCallback(keep)
+    library.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]
+    for number, job in enumerate(jobs):
+        pieces.clear()
+        library.espeak_ng_SetRandSeed(number + 1)  # breath and flutter are random
+        if library.espeak_SetVoiceByName(job["voice"].encode()) != 0:
+            raise SystemExit(f"has no voice {job['voice']}")
+        for parameter, value in ((rate_parameter, job["rate_wpm"]), (pitch_parameter, job["pitch"]), (range_parameter, job["pitch_range"])):
+            library.espeak_SetParameter(parameter, value, 0)
+        text = job["text"].encode()
+        if library.espeak_Synth(text, ctypes.c_size_t(len(text) + 1), 0, characters, 0, utf8, None, None) != 0:
+            raise SystemExit(f"cannot speak with the voice {job['voice']}")
+        library.espeak_Synchronize()
+        (folder / job["file"]).write_bytes(b"".join(pieces))
+    return rate
+
+
+if __name__ == "__main__":
+    asked = json.load(sys.stdin)
+    sys.stdout.write(str(_speak(Path(asked["folder"]), asked["jobs"])))
