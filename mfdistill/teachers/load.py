@@ -1,0 +1,143 @@
+"""Teachers from folders of this program and, one kind at a time, from other systems' checkpoints."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mfdistill.checkpoint import load_config, load_tensors
+from mfdistill.config import from_dict
+from mfdistill.errors import UserError
+from mfdistill.networks import build_network
+from mfdistill.tasks import Task, TaskConfig, get_task
+from mfdistill.teachers.cfm import CFMTeacher
+from mfdistill.teachers.protocol import Teacher
+
+_OPTIONS = {"teacher": "--teacher", "student": "--student"}
+
+
+def load_teacher(
+    path: str | Path,
+    kind: str | None = None,
+    device: torch.device | str = "cpu",
+    config: Mapping[str, Any] | None = None,
+    guidance_strength: float | None = None,
+    streaming: bool = False,
+) -> Teacher:
+    """A teacher in evaluation mode.
+
+    Args:
+        path: a folder that ``teacher-train`` wrote, or the hub id of such a folder.
+        kind: one of ``TEACHERS``; found from the file where it can be.
+        config: sizes for files that do not hold their own; a folder of ours does.
+        guidance_strength: s in ``v_cond + s (v_cond - v_null)``; 0 none, None the system's own default.
+        streaming: run the network as its streaming form.
+
+    Raises:
+        UserError: nothing there, an unrecognised file, an unknown kind, a checkpoint of another role, or an option that the kind lacks.
+    """
+    place = resolve(path)
+    kind = kind or _recognise(place)
+    if kind not in TEACHERS:
+        raise UserError(f"--kind {kind}: unknown kind of teacher; this version has: {', '.join(TEACHERS)}")
+    return TEACHERS[kind](place, device, config, guidance_strength, streaming)
+
+
+def load_cfm(
+    path: Path,
+    device: torch.device | str = "cpu",
+    config: Mapping[str, Any] | None = None,
+    guidance_strength: float | None = None,
+    streaming: bool = False,
+) -> CFMTeacher:
+    """A teacher trained here, from its folder (arguments and errors as ``load_teacher``)."""
+    if config is not None:
+        raise UserError(f"{path}: holds its own sizes; leave config out")
+    if guidance_strength:
+        raise UserError(f"{path}: trained without a null condition, so guidance strength {guidance_strength} has no meaning; leave it out")
+    if streaming:
+        raise UserError(f"{path}: teachers of kind cfm have no streaming form in this version; leave streaming out")
+    network, task, saved = load_network(path, "teacher", device)
+    return CFMTeacher(network, task, saved)
+
+
+TEACHERS: dict[str, Callable[..., Teacher]] = {"cfm": load_cfm}
+
+
+def load_network(path: str | Path, role: str, device: torch.device | str = "cpu") -> tuple[nn.Module, Task, dict[str, Any]]:
+    """The plain network of a model folder (role "teacher" or "regression"), in evaluation mode, with its task and its whole config.
+
+    Raises:
+        UserError: not a folder of ours, another role, a damaged config, or weights that do not fit the config.
+    """
+    folder = resolve(path)
+    config, network, task = open_folder(folder, role)
+    load_weights(network, load_tensors(folder), folder)
+    return network.to(device).eval(), task, config
+
+
+def open_folder(folder: Path, role: str) -> tuple[dict[str, Any], nn.Module, Task]:
+    """Config, freshly built network (random weights) and task of a model folder; errors as ``load_network``."""
+    config = load_config(folder)
+    if config.get("role") != role:
+        found = config.get("role")
+        hint = f"; it belongs to {_OPTIONS[found]}" if found in _OPTIONS else ""
+        raise UserError(f"{folder}: holds a {found}, not a {role}{hint}")
+    where = f"{folder}/config.json"
+    section = config.get("network")
+    if not isinstance(section, Mapping) or "name" not in section or not isinstance(config.get("task"), Mapping):
+        raise UserError(f"{where}: needs the sections 'task' and 'network' with 'name' and 'config'; restore it or train again")
+    network = build_network(section["name"], section.get("config") or {})
+    return config, network, get_task(from_dict(TaskConfig, config["task"], f"{where}: task"))
+
+
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str | Path) -> None:
+    """``load_state_dict`` whose mismatch is one line.
+
+    Raises:
+        UserError: names or shapes differ; the first of them is named.
+    """
+    own = module.state_dict()
+    wrong = [f"lacks {key}" for key in own if key not in tensors]
+    wrong += [f"has {key}, which the network does not" for key in tensors if key not in own]
+    wrong += [
+        f"{key} is {tuple(tensors[key].shape)} where the network has {tuple(own[key].shape)}"
+        for key in own
+        if key in tensors and tensors[key].shape != own[key].shape
+    ]
+    if wrong:
+        raise UserError(f"{where}: weights do not fit config.json: {wrong[0]} ({len(wrong)} such); restore the folder or train again")
+    module.load_state_dict(dict(tensors))
+
+
+def resolve(path: str | Path) -> Path:
+    """A local path as it is; a hub id ("user/name") that is no local path is downloaded to the hub's cache.
+
+    Raises:
+        UserError: neither there nor on the hub.
+    """
+    place = Path(path)
+    if place.exists():
+        return place.parent if place.name == "config.json" else place
+    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(path)):
+        raise UserError(f"{path}: no such file or folder")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(path), allow_patterns=["config.json", "model.safetensors"]))
+    except (OSError, ValueError, RuntimeError) as error:  # what hub and HTTP errors derive from
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: neither a file or folder here nor a model that the hub gave ({reason})") from error
+
+
+def _recognise(place: Path) -> str:
+    if place.is_dir():
+        return "cfm"
+    raise UserError(
+        f"{place}: not recognised as a teacher; this version reads folders that teacher-train wrote, and kinds: {', '.join(TEACHERS)}"
+    )
