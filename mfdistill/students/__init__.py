@@ -1,0 +1,7 @@
+"""Students: the interval embedding, ``Student``, ``sample`` and ``load_student``."""
+
+from mfdistill.students.interval import IntervalEmbedding, replace_module
+from mfdistill.students.load import STUDENTS, load_student, save_student
+from mfdistill.students.student import Student, sample
+
+__all__ = ["STUDENTS", "IntervalEmbedding", "Student", "load_student", "replace_module", "sample", "save_student"]

@@ -1,0 +1,54 @@
+"""The second time of a student: one module replaced, no signature changed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class IntervalEmbedding(nn.Module):
+    """Embeds a stacked pair [t, r] with an embedder made for one time (IntMeanFlow, arXiv 2510.07979, eqs. 9-10).
+
+    ``e = W [E(t); E(r)]``, ``W = [I 0]`` at the start, so that a network using it answers as it did before, for every r.
+
+    Args:
+        embedding: E, maps (b,) to (b, d); kept as a submodule, its keys under ``embedding.``.
+    """
+
+    def __init__(self, embedding: nn.Module):
+        super().__init__()
+        self.embedding = embedding
+        e = _probe(embedding)
+        start = torch.cat([torch.eye(e.shape[-1]), torch.zeros(e.shape[-1], e.shape[-1])], 1).to(e)
+        self.weight = nn.Parameter(start.clone())
+        self.register_buffer("start", start, persistent=False)
+
+    def forward(self, time: Tensor) -> Tensor:
+        """time (b, 2) stacked [t, r], or (b,) for r = t. Returns (b, d)."""
+        t, r = time.unbind(-1) if time.ndim == 2 else (time, time)
+        e_t, e_r = self.embedding(t), self.embedding(r)
+        # W [e_t; e_r] written as e_t + (W - [I 0]) [e_t; e_r]: the second term is exactly 0 until W moves, in any matmul precision
+        return e_t + F.linear(torch.cat([e_t, e_r], -1), self.weight - self.start)  # type: ignore[operator]
+
+
+@torch.no_grad()
+def _probe(embedding: nn.Module) -> Tensor:
+    like = next(embedding.parameters(), torch.zeros(1))
+    was_training = embedding.training
+    e = embedding.eval()(torch.full((1,), 0.5, device=like.device, dtype=like.dtype))
+    embedding.train(was_training)
+    if not isinstance(e, Tensor) or e.ndim != 2:
+        raise ValueError(f"{type(embedding).__name__} does not map (b,) times to (b, d), so it is no time embedding")
+    return e
+
+
+def replace_module(network: nn.Module, name: str, new: nn.Module) -> None:
+    """Put ``new`` in the place of the submodule with the dotted ``name``.
+
+    Raises:
+        AttributeError: there is no such submodule.
+    """
+    parent, _, leaf = name.rpartition(".")
+    network.get_submodule(name)
+    setattr(network.get_submodule(parent), leaf, new)

@@ -1,0 +1,80 @@
+"""Student folders: written after distillation, read by everything that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mfdistill.checkpoint import load_tensors, save_folder
+from mfdistill.errors import UserError
+from mfdistill.students.student import Student
+from mfdistill.teachers.load import load_weights, open_folder, resolve
+
+
+def load_student(
+    path: str | Path,
+    kind: str | None = None,
+    device: torch.device | str = "cpu",
+    config: Mapping[str, Any] | None = None,
+    streaming: bool = False,
+) -> Student:
+    """A student in evaluation mode, with the schedule saved beside it.
+
+    Args:
+        path: a folder that ``student-distill`` wrote, or the hub id of such a folder.
+        kind: one of ``STUDENTS``; found from the file where it can be.
+        config: sizes for files that do not hold their own; a folder of ours does.
+        streaming: run the network as its streaming form.
+
+    Raises:
+        UserError: nothing there, an unrecognised file, an unknown kind, a checkpoint of another role, or an option that the kind lacks.
+    """
+    place = resolve(path)
+    if kind is None and not place.is_dir():
+        raise UserError(
+            f"{place}: not recognised as a student; this version reads folders that student-distill wrote, "
+            f"and kinds: {', '.join(STUDENTS)}"
+        )
+    kind = kind or "interval"
+    if kind not in STUDENTS:
+        raise UserError(f"--kind {kind}: unknown kind of student; this version has: {', '.join(STUDENTS)}")
+    return STUDENTS[kind](place, device, config, streaming)
+
+
+def load_interval(
+    path: Path, device: torch.device | str = "cpu", config: Mapping[str, Any] | None = None, streaming: bool = False
+) -> Student:
+    """A student trained here, from its folder (arguments and errors as ``load_student``)."""
+    if config is not None:
+        raise UserError(f"{path}: holds its own sizes; leave config out")
+    if streaming:
+        raise UserError(f"{path}: students of kind interval have no streaming form in this version; leave streaming out")
+    saved, network, task = open_folder(path, "student")
+    name: str = network.time_embedding_name  # type: ignore[assignment]
+    try:
+        student = Student(network, name, task, saved.get("schedule") or 1, saved["network"], saved.get("parent"))
+    except (TypeError, UserError) as error:
+        raise UserError(f"{path}/config.json: schedule: {error}") from error
+    load_weights(student, load_tensors(path), path)
+    return student.to(device).eval()
+
+
+STUDENTS: dict[str, Callable[..., Student]] = {"interval": load_interval}
+
+
+def save_student(
+    student: Student, path: str | Path, objective: Mapping[str, Any] | None = None, training: Mapping[str, Any] | None = None
+) -> None:
+    """Write ``model.safetensors`` and ``config.json``.
+
+    Raises:
+        UserError: the folder cannot be written.
+        ValueError: the student has no task or no description of its network, so nobody could load it.
+    """
+    if student.task is None or student.description is None:
+        raise ValueError("a student without a task or without a description of its network cannot be saved")
+    config = {**student.config, "objective": dict(objective or {}) or None, "training": dict(training or {})}
+    save_folder(path, student.state_dict(), config)

@@ -1,0 +1,104 @@
+"""The student: an average-velocity network made from any teacher's velocity network, and how it is sampled."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mfdistill.config import to_dict
+from mfdistill.flow import jump
+from mfdistill.flow import schedule as make_schedule
+from mfdistill.students.interval import IntervalEmbedding, replace_module
+from mfdistill.teachers.protocol import Teacher
+
+if TYPE_CHECKING:
+    from mfdistill.tasks import Task
+
+
+class Student(nn.Module):
+    """``student(z_t, t, r, cond) -> u``, the average velocity over [t, r] (t = 0 prior, t = 1 data, t <= r).
+
+    Args:
+        network: a velocity network ``network(z_t, t, cond)``; **changed in place**: its time embedding is replaced by an
+            ``IntervalEmbedding`` of it. Use ``from_teacher`` or ``from_network`` to work on a copy.
+        time_embedding: dotted name of the time embedding.
+        task: what the student is for; None outside a task.
+        schedule: times at which ``sample`` steps when it is not told (saved in ``config.json``).
+        description: the network's "name" and "config", saved so that ``load_student`` can build it.
+        parent: where it comes from, saved as it is.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        time_embedding: str,
+        task: Task | None = None,
+        schedule: int | Sequence[float] = 1,
+        description: Mapping[str, Any] | None = None,
+        parent: Any = None,
+    ):
+        super().__init__()
+        replace_module(network, time_embedding, IntervalEmbedding(network.get_submodule(time_embedding)))
+        self.network = network
+        self.task = task
+        self.schedule: list[float] = make_schedule(schedule)
+        self.description = dict(description) if description else None
+        self.parent = parent
+
+    @classmethod
+    def from_teacher(cls, teacher: Teacher, schedule: int | Sequence[float] = 1, parent: Any = None) -> Student:
+        """A student that equals ``teacher`` at guidance strength 0 for every r, bit for bit in fp32; the teacher is not touched.
+
+        Parameters that the teacher's network marks as not trainable stay so, unless all of them are (a frozen teacher).
+        """
+        config = getattr(teacher, "config", None) or {}
+        network = copy.deepcopy(teacher.network)
+        if not any(p.requires_grad for p in network.parameters()):
+            network.requires_grad_(True)
+        student = cls(network, teacher.time_embedding, getattr(teacher, "task", None), schedule, config.get("network"), parent)
+        return student.train()
+
+    @classmethod
+    def from_network(
+        cls, network: nn.Module, task: Task | None = None, schedule: int | Sequence[float] = 1, description: Mapping[str, Any] | None = None
+    ) -> Student:
+        """A student of a network of ours with the weights it has, for training without a teacher; works on a copy."""
+        return cls(copy.deepcopy(network), network.time_embedding_name, task, schedule, description).train()  # type: ignore[arg-type]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The sections of ``config.json`` that belong to the student (role, task, network, schedule, parent)."""
+        return {
+            "role": "student",
+            "task": to_dict(self.task.config) if self.task is not None else None,
+            "network": self.description,
+            "schedule": list(self.schedule),
+            "parent": self.parent,
+        }
+
+    def forward(self, z_t: Tensor, t: Tensor, r: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """``u(z_t, t, r)`` in the shape of ``z_t``; t and r (b,) or 0-d."""
+        b = z_t.shape[0]
+        t, r = (time.expand(b) if time.ndim == 0 else time for time in (t, r))
+        return self.network(z_t, torch.stack([t, r], -1), cond)
+
+
+@torch.no_grad()
+def sample(student: Student, z_0: Tensor, cond: Mapping[str, Tensor], steps: int | Sequence[float] | None = None) -> Tensor:
+    """``z_1`` by ``z_r = z_t + (r - t) u(z_t, t, r)`` along a schedule; one network evaluation per step.
+
+    Args:
+        z_0: a draw of the prior, (b, ...).
+        steps: a number of equal steps, a list of ascending times, or None for ``student.schedule``. The state moves from the
+            first time to the last; from 0 to 1 it is a whole sample.
+
+    Returns: the state at the last time.
+    Raises:
+        UserError: times that do not ascend or leave [0, 1], or no step at all.
+    """
+    times = make_schedule(student.schedule if steps is None else steps)
+    return jump(lambda z, t, r: student(z, t, r, cond), z_0, times)
