@@ -1,0 +1,85 @@
+"""What the objectives share: noise, per-sample errors, and the reduction to one loss.
+
+A batch is a mapping with
+
+- ``z_1``: clean features x, (b, 2, f, n); ``cond``: the condition, a dict of tensors with b rows;
+- ``index``: (b,) integers, the samples' global indices; every random number is a function of (seed, index);
+- ``progress``: 0 at the start of the run, 1 at its end (for curricula; default 1);
+- ``loss_mask``: (b, 1, 1, n), 1 where a frame counts, or None;
+- ``loss_count``: see ``reduce``; needed only with masks and several processes or accumulation.
+
+``objective(batch)`` returns ``(loss, logs)``; the logs are detached scalars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mfdistill.flow import GaussianPath, noise
+from mfdistill.teachers.protocol import Teacher
+
+Batch = Mapping[str, Any]
+Logs = dict[str, Tensor]
+
+
+def end_points(path: GaussianPath, batch: Batch, seed: int) -> tuple[Tensor, Tensor]:
+    """``(z_0, z_1)`` of the path with the batch's own noise, in single precision or better."""
+    x = batch["z_1"].to(torch.promote_types(batch["z_1"].dtype, torch.float32))
+    eps = noise(seed, batch["index"], "noise", x.shape[1:], device=x.device, dtype=x.dtype)
+    return path.end_points(x, batch["cond"], eps)
+
+
+def valid(x: Tensor, mask: Tensor | None) -> Tensor:
+    """``x`` with the frames that do not count set to 0."""
+    return x if mask is None else x * mask
+
+
+def norm(x: Tensor, mask: Tensor | None) -> Tensor:
+    """(b,) root of the sum of squares over everything that counts."""
+    return valid(x, mask).flatten(1).norm(dim=1)
+
+
+def squared_error(a: Tensor, b: Tensor, mask: Tensor | None) -> Tensor:
+    """(b,) mean of ``|a - b|^2`` over the bins that count; the modulus is over the channels on axis 1."""
+    dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+    error = (a.to(dtype) - b.to(dtype)).square().sum(1, keepdim=True)
+    if mask is None:
+        return error.flatten(1).mean(1)
+    mask = mask.expand_as(error)
+    return (error * mask).flatten(1).sum(1) / mask.flatten(1).sum(1).clamp(min=1)
+
+
+def reduce(per_sample: Tensor, batch: Batch) -> Tensor:
+    """The loss: the mean of ``per_sample`` (b,), each sample weighing as many frames as count in it.
+
+    ``loss_count`` makes it the same for any split of a batch over processes and micro-batches: it is the number of frames that
+    count in the whole batch, per part (``distill.batch.loss_count``).
+    """
+    mask = batch.get("loss_mask")
+    if mask is None:
+        return per_sample.mean()
+    frames, count = mask.flatten(1).sum(1), batch.get("loss_count")
+    return (per_sample * frames).sum() / (frames.sum().clamp(min=1) if count is None else count)
+
+
+def progress(batch: Batch) -> float:
+    return float(batch.get("progress", 1.0))
+
+
+def hold(objective: nn.Module, teacher: Teacher | None) -> None:
+    """Give ``objective`` an attribute ``teacher`` outside its module tree: not saved, not optimised, not switched by ``train()``."""
+    object.__setattr__(objective, "teacher", teacher)
+
+
+@torch.no_grad()
+def teacher_velocity(teacher: Teacher, z: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+    """The teacher's velocity in the precision of its weights (no autocast), on the device of ``z``."""
+    weight = next(teacher.network.parameters(), z)
+    if weight.device != z.device:
+        teacher.to(device=z.device)
+    with torch.autocast(z.device.type, enabled=False):
+        return teacher.velocity(z, t, cond)

@@ -1,0 +1,145 @@
+"""Integral distillation (IntMeanFlow, arXiv 2510.07979): the teacher's displacement over [t, r] is the student's target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mfdistill.distill.objectives.base import Batch, Logs, end_points, hold, progress, reduce, squared_error, teacher_velocity
+from mfdistill.errors import UserError
+from mfdistill.flow import SOLVERS, GaussianPath, IntervalConfig, expand_time, interpolate, sample_interval, stages, trajectory, uniform
+from mfdistill.students.student import Student
+from mfdistill.teachers.protocol import Teacher
+
+Velocity = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class IntegralConfig:
+    """Objective ``integral``.
+
+    Attributes:
+        substeps: equal steps of the teacher inside [t, r].
+        solver: of those steps; at equal cost midpoint is far less biased than Euler.
+        interval: distribution of (t, r); its ``p_equal`` is the share of anchors (r = t, target: the teacher's velocity itself).
+        targets_per_rollout: targets taken from each rollout. The first spans all of [t, r]; the others span two
+            random times of its grid, which costs the teacher nothing.
+        state: z_t from the path through real data ("data"), or reached by the teacher from fresh noise ("rollout",
+            as many substeps again; uses the condition alone).
+    """
+
+    substeps: int = 4
+    solver: Literal["euler", "midpoint", "heun", "rk4"] = "midpoint"
+    interval: IntervalConfig = field(default_factory=IntervalConfig)
+    targets_per_rollout: int = 1
+    state: Literal["data", "rollout"] = "data"
+
+    def __post_init__(self) -> None:
+        for name in ("substeps", "targets_per_rollout"):
+            if getattr(self, name) < 1:
+                raise UserError(f"integral {name}: {getattr(self, name)} must be 1 or more")
+        if self.solver not in SOLVERS:
+            raise UserError(f"integral solver: {self.solver!r} is not one of {', '.join(SOLVERS)}")
+
+
+def rollout(velocity: Velocity, z: Tensor, t: Tensor, r: Tensor, substeps: int, solver: str) -> tuple[Tensor, Tensor]:
+    """Times (substeps + 1, b) and states (substeps + 1, b, ...) of ``substeps`` equal steps from (z, t) to r (eq. 4)."""
+    share = torch.linspace(0, 1, substeps + 1, device=z.device, dtype=t.dtype)[:, None]
+    times = torch.lerp(t, r, share)
+    return times, trajectory(velocity, z, times, solver)
+
+
+def average_velocity(velocity: Velocity, z: Tensor, t: Tensor, r: Tensor, substeps: int = 4, solver: str = "midpoint") -> Tensor:
+    """``(z_r - z_t) / (r - t)`` by the solver (eqs. 5-6), (b, ...); every r must be later than its t."""
+    _, states = rollout(velocity, z, t, r, substeps, solver)
+    return (states[-1] - z) / expand_time(r - t, z)
+
+
+class IntegralObjective(nn.Module):
+    """``|u(z_t, t, r) - sg[(z_r - z_t) / (r - t)]|^2``, z_r by the frozen teacher (eq. 8); no derivative of the student.
+
+    Args:
+        student: trained. teacher: outside the module tree. path: gives z_t from data and from the prior.
+        seed: of all draws.
+
+    Logs: ``loss``, ``teacher_nfe`` (network evaluations of the teacher per sample: substeps x stages x branches of guidance).
+    """
+
+    teacher: Teacher
+
+    def __init__(
+        self, student: Student, teacher: Teacher, path: GaussianPath, config: IntegralConfig | None = None, seed: int = 0
+    ):
+        super().__init__()
+        self.model = student
+        hold(self, teacher)
+        self.path = path
+        self.config = config or IntegralConfig()
+        self.seed = seed
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Logs]:
+        k, cond, mask = self.config.targets_per_rollout, batch["cond"], batch.get("loss_mask")
+        z, t, r, target, nfe = self.targets(batch)
+        u = self.model(z, t, r, {key: _repeat(value, k) for key, value in cond.items()})
+        error = squared_error(u, target, None if mask is None else _repeat(mask, k))
+        loss = reduce(error.unflatten(0, (k, -1)).mean(0), batch)
+        return loss, {"loss": loss.detach(), "teacher_nfe": nfe}
+
+    @torch.no_grad()
+    def targets(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """``(z, t, r, target)`` with k b rows each (k = targets_per_rollout; row j b + i belongs to sample i), and the teacher's NFE."""
+        config, cond = self.config, batch["cond"]
+        x, index = batch["z_1"], batch["index"]
+        t, r = sample_interval(config.interval, uniform(self.seed, index, "times", 4, device=x.device), progress(batch))
+        z_0, z_1 = end_points(self.path, batch, self.seed)
+        cost = config.substeps * stages(config.solver) * getattr(self.teacher, "branches", 1)
+        nfe = torch.zeros(len(t), device=x.device)
+        if config.state == "rollout":
+            _, reached = self._roll(z_0, torch.zeros_like(t), t, cond)
+            z = reached[-1]
+            nfe += cost
+        else:
+            z = interpolate(z_0, z_1, t)
+
+        pairs = self._pairs(index).to(x.device)                                         # (k, b, 2)
+        z_s, t_s, r_s = (value.expand(len(pairs), *value.shape).clone() for value in (z, t, r))
+        target = torch.empty_like(z_s)
+        anchors, spans = (r <= t).nonzero().flatten(), (r > t).nonzero().flatten()
+        if len(anchors):                                                                # never divided by r - t, which is 0
+            target[:, anchors] = teacher_velocity(self.teacher, z[anchors], t[anchors], _rows(cond, anchors, z))
+            nfe[anchors] += getattr(self.teacher, "branches", 1)
+        if len(spans):
+            times, states = self._roll(z[spans], t[spans], r[spans], _rows(cond, spans, z))
+            column = torch.arange(len(spans), device=x.device)
+            start, end = pairs[:, spans].unbind(-1)                                     # (k, spans)
+            t_s[:, spans], r_s[:, spans] = times[start, column], times[end, column]
+            z_s[:, spans] = states[start, column]
+            length = (times[end, column] - times[start, column]).reshape(*start.shape, *[1] * (z.ndim - 1))
+            target[:, spans] = (states[end, column] - states[start, column]) / length
+            nfe[spans] += cost
+        return z_s.flatten(0, 1), t_s.flatten(), r_s.flatten(), target.flatten(0, 1), nfe.mean()
+
+    def _roll(self, z: Tensor, t: Tensor, r: Tensor, cond: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return rollout(lambda z, t: teacher_velocity(self.teacher, z, t, cond), z, t, r, self.config.substeps, self.config.solver)
+
+    def _pairs(self, index: Tensor) -> Tensor:
+        """Which grid times each target spans, (k, b, 2): first the whole rollout, then random pairs."""
+        n, k = self.config.substeps, self.config.targets_per_rollout
+        whole = torch.tensor([0, n]).expand(1, len(index), 2)
+        if k == 1:
+            return whole
+        every = torch.combinations(torch.arange(n + 1))                                 # ascending, (n (n + 1) / 2, 2)
+        pick = (uniform(self.seed, index, "pairs", k - 1) * len(every)).long()
+        return torch.cat([whole, every[pick].transpose(0, 1)])
+
+
+def _repeat(value: Tensor, k: int) -> Tensor:
+    return value.repeat(k, *[1] * (value.ndim - 1))
+
+
+def _rows(cond: Mapping[str, Tensor], rows: Tensor, like: Tensor) -> Mapping[str, Tensor]:
+    return cond if len(rows) == len(like) else {key: value[rows] for key, value in cond.items()}
