@@ -13,7 +13,7 @@ from mfdistill.errors import UserError
 from mfdistill.networks import build_network
 from mfdistill.networks.compact import CompactConfig
 from mfdistill.students import IntervalEmbedding, Student, load_student, replace_module, sample, save_student
-from mfdistill.tasks import TaskConfig, get_task
+from mfdistill.tasks import default_task, get_task
 from mfdistill.teachers import CFMTeacher
 
 TINY = CompactConfig(freqs=16, channels=8, blocks=2, recurrent=4, embedding=8)
@@ -163,7 +163,7 @@ def test_sampling_a_part_of_the_way_and_bad_schedules():
 
 
 def small_student():
-    task = get_task(TaskConfig.default("enhance"))
+    task = get_task(default_task("enhance"))
     network = CompactConfig(channels=8, blocks=1, recurrent=0, embedding=8)
     description = {"name": "compact", "config": to_dict(network)}
     torch.manual_seed(0)

@@ -10,7 +10,7 @@ from mfdistill.config import to_dict
 from mfdistill.errors import UserError
 from mfdistill.networks import build_network
 from mfdistill.networks.compact import CompactConfig
-from mfdistill.tasks import TaskConfig, get_task
+from mfdistill.tasks import default_task, get_task
 from mfdistill.teachers import TEACHERS, CFMTeacher, Teacher, load_network, load_teacher
 
 NETWORK = CompactConfig(channels=8, blocks=1, recurrent=0, embedding=8)
@@ -18,7 +18,7 @@ NETWORK = CompactConfig(channels=8, blocks=1, recurrent=0, embedding=8)
 
 def teacher(role: str = "teacher") -> CFMTeacher:
     torch.manual_seed(0)
-    task = get_task(TaskConfig.default("enhance"))
+    task = get_task(default_task("enhance"))
     config = {"role": role, "task": to_dict(task.config), "network": {"name": "compact", "config": to_dict(NETWORK)}, "objective": None}
     return CFMTeacher(build_network("compact", NETWORK), task, config)
 
