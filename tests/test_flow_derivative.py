@@ -173,3 +173,22 @@ def test_refusals():
         total_derivative(average_velocity, Z, T, R, V, "backward")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="noise"):
         total_derivative(average_velocity, Z.bfloat16(), T, R, V, "central")
+
+
+def test_an_operation_without_a_forward_rule_is_named_and_central_takes_it():
+    torch.manual_seed(0)
+    lstm = nn.LSTM(3, 3, batch_first=True)
+    z, t, r, v = (x.float() for x in (Z, T, R, V))
+
+    def u_fn(z, t, r):
+        return lstm(z[:, None] * (1 + t * r)[:, None, None])[0][:, 0]
+
+    for method in ("forward", "forward-graph"):
+        with pytest.raises(UserError, match="rnn.*'central'"):
+            total_derivative(u_fn, z, t, r, v, method)
+    u, du_dt = total_derivative(u_fn, z, t, r, v, "central")
+    lstm.double()
+    h = 1e-5
+    ahead, behind = (u_fn(Z + s * V, T + s, R) for s in (h, -h))
+    expected = (ahead - behind) / (2 * h)
+    assert ((du_dt - expected).norm() / expected.norm()) < 2e-3 and u.requires_grad

@@ -49,24 +49,34 @@ def total_derivative(
     Returns: u, du_dt, shaped like z.
 
     Raises:
-        UserError: an unknown method.
+        UserError: an unknown method, or an operation in u_fn that forward mode cannot do on this device (LSTM; GRU on CUDA).
         ValueError: "central" on half precision, where differences are noise.
     """
     t, r = (batch_time(time, z).contiguous() for time in (t, r))
     z, v = z.contiguous(), v.to(z.dtype).contiguous()  # forward mode refuses tensors whose elements share memory
     if method == "forward":
-        with _same_random_numbers(z.device), _full_precision(z.device), torch.no_grad(), _differentiable_attention():
-            du_dt = torch.func.jvp(lambda z, t: u_fn(z, t, r), (z.detach(), t), (v.detach(), torch.ones_like(t)))[1]
+        with _same_random_numbers(z.device), _full_precision(z.device), torch.no_grad():
+            du_dt = _forward_mode(u_fn, z.detach(), t, r, v.detach())[1]
         return u_fn(z, t, r), du_dt.detach()
     if method == "forward-graph":
-        with _differentiable_attention():
-            u, du_dt = torch.func.jvp(lambda z, t: u_fn(z, t, r), (z, t), (v, torch.ones_like(t)))[:2]
-        return u, du_dt
+        return _forward_mode(u_fn, z, t, r, v)
     if method == "double-backward":
         return _double_backward(u_fn, z, t, r, v)
     if method == "central":
         return _central(u_fn, z, t, r, v, eps)
     raise UserError(f"derivative method: {method!r} is not one of {', '.join(METHODS)}")
+
+
+def _forward_mode(u_fn: AverageVelocity, z: Tensor, t: Tensor, r: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    try:
+        with _differentiable_attention():
+            u, du_dt = torch.func.jvp(lambda z, t: u_fn(z, t, r), (z, t), (v, torch.ones_like(t)))[:2]
+    except NotImplementedError as error:
+        if "forward AD" not in str(error):
+            raise
+        what = str(error).split(" that does not support it")[0].split("forward AD with ")[-1]
+        raise UserError(f"derivative method: torch cannot take {what} in forward mode on {z.device.type}; use 'central'") from error
+    return u, du_dt
 
 
 def _double_backward(u_fn: AverageVelocity, z: Tensor, t: Tensor, r: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
