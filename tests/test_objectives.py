@@ -291,6 +291,30 @@ def test_the_teacher_is_neither_saved_nor_trained_and_stays_in_evaluation_mode()
         assert all(not value.requires_grad and value.ndim == 0 for value in logs.values())
 
 
+def test_a_teacher_that_is_a_module_is_not_registered_either():
+    class ModuleTeacher(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network, self.time_embedding = nn.Linear(2, 2), ""
+
+    objective = IntegralObjective(FieldStudent(FIELD.average_velocity), ModuleTeacher().eval(), PATH)
+    objective.train()
+    assert set(objective.state_dict()) == {"model.theta"} and len(list(objective.parameters())) == 1
+    assert not objective.teacher.training
+
+
+def test_the_loss_is_the_mean_over_all_frames_that_count():
+    x = data(b=4)["z_1"]
+    mask = torch.ones(4, 1, 1, 5, dtype=torch.float64)
+    mask[1:, ..., 1:] = 0
+    objective = RegressionObjective(FieldNetwork(lambda z, t, r: z), PATH)
+    batch = {"z_1": x, "cond": {"y": torch.zeros_like(x)}, "index": torch.arange(4)}
+    square = x.square().sum(1, keepdim=True)
+    for m in (None, mask):
+        expected = square.mean() if m is None else (square * m).sum() / (m.sum() * 6)
+        torch.testing.assert_close(objective({**batch, "loss_mask": m})[0], expected)
+
+
 def test_losses_and_gradients_do_not_depend_on_how_the_batch_is_split():
     mask = (torch.rand(8, 1, 1, 5, generator=torch.Generator().manual_seed(0)) < 0.7).double()
     whole = data(b=8, loss_mask=mask)
