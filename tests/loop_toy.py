@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,12 @@ from torch import Tensor, nn
 from mfdistill.config import from_dict
 from mfdistill.distill import TrainConfig
 from mfdistill.distill.interrupt import Interrupted
+from mfdistill.distill.objectives import CFMObjective, IntegralConfig, IntegralObjective, MeanFlowConfig, MeanFlowObjective
 from mfdistill.distill.train import make_accelerator, train
+from mfdistill.flow import GaussianPath
+from mfdistill.networks.compact import CompactConfig, CompactNet
+from mfdistill.students import Student
+from mfdistill.teachers.cfm import CFMTeacher
 
 MODEL_CONFIG = {"role": "teacher", "task": {"name": "toy"}, "network": {"name": "toy", "config": {"width": 4}}, "objective": None}
 
@@ -72,26 +76,44 @@ class Toy(nn.Module):
         return loss, {"frames": mask.sum()}
 
 
+def build(kind: str, config: TrainConfig, arguments: dict[str, Any]) -> nn.Module:
+    """The toy, or a real objective on a minute compact network."""
+    if kind == "toy":
+        return Toy(config.steps, **arguments)
+    torch.manual_seed(1)
+    network = CompactNet(CompactConfig(freqs=2, channels=4, blocks=2, band_stride=1, recurrent=4, embedding=8))
+    for p in network.parameters():  # some start at zero, which would hide what depends on time
+        nn.init.normal_(p, std=0.3) if p.ndim >= 2 else None
+    path = GaussianPath(sigma_0=0.5)
+    if kind == "cfm":
+        return CFMObjective(network, path, seed=config.seed)
+    teacher = CFMTeacher(network)
+    if kind == "integral":
+        return IntegralObjective(Student.from_teacher(teacher), teacher, path, IntegralConfig(targets_per_rollout=2), config.seed)
+    return MeanFlowObjective(Student.from_teacher(teacher), teacher, path, MeanFlowConfig(), config.seed)
+
+
 def main() -> None:
-    """``loop_toy.py RESULT.json JOBS``: JOBS is a JSON list of [settings, toy arguments]; writes what each rank saw."""
+    """``loop_toy.py RESULT JOBS``: JOBS is a JSON list of [kind, settings, arguments of the toy].
+
+    Each rank writes a list of what the jobs gave: the indices that the toy saw, or the exit code of an interrupted run.
+    """
     torch.set_num_threads(1)
-    seen, accelerator = [], None
-    for settings, arguments in json.loads(sys.argv[2]):
+    seen: list[Any] = []
+    accelerator: Any = None
+    for kind, settings, arguments in json.loads(sys.argv[2]):
         config = from_dict(TrainConfig, settings)
         accelerator = accelerator or make_accelerator(config)
-        toy = Toy(config.steps, **arguments)
+        objective = build(kind, config, arguments)
         try:
-            train(toy, Data(), Task(), config, model_config=MODEL_CONFIG, accelerator=accelerator)
+            train(objective, Data(), Task(), config, model_config=MODEL_CONFIG, accelerator=accelerator)
         except Interrupted as stop:
-            sys.exit(stop.exit_code)
-        seen.append(toy.seen)
-    assert accelerator is not None
+            seen.append(stop.exit_code)
+        else:
+            seen.append(getattr(objective, "seen", None))
     Path(f"{sys.argv[1]}.{accelerator.process_index}").write_text(json.dumps(seen))
-    if accelerator.num_processes > 1:
-        accelerator.end_training()
+    accelerator.end_training()
 
 
 if __name__ == "__main__":
     main()
-
-KILL, TERM = int(signal.SIGKILL), int(signal.SIGTERM)

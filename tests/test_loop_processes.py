@@ -1,0 +1,86 @@
+"""The training loop in processes of its own: two of them, and one that is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from loop_toy import MODEL_CONFIG, Data, Task, Toy, build
+from test_loop import assert_same, log, one_thread, settings, state_tensors  # noqa: F401
+
+from mfdistill.distill import TrainConfig, state
+from mfdistill.distill.train import train
+
+TOY = Path(__file__).with_name("loop_toy.py")
+Job = tuple[str, TrainConfig, dict[str, Any]]
+
+
+def start(jobs: list[Job], result: Path, processes: int = 1) -> subprocess.Popen[str]:
+    """Train the jobs one after another; several processes by torchrun, since ``accelerate launch --cpu`` starts one without MPI."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", str(port)]
+    root = str(TOY.parents[1])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": root}
+    arguments = [str(TOY), str(result), json.dumps([(kind, asdict(config), toy) for kind, config, toy in jobs])]
+    command = [sys.executable, *(launcher if processes > 1 else []), *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def test_two_processes_are_one(tmp_path: Path) -> None:
+    base = settings(tmp_path, save_every=0, steps=6)
+    jobs: list[Job] = [
+        ("toy", replace(base, out=str(tmp_path / "one-step"), steps=1, warmup=0), {}),
+        ("toy", replace(base, out=str(tmp_path / "toy")), {}),
+        ("toy", replace(base, out=str(tmp_path / "accumulated"), accumulation=2), {}),
+        ("integral", replace(base, out=str(tmp_path / "integral"), lr=1e-3), {}),
+        ("meanflow", replace(base, out=str(tmp_path / "meanflow"), lr=1e-3, accumulation=2), {}),
+    ]
+    cut = replace(base, out=str(tmp_path / "cut"))
+    process = start([*jobs, ("toy", cut, {"at": 4, "signum": int(signal.SIGTERM)})], tmp_path / "seen", 2)
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, errors
+    ranks = [json.loads((tmp_path / f"seen.{rank}").read_text()) for rank in range(2)]
+    for number, (kind, config, arguments) in enumerate(jobs):
+        alone = replace(config, out=config.out + "-alone", accumulation=1)
+        objective = build(kind, alone, arguments)
+        train(objective, Data(), Task(), alone, model_config=MODEL_CONFIG)
+        if isinstance(objective, Toy):
+            parts = [rank[number] for rank in ranks]
+            k = config.accumulation
+            together = [sum((part[step * k + j] for part in parts for j in range(k)), []) for step in range(config.steps)]
+            assert together == objective.seen
+        one, two = state_tensors(Path(alone.out)), state_tensors(Path(config.out))
+        for key in one:  # gradients are in the optimiser's exp_avg: after one step it is a tenth of the gradient
+            torch.testing.assert_close(
+                two[key], one[key], atol=1e-6, rtol=1e-5, msg=lambda text, key=key, kind=kind: f"{kind} {key}: {text}"
+            )
+        for a, b in zip(log(Path(alone.out)), log(Path(config.out)), strict=True):
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-5) and a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
+
+    # the last job: a signal to rank 0 stopped both after the same step
+    assert [rank[-1] for rank in ranks] == [143, 143]
+    assert state.load_info(tmp_path / "cut" / "training_state")["step"] == 5
+
+
+def test_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    config = settings(tmp_path / "killed", save_every=3)
+    process = start([("toy", config, {"at": 8, "signum": int(signal.SIGKILL)})], tmp_path / "seen")
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert state.load_info(tmp_path / "killed" / "training_state")["step"] == 6
+    for out, resume in (("killed", True), ("whole", False)):
+        again = replace(config, out=str(tmp_path / out), resume=resume)
+        train(build("toy", again, {}), Data(), Task(), again, model_config=MODEL_CONFIG)
+    assert_same(tmp_path / "whole", tmp_path / "killed")
+    assert [line["step"] for line in log(tmp_path / "killed")] == [3, 6, 9, 12]
