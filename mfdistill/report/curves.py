@@ -38,8 +38,9 @@ def curves_plot(rows: Sequence[Mapping[str, Any]], path: str | Path, title: str 
         steps, values = zip(*points, strict=True)
         colour = COLOURS[0 if kind == "train" else 1]
         dense = len(points) > 30
-        panel.plot(steps, values, color=colour, linewidth=0.8, alpha=0.35 if dense else 1, marker="" if dense else ".", markersize=5)
-        if dense:
+        noisy = dense and name != "lr"
+        panel.plot(steps, values, color=colour, linewidth=0.8, alpha=0.35 if noisy else 1, marker="" if dense else ".", markersize=5)
+        if noisy:
             panel.plot(steps, _smooth(values), color=colour, linewidth=1.6)
         if min(values) > 0 and max(values) > 8 * min(values) and name != "lr":
             panel.set_yscale("log")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,9 @@ def new_figure(width: float, height: float, title: str | None = None) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.set(w_pad=0.08, h_pad=0.06)  # type: ignore[call-arg]
     if title:
         figure.suptitle(title, fontsize=11)
     return figure
@@ -58,6 +62,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
         figure.savefig(part, format="png")
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise UserError(f"{path}: cannot be written ({error}); free some space or name another folder") from error
     return path

@@ -41,7 +41,7 @@ def o3s_plot(search: Mapping[str, Any], path: str | Path) -> Path:
 
     columns = max(1, min(_MAX_COLUMNS, len(interior)))
     rows = -(-len(interior) // columns)
-    bottom = 0.42 * len(lines) + 0.7
+    bottom = 0.3 * len(lines) + 0.4
     figure = new_figure(max(6.4, 3.2 * columns), 2.7 * rows + bottom + 1.0, _title(search, best, sign))
     grid = figure.add_gridspec(rows + 1, columns, height_ratios=[2.7] * rows + [bottom])
     handles: dict[str, Any] = {}
@@ -56,8 +56,15 @@ def o3s_plot(search: Mapping[str, Any], path: str | Path) -> Path:
         if position % columns:
             panel.tick_params(labelleft=False)
     _draw_schedules(figure.add_subplot(grid[rows, :]), lines)
-    shared_legend(figure, handles, columns=2 if columns < 3 else 4)
+    shared_legend(figure, dict(sorted(handles.items(), key=lambda item: _order(item[0], starts))), columns=3 if columns < 3 else 5)
     return save_figure(figure, path)
+
+
+def _order(label: str, starts: list[str]) -> tuple[int, int]:
+    """Legend order: by start, then by sweep, the chosen schedule last."""
+    name, _, sweep = label.rpartition("sweep ")
+    position = starts.index(name.removesuffix(", ")) if name.removesuffix(", ") in starts else 0
+    return (position, int(sweep)) if label != "chosen" else (len(starts), 0)
 
 
 def _title(search: Mapping[str, Any], best: Sequence[float], sign: int) -> str:
@@ -71,13 +78,17 @@ def _title(search: Mapping[str, Any], best: Sequence[float], sign: int) -> str:
 def _coordinate(
     panel: Axes, seen: Sequence[Mapping[str, Any]], i: int, starts: list[str], sweeps: list[int], sign: int, handles: dict[str, Any]
 ) -> None:
+    drawn: set[tuple[float, float]] = set()
     for s, start in enumerate(starts):
         for sweep in sweeps:
             points = sorted({(e["schedule"][i], sign * e["score"]) for e in seen if e["start"] == start and e["sweep"] == sweep})
-            if points:
+            if not drawn.issuperset(points):  # the last sweep of a search often repeats the one before it
+                drawn.update(points)
                 colour, marker = COLOURS[sweeps.index(sweep) % len(COLOURS)], _MARKERS[s % len(_MARKERS)]
                 xs, ys = zip(*points, strict=True)
-                (line,) = panel.plot(xs, ys, color=colour, marker=marker, markersize=4, linewidth=0.8, alpha=0.85, zorder=2)
+                face = colour if s == 0 else "none"
+                style: dict[str, Any] = {"linewidth": 0.8, "markersize": 4 + 1.5 * s, "markerfacecolor": face, "zorder": 2 + s}
+                (line,) = panel.plot(xs, ys, color=colour, marker=marker, **style)
                 handles.setdefault(f"{start}, sweep {sweep}" if len(starts) > 1 else f"sweep {sweep}", line)
 
 

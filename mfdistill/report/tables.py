@@ -26,14 +26,15 @@ HEADERS = {
     "sisdr": "SI-SDR",
     "lsd": "LSD",
     "spksim": "SpkSim",
-    "dnsmos_sig": "SIG",
-    "dnsmos_bak": "BAK",
-    "dnsmos_ovrl": "OVRL",
+    "dnsmos_sig": "DNSMOS SIG",
+    "dnsmos_bak": "DNSMOS BAK",
+    "dnsmos_ovrl": "DNSMOS OVRL",
     "nfe": "NFE",
     "rtf": "RTF",
     "n": "files",
 }
 DIGITS = {"estoi": 3, "spksim": 3, "rtf": 4, "sisdr": 2, "pesq": 2, "lsd": 2}
+_LEADING = ("task", "model", "objective", "nfe", "schedule")
 _HIDDEN = ("_ci95", "_n")
 
 
@@ -44,8 +45,9 @@ def header(column: str) -> str:
 
 
 def shown_columns(rows: Sequence[Row]) -> list[str]:
-    """Every column that some row fills, in order of appearance, without the intervals and counts that belong to another one."""
-    keys = dict.fromkeys(key for row in rows for key, value in row.items() if value is not None)
+    """Every column that some row fills, what names a row first, without the intervals and counts that belong to another one."""
+    filled = dict.fromkeys(key for row in rows for key, value in row.items() if value is not None)
+    keys = dict.fromkeys([*(key for key in _LEADING if key in filled), *filled])
     return [key for key in keys if not any(key.endswith(end) and key.removesuffix(end) in keys for end in _HIDDEN)]
 
 
