@@ -20,7 +20,7 @@ from mfdistill.distill.batch import loss_count
 from mfdistill.distill.ema import EMA
 from mfdistill.distill.interrupt import Interrupted
 from mfdistill.distill.settings import lr_factor
-from mfdistill.distill.train import train
+from mfdistill.distill.train import make_accelerator, train
 from mfdistill.errors import UserError
 
 
@@ -311,3 +311,28 @@ def test_loss_count_makes_parts_add_up() -> None:
     parts = [(errors[k] * masks[k]).sum() / counts[k // 2] for k in range(4)]
     torch.testing.assert_close(sum(parts) / 4, (torch.cat(errors) * torch.cat(masks)).sum() / everything)
     assert loss_count([{"clean": None}], TwoRanks()) is None
+
+
+def test_fp16_scale_is_resumed(tmp_path: Path) -> None:
+    """Accelerate refuses fp16 on a CPU, so its state is told otherwise; the scaler and the loop are the real ones."""
+    from accelerate.state import AcceleratorState
+
+    def run(out: str, resume: bool = False, **toy: Any) -> dict[str, Any]:
+        AcceleratorState._reset_state()
+        accelerator = make_accelerator(settings(tmp_path))
+        accelerator.state._mixed_precision, accelerator.native_amp, accelerator.autocast_handler = "fp16", True, None
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20, growth_interval=3)
+        config = settings(tmp_path / out, mixed_precision="fp16", log_every=1, resume=resume)
+        fit(config, Toy(12, **toy), accelerator=accelerator)
+        return accelerator.scaler.state_dict()
+
+    try:
+        whole = run("whole", bad=(9,))
+        with pytest.raises(Interrupted):
+            run("cut", at=8, signum=signal.SIGTERM)
+        assert run("cut", resume=True, bad=(9,)) == whole
+    finally:
+        AcceleratorState._reset_state()
+    assert_same(tmp_path / "whole", tmp_path / "cut")
+    skipped = [line["skipped"] for line in log(tmp_path / "whole")]
+    assert skipped[0] == 1 and skipped[9] == skipped[8] + 1  # the scale was too large at first, and one loss was bad

@@ -120,8 +120,11 @@ class RunLog:
             return
         self._line({"step": step, "kind": kind, **{name: value if math.isfinite(value) else None for name, value in values.items()}})
         if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(f"{kind}/{name}", value, step)
+            try:
+                for name, value in values.items():
+                    self._board.add_scalar(f"{kind}/{name}", value, step)
+            except OSError as error:
+                raise self._unwritable("tensorboard", error) from error
 
     def _line(self, values: Mapping[str, Any]) -> None:
         assert self._file is not None
@@ -129,15 +132,22 @@ class RunLog:
             self._file.write(json.dumps({**values, "time": round(time.time(), 1)}, ensure_ascii=False) + "\n")
             self._file.flush()
         except OSError as error:
-            raise UserError(f"{self.out / FILE}: cannot be written ({error}); free some space and resume with --resume") from error
+            raise self._unwritable(FILE, error) from error
+
+    def _unwritable(self, name: str, error: OSError) -> UserError:
+        return UserError(f"{self.out / name}: cannot be written ({error}); free some space and continue with --resume")
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
-        if self._board is not None:
-            self._board.close()
         if self._file is not None:
             self._file.close()
+        if self._board is not None:
+            try:
+                self._board.close()
+            except OSError as late:
+                if error is None:  # what ended the run says more than curves that did not reach a full disk
+                    raise self._unwritable("tensorboard", late) from late
 
 
 def say(text: str) -> None:
