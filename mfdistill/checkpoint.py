@@ -7,11 +7,12 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from mfdistill.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = "mfdistill/1"
 

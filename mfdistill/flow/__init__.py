@@ -1,10 +1,18 @@
-"""Straight paths, random draws, (t, r) sampling, ODE solvers and total derivatives; imports torch only."""
+"""Straight paths, random draws, (t, r) sampling, ODE solvers and total derivatives; imports torch only, and that when it is asked for."""
 
-from mfdistill.flow.derivative import METHODS, total_derivative
-from mfdistill.flow.draws import noise, normal, uniform
-from mfdistill.flow.paths import CHANNEL_STD, GaussianPath, batch_time, expand_time, interpolate, noise_like
-from mfdistill.flow.solvers import SOLVERS, jump, schedule, solve, stages, sway, trajectory
-from mfdistill.flow.times import IntervalConfig, TimeConfig, annealed_gamma, sample_interval, sample_time
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mfdistill.flow.config import IntervalConfig, Solver, TimeConfig
+from mfdistill.lazy import exports
+
+if TYPE_CHECKING:
+    from mfdistill.flow.derivative import METHODS, total_derivative
+    from mfdistill.flow.draws import noise, normal, uniform
+    from mfdistill.flow.paths import CHANNEL_STD, GaussianPath, batch_time, expand_time, interpolate, noise_like
+    from mfdistill.flow.solvers import SOLVERS, jump, schedule, solve, stages, sway, trajectory
+    from mfdistill.flow.times import annealed_gamma, sample_interval, sample_time
 
 __all__ = [
     "CHANNEL_STD",
@@ -12,6 +20,7 @@ __all__ = [
     "SOLVERS",
     "GaussianPath",
     "IntervalConfig",
+    "Solver",
     "TimeConfig",
     "annealed_gamma",
     "batch_time",
@@ -31,3 +40,14 @@ __all__ = [
     "trajectory",
     "uniform",
 ]
+
+__getattr__ = exports(
+    __name__,
+    {
+        "derivative": "METHODS total_derivative",
+        "draws": "noise normal uniform",
+        "paths": "CHANNEL_STD GaussianPath batch_time expand_time interpolate noise_like",
+        "solvers": "SOLVERS jump schedule solve stages sway trajectory",
+        "times": "annealed_gamma sample_interval sample_time",
+    },
+)

@@ -2,73 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-from mfdistill.errors import UserError
-
-
-@dataclass(frozen=True)
-class TimeConfig:
-    """Times of a CFM teacher: uniform on (0, 1), or ``sigmoid(N(mean, std^2))``; a negative mean leans to the prior (t = 0)."""
-
-    kind: Literal["uniform", "logit-normal"] = "uniform"
-    mean: float = 0.0
-    std: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("uniform", "logit-normal"):
-            raise UserError(f"times kind: {self.kind!r} is not one of 'uniform', 'logit-normal'")
-        if not self.std > 0:
-            raise UserError(f"times std: {self.std} must be positive")
+from mfdistill.flow.config import IntervalConfig, TimeConfig
 
 
 def sample_time(config: TimeConfig, u: Tensor) -> Tensor:
     """t (b,) from uniforms on [0, 1) of shape (b,) or (b, 1 or more); the first column is used."""
     return _marginal(config, u if u.ndim == 1 else u[:, 0]).to(u.dtype)
-
-
-@dataclass(frozen=True)
-class IntervalConfig:
-    """How a student's intervals ``0 <= t <= r <= 1`` are drawn.
-
-    Attributes:
-        kind: "uniform": two U(0, 1), sorted. "logit-normal": two ``sigmoid(N(mean, std^2))``, sorted (MeanFlow, arXiv 2505.13447; its
-            -0.4 in a clock with data at 0 is +0.4 here). "start-gap": ``t ~ U(0, 1)``, ``r ~ U(t, 1)`` (MeanFlowSE).
-        mean, std: of the logit-normal.
-        p_equal: fraction of anchors, r = t exactly; their t is the first draw, unsorted, so that anchors cover time as CFM training does.
-        p_full: fraction of whole intervals (0, 1).
-        anneal_start, anneal_end, anneal_fraction: the annealed gap of MeanFlowSE, small to large: the position of r between t and the
-            end is raised to gamma, ``r = t + U^gamma (1 - t)``; gamma goes linearly from start to end over that fraction of the run and
-            stays there. MeanFlowSE's recipe is 8, 1, 0.7; 1, 1 is off.
-        min_gap: smallest r - t of an interval that is no anchor.
-        t_max: intervals are drawn in [0, t_max] (MeanFlowSE: 0.97); p_full's are (0, 1) all the same.
-    """
-
-    kind: Literal["uniform", "logit-normal", "start-gap"] = "uniform"
-    mean: float = -0.4
-    std: float = 1.0
-    p_equal: float = 0.0
-    p_full: float = 0.0
-    anneal_start: float = 1.0
-    anneal_end: float = 1.0
-    anneal_fraction: float = 0.7
-    min_gap: float = 1e-3
-    t_max: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("uniform", "logit-normal", "start-gap"):
-            raise UserError(f"interval kind: {self.kind!r} is not one of 'uniform', 'logit-normal', 'start-gap'")
-        if not (self.p_equal >= 0 and self.p_full >= 0 and self.p_equal + self.p_full <= 1):
-            raise UserError(f"interval p_equal {self.p_equal}, p_full {self.p_full}: fractions, 0 or more, whose sum is at most 1")
-        if not (0 < self.t_max <= 1 and 0 < self.min_gap < self.t_max):
-            raise UserError(f"interval min_gap {self.min_gap}, t_max {self.t_max}: needed 0 < min_gap < t_max <= 1")
-        for name in ("std", "anneal_start", "anneal_end", "anneal_fraction"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"interval {name}: {getattr(self, name)} must be positive")
 
 
 def annealed_gamma(config: IntervalConfig, progress: float) -> float:

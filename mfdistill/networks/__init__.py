@@ -1,26 +1,15 @@
-"""Velocity networks. Each has ``forward(z_t, t, cond)`` and names its time-embedding submodule."""
+"""Velocity networks. Each has ``forward(z_t, t, cond)`` and names its time-embedding submodule. Sizes load without torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
-from torch import nn
+from mfdistill.lazy import exports
+from mfdistill.networks.config import CompactConfig, CompactSizes
 
-from mfdistill.config import from_dict
-from mfdistill.errors import UserError
-from mfdistill.networks.compact import CompactConfig, CompactNet
+if TYPE_CHECKING:
+    from mfdistill.networks.build import NETWORKS, build_network
 
-NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {"compact": (CompactConfig, CompactNet)}
+__all__ = ["NETWORKS", "CompactConfig", "CompactSizes", "build_network"]
 
-
-def build_network(name: str, config: Mapping[str, Any] | Any) -> nn.Module:
-    """Network ``name`` from a mapping or its config dataclass.
-
-    Raises:
-        UserError: unknown network or config key.
-    """
-    if name not in NETWORKS:
-        raise UserError(f"network '{name}' is unknown; this version has: {', '.join(NETWORKS)}")
-    config_class, network_class = NETWORKS[name]
-    return network_class(config if isinstance(config, config_class) else from_dict(config_class, config, f"network '{name}'"))
+__getattr__ = exports(__name__, {"build": "NETWORKS build_network"})

@@ -8,34 +8,13 @@ answer is computed outside the network (see ``Preconditioning``), so that its ca
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mfdistill.networks.config import CompactConfig
 from mfdistill.networks.preconditioning import Preconditioning
 from mfdistill.networks.time import TimeEmbedding, current_time
-
-
-@dataclass(frozen=True)
-class CompactConfig:
-    """Sizes of ``CompactNet``; ``freqs`` is the number of STFT bins and a multiple of ``band_stride``."""
-
-    freqs: int = 256
-    channels: int = 48
-    blocks: int = 6
-    band_stride: int = 4
-    dilations: tuple[int, ...] = (1, 2, 4)
-    recurrent: int = 32
-    embedding: int = 96
-    causal: bool = False
-    sigma_0: float = 0.3
-    sigma_1: float = 0.001
-    mean: str = "y"
-    shape: str = "flat"
-    floor: float = 0.02
-    residual_std: float = 1.0
 
 
 class FrameNorm(nn.Module):

@@ -1,12 +1,21 @@
-"""What is minimised: one objective per file, each ``objective(batch) -> (loss, logs)`` with the trained module as ``.model``."""
+"""What is minimised: one objective per file, each ``objective(batch) -> (loss, logs)`` with the trained module as ``.model``.
 
-from mfdistill.distill.objectives.cfm import CFMObjective
-from mfdistill.distill.objectives.integral import IntegralConfig, IntegralObjective, average_velocity, rollout
-from mfdistill.distill.objectives.meanflow import MeanFlowConfig, MeanFlowObjective
-from mfdistill.distill.objectives.regression import RegressionObjective, estimate
+Settings load without torch, the objectives when they are asked for.
+"""
 
-# of students; the other two train a plain network
-OBJECTIVES = {"integral": (IntegralConfig, IntegralObjective), "meanflow": (MeanFlowConfig, MeanFlowObjective)}
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mfdistill.distill.objectives.config import IntegralConfig, MeanFlowConfig
+from mfdistill.lazy import exports
+
+if TYPE_CHECKING:
+    from mfdistill.distill.objectives.catalog import OBJECTIVES
+    from mfdistill.distill.objectives.cfm import CFMObjective
+    from mfdistill.distill.objectives.integral import IntegralObjective, average_velocity, rollout
+    from mfdistill.distill.objectives.meanflow import MeanFlowObjective
+    from mfdistill.distill.objectives.regression import RegressionObjective, estimate
 
 __all__ = [
     "OBJECTIVES",
@@ -20,3 +29,14 @@ __all__ = [
     "estimate",
     "rollout",
 ]
+
+__getattr__ = exports(
+    __name__,
+    {
+        "catalog": "OBJECTIVES",
+        "cfm": "CFMObjective",
+        "integral": "IntegralObjective average_velocity rollout",
+        "meanflow": "MeanFlowObjective",
+        "regression": "RegressionObjective estimate",
+    },
+)

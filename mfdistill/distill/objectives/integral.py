@@ -3,47 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from mfdistill.distill.objectives.base import Batch, Logs, end_points, hold, progress, reduce, squared_error, teacher_velocity
-from mfdistill.errors import UserError
-from mfdistill.flow import SOLVERS, GaussianPath, IntervalConfig, expand_time, interpolate, sample_interval, stages, trajectory, uniform
+from mfdistill.distill.objectives.config import IntegralConfig
+from mfdistill.flow import GaussianPath, expand_time, interpolate, sample_interval, stages, trajectory, uniform
 from mfdistill.students.student import Student
 from mfdistill.teachers.protocol import Teacher
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class IntegralConfig:
-    """Objective ``integral``.
-
-    Attributes:
-        substeps: equal steps of the teacher inside [t, r].
-        solver: of those steps; at equal cost midpoint is far less biased than Euler.
-        interval: distribution of (t, r); its ``p_equal`` is the share of anchors (r = t, target: the teacher's velocity itself).
-        targets_per_rollout: targets taken from each rollout. The first spans all of [t, r]; the others span two
-            random times of its grid, which costs the teacher nothing.
-        state: z_t from the path through real data ("data"), or reached by the teacher from fresh noise ("rollout",
-            as many substeps again; uses the condition alone).
-    """
-
-    substeps: int = 4
-    solver: Literal["euler", "midpoint", "heun", "rk4"] = "midpoint"
-    interval: IntervalConfig = field(default_factory=IntervalConfig)
-    targets_per_rollout: int = 1
-    state: Literal["data", "rollout"] = "data"
-
-    def __post_init__(self) -> None:
-        for name in ("substeps", "targets_per_rollout"):
-            if getattr(self, name) < 1:
-                raise UserError(f"integral {name}: {getattr(self, name)} must be 1 or more")
-        if self.solver not in SOLVERS:
-            raise UserError(f"integral solver: {self.solver!r} is not one of {', '.join(SOLVERS)}")
 
 
 def rollout(velocity: Velocity, z: Tensor, t: Tensor, r: Tensor, substeps: int, solver: str) -> tuple[Tensor, Tensor]:

@@ -2,87 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
 from mfdistill.distill.objectives.base import Batch, Logs, end_points, hold, norm, progress, reduce, squared_error, teacher_velocity, valid
+from mfdistill.distill.objectives.config import MeanFlowConfig
 from mfdistill.errors import UserError
-from mfdistill.flow import GaussianPath, IntervalConfig, expand_time, interpolate, sample_interval, total_derivative, uniform
+from mfdistill.flow import GaussianPath, expand_time, interpolate, sample_interval, total_derivative, uniform
 from mfdistill.students.student import Student
 from mfdistill.teachers.protocol import Teacher
-
-
-@dataclass(frozen=True)
-class MeanFlowConfig:
-    """Objective ``meanflow``; names with ``mf_`` are MeanFlowSE's, the defaults are not (its recipe is regression in disguise).
-
-    Attributes:
-        teacher_free: v is the conditional velocity ``z_1 - z_0`` instead of the teacher's.
-        mf_first_order_coef: c of the identity; only 1 has the average velocity as its fixed point (MeanFlowSE: 0.5).
-        mf_jvp_impl: how the total derivative is taken (see ``flow.total_derivative``). mf_jvp_eps: step of "central".
-        mf_jvp_clip: largest norm of one sample's derivative over all bins, 0 = no clip (MeanFlowSE: 5, which binds everywhere).
-        mf_weight_final: w of ``(1 - w) L_cfm + w L_mf`` (MeanFlowSE: 0.25). mf_warmup_frac: share of the run in which w rises from 0.
-        mf_skip_weight_thresh: below this w the loss is L_cfm alone, at full weight.
-        mf_r_equals_t_prob: share of samples with r = t.
-        mf_delta_gamma_start, mf_delta_gamma_end, mf_delta_warmup_frac: r = t + U^gamma (1 - t), gamma moving from start to end over
-            that share of the run: short intervals first (MeanFlowSE: 8 to 1 over 0.7); 1 and 1 = off.
-        t_eps: intervals end at ``1 - t_eps`` (MeanFlowSE: 0.03, and yet it samples to 1).
-        time_kind, time_mean, time_std, p_full, min_gap: the rest of the distribution of (t, r), as in ``flow.IntervalConfig``
-            (MeanFlowSE: "start-gap").
-        tangent_normalise: divide each sample's residual by its root mean square plus ``tangent_normalise_eps`` (sCM, arXiv 2410.11081).
-            Moves the fixed point where v is noisy (teacher_free).
-        tangent_warmup_frac: share of the run in which c rises from 0.
-        adaptive_power: p of the weight ``1 / (error + adaptive_eps)^p`` per sample; 0 = plain mean square.
-    """
-
-    teacher_free: bool = False
-    mf_first_order_coef: float = 1.0
-    mf_jvp_impl: Literal["forward", "forward-graph", "double-backward", "central"] = "forward"
-    mf_jvp_eps: float = 1e-4
-    mf_jvp_clip: float = 0.0
-    mf_weight_final: float = 1.0
-    mf_warmup_frac: float = 0.0
-    mf_skip_weight_thresh: float = 0.0
-    mf_r_equals_t_prob: float = 0.1
-    mf_delta_gamma_start: float = 1.0
-    mf_delta_gamma_end: float = 1.0
-    mf_delta_warmup_frac: float = 0.7
-    t_eps: float = 0.0
-    time_kind: Literal["uniform", "logit-normal", "start-gap"] = "uniform"
-    time_mean: float = -0.4
-    time_std: float = 1.0
-    p_full: float = 0.0
-    min_gap: float = 1e-3
-    tangent_normalise: bool = False
-    tangent_normalise_eps: float = 0.1
-    tangent_warmup_frac: float = 0.0
-    adaptive_power: float = 0.0
-    adaptive_eps: float = 1e-3
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.mf_weight_final <= 1:
-            raise UserError(f"meanflow mf_weight_final: {self.mf_weight_final} must lie between 0 and 1")
-        for name in ("mf_jvp_clip", "mf_warmup_frac", "tangent_warmup_frac", "adaptive_power"):
-            if getattr(self, name) < 0:
-                raise UserError(f"meanflow {name}: {getattr(self, name)} must be 0 or more")
-
-    @property
-    def interval(self) -> IntervalConfig:
-        return IntervalConfig(
-            kind=self.time_kind,
-            mean=self.time_mean,
-            std=self.time_std,
-            p_equal=self.mf_r_equals_t_prob,
-            p_full=self.p_full,
-            anneal_start=self.mf_delta_gamma_start,
-            anneal_end=self.mf_delta_gamma_end,
-            anneal_fraction=self.mf_delta_warmup_frac,
-            min_gap=self.min_gap,
-            t_max=1 - self.t_eps,
-        )
 
 
 def ramp(progress: float, fraction: float) -> float:

@@ -1,0 +1,105 @@
+"""Settings of the objectives, without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from mfdistill.errors import UserError
+from mfdistill.flow.config import IntervalConfig, Solver
+
+
+@dataclass(frozen=True)
+class IntegralConfig:
+    """Objective ``integral``."""
+
+    substeps: int = 4
+    """Equal steps of the teacher inside [t, r]."""
+    solver: Solver = "midpoint"
+    """Of those steps; at equal cost midpoint is far less biased than Euler."""
+    interval: IntervalConfig = field(default_factory=IntervalConfig)
+    targets_per_rollout: int = 1
+    """Targets taken from each rollout. The first spans all of [t, r]; the others span two random times of its grid, which costs the
+    teacher nothing."""
+    state: Literal["data", "rollout"] = "data"
+    """z_t from the path through real data, or reached by the teacher from fresh noise (as many substeps again; needs no clean data)."""
+
+    def __post_init__(self) -> None:
+        for name in ("substeps", "targets_per_rollout"):
+            if getattr(self, name) < 1:
+                raise UserError(f"integral {name}: {getattr(self, name)} must be 1 or more")
+        if self.solver not in get_args(Solver):
+            raise UserError(f"integral solver: {self.solver!r} is not one of {', '.join(get_args(Solver))}")
+
+
+@dataclass(frozen=True)
+class MeanFlowConfig:
+    """Objective ``meanflow``; names with ``mf_`` are MeanFlowSE's, the defaults are not (its recipe is regression in disguise)."""
+
+    teacher_free: bool = False
+    """v is the conditional velocity ``z_1 - z_0`` instead of the teacher's."""
+    mf_first_order_coef: float = 1.0
+    """c of the identity; only 1 has the average velocity as its fixed point (MeanFlowSE: 0.5)."""
+    mf_jvp_impl: Literal["forward", "forward-graph", "double-backward", "central"] = "forward"
+    """How the total derivative is taken (see ``flow.total_derivative``)."""
+    mf_jvp_eps: float = 1e-4
+    """Step of "central"."""
+    mf_jvp_clip: float = 0.0
+    """Largest norm of one sample's derivative over all bins, 0 = no clip (MeanFlowSE: 5, which binds everywhere)."""
+    mf_weight_final: float = 1.0
+    """w of ``(1 - w) L_cfm + w L_mf`` (MeanFlowSE: 0.25)."""
+    mf_warmup_frac: float = 0.0
+    """Share of the run in which w rises from 0."""
+    mf_skip_weight_thresh: float = 0.0
+    """Below this w the loss is L_cfm alone, at full weight."""
+    mf_r_equals_t_prob: float = 0.1
+    """Share of samples with r = t."""
+    mf_delta_gamma_start: float = 1.0
+    """r = t + U^gamma (1 - t): gamma at the start of the run; short intervals first (MeanFlowSE: 8); 1 and 1 = off."""
+    mf_delta_gamma_end: float = 1.0
+    """gamma after ``mf_delta_warmup_frac`` of the run."""
+    mf_delta_warmup_frac: float = 0.7
+    """Share of the run over which gamma moves."""
+    t_eps: float = 0.0
+    """Intervals end at ``1 - t_eps`` (MeanFlowSE: 0.03, and yet it samples to 1)."""
+    time_kind: Literal["uniform", "logit-normal", "start-gap"] = "uniform"
+    """Distribution of (t, r), as in ``flow.IntervalConfig`` (MeanFlowSE: "start-gap")."""
+    time_mean: float = -0.4
+    """Of the logit-normal."""
+    time_std: float = 1.0
+    """Of the logit-normal."""
+    p_full: float = 0.0
+    """Share of whole intervals (0, 1)."""
+    min_gap: float = 1e-3
+    """Smallest r - t of an interval that is no anchor."""
+    tangent_normalise: bool = False
+    """Divide each sample's residual by its root mean square plus ``tangent_normalise_eps`` (sCM, arXiv 2410.11081). Moves the fixed point
+    where v is noisy (teacher_free)."""
+    tangent_normalise_eps: float = 0.1
+    tangent_warmup_frac: float = 0.0
+    """Share of the run in which c rises from 0."""
+    adaptive_power: float = 0.0
+    """p of the weight ``1 / (error + adaptive_eps)^p`` per sample; 0 = plain mean square."""
+    adaptive_eps: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.mf_weight_final <= 1:
+            raise UserError(f"meanflow mf_weight_final: {self.mf_weight_final} must lie between 0 and 1")
+        for name in ("mf_jvp_clip", "mf_warmup_frac", "tangent_warmup_frac", "adaptive_power"):
+            if getattr(self, name) < 0:
+                raise UserError(f"meanflow {name}: {getattr(self, name)} must be 0 or more")
+
+    @property
+    def interval(self) -> IntervalConfig:
+        return IntervalConfig(
+            kind=self.time_kind,
+            mean=self.time_mean,
+            std=self.time_std,
+            p_equal=self.mf_r_equals_t_prob,
+            p_full=self.p_full,
+            anneal_start=self.mf_delta_gamma_start,
+            anneal_end=self.mf_delta_gamma_end,
+            anneal_fraction=self.mf_delta_warmup_frac,
+            min_gap=self.min_gap,
+            t_max=1 - self.t_eps,
+        )

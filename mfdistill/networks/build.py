@@ -1,0 +1,27 @@
+"""The networks by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from mfdistill.config import from_dict
+from mfdistill.errors import UserError
+from mfdistill.networks.compact import CompactNet
+from mfdistill.networks.config import CompactConfig
+
+NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {"compact": (CompactConfig, CompactNet)}
+
+
+def build_network(name: str, config: Mapping[str, Any] | Any) -> nn.Module:
+    """Network ``name`` from a mapping or its config dataclass.
+
+    Raises:
+        UserError: unknown network or config key.
+    """
+    if name not in NETWORKS:
+        raise UserError(f"network '{name}' is unknown; this version has: {', '.join(NETWORKS)}")
+    config_class, network_class = NETWORKS[name]
+    return network_class(config if isinstance(config, config_class) else from_dict(config_class, config, f"network '{name}'"))
