@@ -43,7 +43,7 @@ class EvalSet(Sequence[dict[str, Any]]):
 
     def __init__(self, config: DataConfig, split: str, needs_noisy: bool, sample_rate: int, limit: int | None) -> None:
         rows = first_rows(config, split, needs_noisy, limit) if config.streaming else open_rows(config, split, needs_noisy)
-        rows = rows.select(_in_turn(rows["name"], rows["speaker"])[:limit])
+        rows = rows.select(_in_turn(list(rows["name"]), list(rows["speaker"]))[:limit])
         self.names: list[str] = [str(name) for name in rows["name"]]
         self.speakers: list[str] = [str(speaker) for speaker in rows["speaker"]]
         self.texts: list[str | None] = list(rows["text"])

@@ -39,8 +39,8 @@ def open_rows(config: DataConfig, split: str, noisy: bool) -> Dataset:
         names = {part: config.split(part) for part in SPLITS}
         rows = _rows_dataset(folder_rows(Path(source).expanduser(), split, names, noisy))
     if config.max_files is not None and config.max_files < len(rows):
-        names_ = rows["name"]
-        rows = rows.select(sorted(sorted(range(len(rows)), key=lambda i: stable_hash(str(names_[i])))[: config.max_files]))
+        hashes = [stable_hash(str(name)) for name in rows["name"]]
+        rows = rows.select(sorted(sorted(range(len(rows)), key=hashes.__getitem__)[: config.max_files]))
     return rows
 
 
@@ -115,7 +115,7 @@ def uniform_columns(table: Any, config: DataConfig, noisy: bool, source: str) ->
     """
     import datasets
 
-    columns = list(table.features) if table.features else list(table.column_names or [])
+    columns = list(table.features or next(iter(table), {}))
     wanted = {config.clean_column: "clean"}
     if config.clean_column not in columns:
         raise UserError(f"{source}: has no column '{config.clean_column}', only {', '.join(columns)}; name one with clean_column")
@@ -125,12 +125,12 @@ def uniform_columns(table: Any, config: DataConfig, noisy: bool, source: str) ->
         old = next((old for old in olds if old in columns and old not in wanted), None)
         if old is not None:
             wanted[old] = new
+    for column in columns:  # first of all, and all of them: a stream would decode what is dropped later
+        audio = table.features is not None and isinstance(table.features[column], datasets.Audio)
+        if audio or wanted.get(column) in ("clean", "noisy"):
+            table = table.cast_column(column, _undecoded())
     table = table.select_columns(list(wanted))
-    table = table.rename_columns({old: new for old, new in wanted.items() if old != new})
-    for column in ("clean", "noisy"):
-        if column in wanted.values():
-            table = table.cast_column(column, datasets.Audio(decode=False))
-    return table
+    return table.rename_columns({old: new for old, new in wanted.items() if old != new})
 
 
 def _table_rows(source: str, config: DataConfig, split: str, noisy: bool) -> Dataset:
@@ -154,10 +154,15 @@ def as_dataset(columns: dict[str, list[Any]]) -> Dataset:
     """A data set in memory; ``clean`` and ``noisy`` hold undecoded ``{"bytes", "path"}``."""
     import datasets
 
-    # plain structs: the Audio feature encodes with torchcodec, even what is only a path
-    audio = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
-    features = datasets.Features({column: audio if column in ("clean", "noisy") else datasets.Value("string") for column in columns})
-    return datasets.Dataset.from_dict(columns, features=features)
+    features = {column: _undecoded() if column in ("clean", "noisy") else datasets.Value("string") for column in columns}
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+
+
+def _undecoded() -> dict[str, Any]:
+    """Type of an audio column. Not ``Audio(decode=False)``: that wants torchcodec wherever a stream or a list passes through."""
+    import datasets
+
+    return {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
 
 
 def _rows_dataset(rows: list[Row]) -> Dataset:

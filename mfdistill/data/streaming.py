@@ -8,6 +8,7 @@ from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
+import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
@@ -30,7 +31,8 @@ class StreamTrainSet(IterableDataset[dict[str, Any]]):
 
     The stream's files are dealt out to a fixed number of lanes (a power of two, at most 16 and at most the number of files), and sample i
     is the next element of lane ``i % lanes``, shuffled within that lane. A rank takes every ``world``-th sample, so with up to ``lanes``
-    processes each reads only its own lanes, and a global batch holds the same samples for any ``world``.
+    processes each reads only its own lanes, and a global batch holds the same samples for any ``world``. Each lane starts over when it is
+    through; what ``shuffle_buffer`` holds is kept undecoded.
     """
 
     def __init__(self, config: DataConfig, needs_noisy: bool, sample_rate: int) -> None:
@@ -41,8 +43,8 @@ class StreamTrainSet(IterableDataset[dict[str, Any]]):
         self._missing = [part for part in ("valid", "test") if part in missing]
         self._paired = needs_noisy and "noisy" in (self._table.column_names or [])
         self.noises = Waves(open_noises(config, "train"), "clean", sample_rate) if needs_noisy and not self._paired else None
-        shards = max(int(self._table.num_shards), 1)
-        self.lanes = min(MAX_LANES, 2 ** int(math.log2(shards)))
+        self.files = max(int(self._table.num_shards), 1)
+        self.lanes = min(MAX_LANES, 2 ** int(math.log2(self.files)))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (job() for job in self.jobs(count()))
@@ -75,16 +77,18 @@ class StreamTrainSet(IterableDataset[dict[str, Any]]):
         return {"clean": torch.from_numpy(target), "degraded": torch.from_numpy(degraded), "index": index}
 
     def _lane(self, lane: int) -> Iterator[dict[str, Any]]:
-        """Endless rows of one lane; each pass shuffled anew."""
-        part = self._table.shard(num_shards=self.lanes, index=lane)
-        part = part.shuffle(seed=self.config.seed * MAX_LANES + lane, buffer_size=self.config.shuffle_buffer)
+        """Endless rows of one lane: its files in a new order and its rows shuffled anew in each pass."""
+        files = range(lane, self.files, self.lanes)
         for epoch in count():
-            part.set_epoch(epoch)
+            rng = np.random.default_rng([self.config.seed, epoch, lane])
+            order = rng.permutation(files)
+            # not IterableDataset.shuffle: its order changes with the version of datasets, and version 5 sleeps for 5 s at the end of a pass
+            rows = (row for file in order for row in self._table.shard(num_shards=self.files, index=int(file)))
+            kept = (row for row in rows if not self._missing or _held_out(row, self._missing) is None)
             empty = True
-            for row in part:
-                if not self._missing or _held_out(row, self._missing) is None:
-                    empty = False
-                    yield row
+            for row in _shuffled(kept, self.config.shuffle_buffer, rng):
+                empty = False
+                yield row
             if empty:
                 raise UserError(f"{self.config.source}: a part of the stream holds no training rows; use it without streaming")
 
@@ -92,7 +96,7 @@ class StreamTrainSet(IterableDataset[dict[str, Any]]):
     def summary(self) -> str:
         """One line for logs."""
         kind = "noisy twins" if self._paired else f"{len(self.noises)} noises" if self.noises is not None else "no noise"
-        return f"stream of {self._table.num_shards} file(s) in {self.lanes} lane(s), {kind}"
+        return f"stream of {self.files} file(s) in {self.lanes} lane(s), {kind}"
 
 
 def first_rows(config: DataConfig, split: str, noisy: bool, limit: int | None) -> Dataset:
@@ -115,6 +119,17 @@ def first_rows(config: DataConfig, split: str, noisy: bool, limit: int | None) -
         **{column: [row[column] for row in taken] for column in ("clean", "noisy") if column in taken[0]},
     }
     return as_dataset(columns)
+
+
+def _shuffled(rows: Iterator[dict[str, Any]], size: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
+    """Each row takes the place of a random one among the ``size`` that are held."""
+    held = list(islice(rows, size))
+    for row in rows:
+        i = int(rng.integers(len(held)))
+        held[i], row = row, held[i]
+        yield row
+    for i in rng.permutation(len(held)):
+        yield held[i]
 
 
 def _open_stream(config: DataConfig, split: str, noisy: bool) -> tuple[Any, list[str]]:
