@@ -93,8 +93,11 @@ def load_table(source: str, config: DataConfig, split: str, streaming: bool) -> 
     try:
         parts = datasets.load_dataset(target, config.subset, **options)
     except (DatasetsError, OSError, ValueError) as error:
-        where = "read it from the hub (offline, private or misspelt?)" if target == source else "be read"
-        raise UserError(f"{source}: cannot {where}: {_first_line(error)}") from error
+        if target == source and not path.exists():
+            advice = "is no folder here and cannot be read from the hub", "check the name, the network and your login"
+        else:
+            advice = "cannot be read", "name a parquet file or a folder of them"
+        raise UserError(f"{source}: {advice[0]} ({_first_line(error)}); {advice[1]}") from error
     found: dict[str, str] = {}
     for part in SPLITS:
         wanted = config.split(part)
