@@ -98,7 +98,8 @@ def _flag(name: str) -> str:
 def identity(config: TrainConfig, model_config: dict[str, Any]) -> dict[str, Any]:
     """What must be the same for a run to be continued: all settings that decide what is learnt."""
     training = {key: value for key, value in to_dict(config).items() if key not in FREE}
-    return {**{key: value for key, value in model_config.items() if key not in ("format", "training", "schedule")}, "training": training}
+    free = ("format", "training", "schedule", "schedules", "valid")  # a search writes schedules, validation teaches nothing
+    return {**{key: value for key, value in model_config.items() if key not in free}, "training": training}
 
 
 def lr_factor(step: int, config: TrainConfig) -> float:

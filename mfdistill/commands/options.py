@@ -1,0 +1,98 @@
+"""Options that several commands share, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from mfdistill.config import from_dict
+from mfdistill.data.config import DataConfig
+
+if TYPE_CHECKING:
+    from mfdistill.tasks import TaskConfig
+
+
+@dataclass(frozen=True)
+class Corpus(DataConfig):
+    """Speech, noise and the recipe of training samples."""
+
+    source: Annotated[str, tyro.conf.arg(name="data", prefix_name=False, metavar="FOLDER|HUB-ID")] = "embedded"
+    """'embedded' (synthesised with espeak-ng), a folder, a parquet file, or a hub id such as 'owner/name'."""
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """Numbers of the task; None is the preset's."""
+
+    sigma_0: float | None = None
+    """Spread of the prior."""
+    sigma_1: float | None = None
+    """Spread at the data."""
+    prior_mean: Literal["y", "zero"] | None = None
+    """The flow starts around the condition's features, or around zero."""
+    prior_shape: Literal["flat", "magnitude"] | None = None
+    """Spread everywhere the same, or following the condition's magnitude."""
+    prior_floor: float | None = None
+    """Magnitude below which that spread stops shrinking."""
+    n_mels: int | None = None
+    """Bands of the vocoder's Mel spectrogram."""
+    normalise: Literal["peak", "none"] | None = None
+    """Level that features are made at."""
+    n_fft: int | None = None
+    """Samples of a window."""
+    hop: int | None = None
+    """Samples between windows."""
+    window: Literal["hann", "sqrt-hann"] | None = None
+    exponent: float | None = None
+    """Of the magnitude's compression."""
+    scale: float | None = None
+    """Of the features."""
+
+
+@dataclass(frozen=True)
+class ValidOptions:
+    """What validation measures while training."""
+
+    valid_files: int = 8
+    """Utterances of the validation split; 0 is no validation."""
+    valid_nfe: tuple[int, ...] = (1,)
+    """Numbers of network evaluations to restore them with."""
+    valid_metrics: tuple[str, ...] = ("pesq", "estoi", "sisdr")
+    """Of pesq, estoi, sisdr, lsd, spksim and dnsmos."""
+
+
+def task_config(name: str, sample_rate: int, options: TaskOptions) -> TaskConfig:
+    """The preset of a task with the options that are given."""
+    from mfdistill.tasks import default_task
+
+    preset = default_task(name, sample_rate)
+    given = {item.name: value for item in fields(options) if (value := getattr(options, item.name)) is not None}
+    stft = {key: value for key, value in given.items() if hasattr(preset.stft, key)}
+    own = {key: value for key, value in given.items() if key not in stft}
+    return replace(preset, stft=replace(preset.stft, **stft), **own)
+
+
+def task_options(config: Mapping[str, Any], where: str) -> tuple[str, int, TaskOptions]:
+    """The inverse of ``task_config``: name, sample rate, and the options that differ from the preset's."""
+    from mfdistill.tasks import TaskConfig, default_task
+
+    task = from_dict(TaskConfig, config, where)
+    preset = default_task(task.name, task.stft.sample_rate)
+    changed: dict[str, Any] = {}
+    for item in fields(TaskOptions):
+        own, other = (whole.stft if hasattr(whole.stft, item.name) else whole for whole in (task, preset))
+        if getattr(own, item.name) != getattr(other, item.name):
+            changed[item.name] = getattr(own, item.name)
+    return task.name, task.stft.sample_rate, TaskOptions(**changed)
+
+
+def corpus(section: Mapping[str, Any] | None, where: str) -> Corpus:
+    """The section "data" of a ``config.json``; the embedded corpus where there is none."""
+    return from_dict(Corpus, section or {}, f"{where}: data")
+
+
+def default_corpus() -> Any:
+    return field(default_factory=Corpus)

@@ -1,0 +1,90 @@
+"""student-distill."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import OmitArgPrefixes
+
+from mfdistill.commands.options import Corpus, ValidOptions, corpus
+from mfdistill.config import from_dict, to_dict
+from mfdistill.distill.objectives.config import IntegralConfig, MeanFlowConfig
+from mfdistill.distill.settings import TrainConfig
+
+
+@dataclass(frozen=True)
+class StudentDistill:
+    """Distil a teacher into a student that needs one to three network evaluations."""
+
+    teacher: Annotated[str, tyro.conf.arg(metavar="FOLDER|HUB-ID")]
+    """The teacher's folder."""
+    objective: Literal["integral", "meanflow"] = "integral"
+    """'integral' learns the teacher's displacements and needs no derivative; 'meanflow' learns the MeanFlow identity."""
+    nfe: int = 1
+    """Steps of the schedule that is saved with the student, equal ones; os3-search places them."""
+    config: str | None = None
+    """config.json of a run to repeat; the other options override it."""
+    data: Corpus = field(default_factory=Corpus)
+    """By default what the teacher was trained on."""
+    training: OmitArgPrefixes[TrainConfig] = field(default_factory=lambda: TrainConfig(out="runs/student", steps=3000, lr=5e-4))
+    valid: OmitArgPrefixes[ValidOptions] = field(default_factory=lambda: ValidOptions(valid_nfe=(1, 2)))
+    integral: IntegralConfig = field(default_factory=IntegralConfig)
+    meanflow: MeanFlowConfig = field(default_factory=MeanFlowConfig)
+
+
+def repeat(config: Mapping[str, Any], where: str) -> StudentDistill:
+    """The command that made a run, from its ``config.json``."""
+    from mfdistill.commands.training import saved_training
+
+    objective = dict(config.get("objective") or {})
+    name = objective.pop("name", "integral")
+    kinds = {"integral": IntegralConfig, "meanflow": MeanFlowConfig}
+    return StudentDistill(
+        teacher=(config.get("parent") or {}).get("teacher", ""),
+        objective=name,
+        data=corpus(config.get("data"), where),
+        training=saved_training(dict(config), where),
+        **{name: from_dict(kinds[name], objective, f"{where}: objective")} if name in kinds else {},
+    )
+
+
+def run(command: StudentDistill) -> Path:
+    """Distil as ``command`` says; returns the run's folder.
+
+    Raises:
+        UserError: bad options, teacher or data. Interrupted: stopped by a signal, after saving.
+    """
+    from mfdistill.commands.training import launch
+    from mfdistill.data import open_train
+    from mfdistill.distill.objectives import OBJECTIVES
+    from mfdistill.distill.train import make_accelerator
+    from mfdistill.errors import UserError
+    from mfdistill.search.cache import digest_tensors
+    from mfdistill.students import Student
+    from mfdistill.teachers import load_teacher
+
+    training = command.training
+    if command.nfe < 1:
+        raise UserError(f"--nfe {command.nfe}: must be at least 1")
+    accelerator = make_accelerator(training)
+    teacher = load_teacher(command.teacher)
+    task = getattr(teacher, "task", None)
+    if task is None:
+        raise UserError(f"--teacher {command.teacher}: has no task of this program; name a folder that teacher-train wrote")
+    parent = {"teacher": command.teacher, "sha256": digest_tensors(teacher.network.state_dict())}
+    student = Student.from_teacher(teacher, command.nfe, parent)
+    dataset = open_train(command.data, task.needs_noisy, task.sample_rate)
+    settings = getattr(command, command.objective)
+    objective = OBJECTIVES[command.objective][1](student, teacher, task.path, settings, training.seed)
+    model_config = {
+        **student.config,
+        "objective": {"name": command.objective, **to_dict(settings)},
+        "data": to_dict(command.data),
+        "valid": to_dict(command.valid),
+    }
+    after = f"os3-search --student {training.out}"
+    return launch(objective, task, dataset, command.data, training, command.valid, model_config, accelerator, after)

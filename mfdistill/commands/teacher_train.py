@@ -1,0 +1,131 @@
+"""teacher-train."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from tyro.conf import OmitArgPrefixes
+
+from mfdistill.commands.options import Corpus, TaskOptions, ValidOptions, corpus, task_config, task_options
+from mfdistill.config import from_dict, to_dict
+from mfdistill.distill.settings import TrainConfig
+from mfdistill.flow.config import TimeConfig
+from mfdistill.networks.config import CompactConfig, CompactSizes
+
+
+@dataclass(frozen=True)
+class TeacherTrain:
+    """Train a flow-matching teacher on a folder of speech (or, for comparison, a regression network of the same size)."""
+
+    task: Literal["vocode", "enhance"] = "vocode"
+    """Mel spectrogram to speech, or noisy to clean speech."""
+    sample_rate: int = 16000
+    """Hz: 16000, or 8000 at a fraction of the cost."""
+    objective: Literal["cfm", "regression"] = "cfm"
+    """'regression' predicts the clean features at once, without noise: the baseline of evaluate."""
+    init: str | None = None
+    """Folder of a checkpoint to start from instead of random weights (its network is used)."""
+    config: str | None = None
+    """config.json of a run to repeat; the other options override it."""
+    data: Corpus = field(default_factory=Corpus)
+    training: OmitArgPrefixes[TrainConfig] = field(default_factory=lambda: TrainConfig(out="runs/teacher"))
+    valid: OmitArgPrefixes[ValidOptions] = field(default_factory=lambda: ValidOptions(valid_nfe=(1, 10)))
+    network: CompactSizes = field(default_factory=CompactSizes)
+    times: TimeConfig = field(default_factory=TimeConfig)
+    task_options: OmitArgPrefixes[TaskOptions] = field(default_factory=TaskOptions)
+
+
+def repeat(config: Mapping[str, Any], where: str) -> TeacherTrain:
+    """The command that made a run, from its ``config.json``."""
+    from mfdistill.commands.training import saved_training
+
+    name, sample_rate, options = task_options(config.get("task") or {}, f"{where}: task")
+    objective = dict(config.get("objective") or {})
+    network = from_dict(CompactConfig, (config.get("network") or {}).get("config") or {}, f"{where}: network")
+    parent = config.get("parent") or {}
+    return TeacherTrain(
+        task=name,  # type: ignore[arg-type]
+        sample_rate=sample_rate,
+        objective="regression" if config.get("role") == "regression" else "cfm",
+        init=parent.get("init"),
+        data=corpus(config.get("data"), where),
+        training=saved_training(dict(config), where),
+        network=CompactSizes(**{item.name: getattr(network, item.name) for item in fields(CompactSizes)}),
+        times=from_dict(TimeConfig, objective.get("times") or {}, f"{where}: objective.times"),
+        task_options=options,
+    )
+
+
+def run(command: TeacherTrain) -> Path:
+    """Train as ``command`` says; returns the run's folder.
+
+    Raises:
+        UserError: bad options or data. Interrupted: stopped by a signal, after saving.
+    """
+    import torch
+
+    from mfdistill.commands.training import launch, same_task
+    from mfdistill.data import open_train
+    from mfdistill.distill.inference import open_model
+    from mfdistill.distill.objectives import CFMObjective, RegressionObjective
+    from mfdistill.distill.setup import fit_network_config
+    from mfdistill.distill.train import make_accelerator
+    from mfdistill.networks import build_network
+    from mfdistill.search.cache import digest_tensors
+    from mfdistill.tasks import get_task
+
+    training = command.training
+    accelerator = make_accelerator(training)
+    task = get_task(task_config(command.task, command.sample_rate, command.task_options))
+    parent: dict[str, Any] | None = None
+    dataset = open_train(command.data, task.needs_noisy, task.sample_rate)
+    if command.init is not None:
+        start = open_model(command.init)
+        if start.role == "student":
+            same_role(command.init)
+        same_task(task, start.task, f"--init {command.init}")
+        network, description = start.module, dict(start.config["network"])
+        parent = {"init": command.init, "sha256": digest_tensors(network.state_dict())}
+    else:
+        sizes = fit_network_config(task, dataset, command.network, residual_std=measured(training))
+        torch.manual_seed(training.seed)
+        network = build_network("compact", sizes)
+        description = {"name": "compact", "config": to_dict(sizes)}
+
+    if command.objective == "regression":
+        objective, told = RegressionObjective(network, task.path), {"name": "regression"}
+    else:
+        objective = CFMObjective(network, task.path, command.times, training.seed)
+        told = {"name": "cfm", "times": to_dict(command.times)}
+    role = "regression" if command.objective == "regression" else "teacher"
+    model_config = {
+        "role": role,
+        "task": to_dict(task.config),
+        "network": description,
+        "objective": told,
+        "schedule": None,
+        "parent": parent,
+        "data": to_dict(command.data),
+        "valid": to_dict(command.valid),
+    }
+    after = {"teacher": "student-distill --teacher", "regression": "evaluate --regression"}[role] + f" {training.out}"
+    return launch(objective, task, dataset, command.data, training, command.valid, model_config, accelerator, after)
+
+
+def same_role(init: str) -> None:
+    """A student's network embeds two times; no plain network can start from it."""
+    from mfdistill.errors import UserError
+
+    raise UserError(f"--init {init}: holds a student; name a teacher or a regression network")
+
+
+def measured(training: TrainConfig) -> float | None:
+    """``residual_std`` of the run to be resumed, if there is one."""
+    from mfdistill.checkpoint import load_config
+
+    if not (training.resume and (Path(training.out) / "config.json").is_file()):
+        return None
+    return ((load_config(training.out).get("network") or {}).get("config") or {}).get("residual_std")

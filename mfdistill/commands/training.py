@@ -1,0 +1,81 @@
+"""What teacher-train and student-distill have in common: validation set, summary, the run, and its figure and card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mfdistill.checkpoint import load_config, write_text
+from mfdistill.commands.options import Corpus, ValidOptions
+from mfdistill.config import from_dict
+from mfdistill.distill.settings import TrainConfig
+from mfdistill.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mfdistill.tasks import Task
+
+
+def launch(
+    objective: nn.Module,
+    task: Task,
+    dataset: Any,
+    data: Corpus,
+    training: TrainConfig,
+    valid: ValidOptions,
+    model_config: dict[str, Any],
+    accelerator: Any,
+    after: str,
+) -> Path:
+    """Train, then draw the curves and write the model card; ``after`` is the command to go on with."""
+    from mfdistill.data import open_eval
+    from mfdistill.distill.logs import say
+    from mfdistill.distill.train import train
+    from mfdistill.distill.validation import make_validate
+
+    role = model_config["role"]
+    validate = None
+    if valid.valid_files > 0:
+        utterances = open_eval(data, "valid", task.needs_noisy, task.sample_rate, limit=valid.valid_files)
+        validate = make_validate(objective, role, task, utterances, valid.valid_nfe, valid.valid_metrics, training.seed, data.crop_s)
+    if accelerator.is_main_process:
+        params = sum(p.numel() for p in objective.parameters() if p.requires_grad)
+        processes = f" x {accelerator.num_processes}" if accelerator.num_processes > 1 else ""
+        say(f"{role} '{task.config.name}' at {task.sample_rate} Hz, {params / 1e6:.2f} M parameters, on {accelerator.device}{processes}")
+        say(f"data {data.source}: {dataset.summary}")
+        say(f"training for {training.steps} updates of {training.batch_size} x {data.crop_s:g} s into {training.out}")
+    out = train(objective, dataset, task, training, model_config=model_config, validate=validate, accelerator=accelerator)
+    if accelerator.is_main_process:
+        finish(out)
+        say(f"{out}: model.safetensors, config.json, log.jsonl, curves.png, README.md; go on with: mfdistill {after}")
+    accelerator.end_training()
+    return out
+
+
+def finish(out: Path) -> None:
+    """``curves.png`` and the model card of a run."""
+    from mfdistill.report import curves_plot, model_card
+
+    lines = (out / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [row for row in map(json.loads, lines) if row["kind"] != "note"]
+    if rows:
+        curves_plot(rows, out / "curves.png", out.name)
+    write_text(out / "README.md", model_card(load_config(out)))
+
+
+def saved_training(config: dict[str, Any], where: str) -> TrainConfig:
+    """The settings of a run from its ``config.json``, ready to be given again."""
+    section = {key: value for key, value in config.get("training", {}).items() if key not in ("step", "hours", "processes")}
+    return from_dict(TrainConfig, {**section, "resume": False, "overwrite": False}, f"{where}: training")
+
+
+def same_task(own: Task, other: Task, what: str) -> None:
+    """Raise ``UserError`` unless a checkpoint's task is the one that is trained for."""
+    from mfdistill.config import to_dict
+    from mfdistill.distill.state import first_difference
+
+    if different := first_difference(to_dict(other.config), to_dict(own.config)):
+        key, theirs, ours = different
+        raise UserError(f"{what}: is of another task ({key} is {theirs!r}, here {ours!r}); choose another one or change the options")

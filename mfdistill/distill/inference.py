@@ -1,0 +1,91 @@
+"""Any model of ours, teacher, student or regression, from a degraded waveform to a restored one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mfdistill.checkpoint import load_config
+from mfdistill.distill.objectives.regression import estimate
+from mfdistill.errors import UserError
+from mfdistill.flow import noise, solve
+from mfdistill.students import load_student, sample
+from mfdistill.teachers.load import load_network, resolve
+
+if TYPE_CHECKING:
+    from mfdistill.tasks import Task
+
+Steps = int | Sequence[float]
+Endpoint = Callable[[Tensor, Mapping[str, Tensor], Steps | None], Tensor]
+"""``(z_0, cond, steps) -> z_1``"""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint ready to be sampled."""
+
+    role: str
+    """teacher, student or regression."""
+    task: Task
+    module: nn.Module
+    endpoint: Endpoint
+    config: Mapping[str, Any]
+    """As in its ``config.json``."""
+
+    @property
+    def params(self) -> int:
+        return sum(p.numel() for p in self.module.parameters())
+
+    def schedule(self, nfe: int) -> tuple[str, Steps]:
+        """Name and steps for ``nfe`` evaluations: the searched schedule where ``config.json`` has one, else equal steps."""
+        found = (self.config.get("schedules") or {}).get(str(nfe))
+        return ("o3s", [float(t) for t in found]) if found else ("uniform", nfe)
+
+
+def open_model(path: str | Path, device: torch.device | str = "cpu", role: str | None = None) -> Model:
+    """Load a folder that was trained here.
+
+    Raises:
+        UserError: no such folder, damaged, or not of ``role``.
+    """
+    place = resolve(path)
+    config = load_config(place)
+    found = role or config.get("role")
+    if found == "student":
+        student = load_student(place, device=device)
+        if student.task is None:
+            raise UserError(f"{path}: has no task; train it again")
+        return Model(found, student.task, student, endpoint(found, student, student.task), config)
+    if found not in ("teacher", "regression"):
+        raise UserError(f"{path}: holds a {found}; known are teacher, student and regression")
+    network, task, config = load_network(place, found, device)
+    return Model(found, task, network, endpoint(found, network, task), config)
+
+
+def endpoint(role: str, module: nn.Module, task: Task) -> Endpoint:
+    """How ``module`` comes from z_0 to z_1: a teacher by Euler steps (10 where none are named), a student along its schedule, a
+    regression network at once."""
+    if role == "student":
+        return lambda z_0, cond, steps: sample(module, z_0, cond, steps)  # type: ignore[arg-type]
+    if role == "teacher":
+        return lambda z_0, cond, steps: solve(lambda z, t: module(z, t, cond), z_0, steps or 10, "euler")
+    return lambda z_0, cond, steps: estimate(module, task.path, cond)
+
+
+@torch.no_grad()
+def restore(task: Task, model: Endpoint, degraded: Tensor, steps: Steps | None = None, seed: int = 0, index: int = 0) -> Tensor:
+    """Degraded waveform (s,) to restored (s,), at the same level, on the same device.
+
+    The prior's noise is a function of (seed, index) and of nothing else, so that systems are compared from the same noise.
+    """
+    wave = degraded[None]
+    gain = task.gain(wave)
+    cond = task.condition(wave * gain)
+    eps = noise(seed, torch.tensor([index]), "restore", cond["y"].shape[1:], device=wave.device)
+    z_1 = model(task.path.prior(cond, eps), cond, steps)
+    return (task.waveform(z_1, wave.shape[-1]) / gain)[0]

@@ -1,0 +1,54 @@
+"""What is measured on data before a network is trained from scratch."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+from mfdistill.data.batches import batches
+from mfdistill.distill.batch import make_batch
+from mfdistill.errors import UserError
+from mfdistill.networks import CompactConfig, CompactSizes
+
+if TYPE_CHECKING:
+    from mfdistill.tasks import Task
+
+
+def fit_network_config(
+    task: Task, dataset: Any, config: CompactSizes | None = None, count: int = 4, batch_size: int = 16, residual_std: float | None = None
+) -> CompactConfig:
+    """Sizes completed by what follows from task and data, for the network's preconditioning.
+
+    ``residual_std`` is ``sqrt(mean |x - m|^2 / mean(|y|^2 + floor^2))`` over ``count`` training batches, to three digits (x clean
+    features, m the mean of the prior, y those of the condition); the rest is the task's path and number of bins.
+
+    Args:
+        dataset: as ``data.open_train`` gives it.
+        residual_std: already measured (by the run that is resumed).
+
+    Raises:
+        UserError: nothing but silence in the data, or ``band_stride`` does not divide the bins.
+    """
+    sizes = config or CompactSizes()
+    stft, path = task.config.stft, task.path
+    if sizes.band_stride < 1 or stft.bins % sizes.band_stride:
+        raise UserError(f"--network.band-stride {sizes.band_stride}: does not divide the {stft.bins} bins of this task")
+    known = {field.name: getattr(sizes, field.name) for field in fields(CompactSizes)}
+    fitted = CompactConfig(
+        **known, freqs=stft.bins, sigma_0=path.sigma_0, sigma_1=path.sigma_1, mean=path.mean, shape=path.shape, floor=path.floor
+    )
+    return replace(fitted, residual_std=residual_std or _residual_std(task, dataset, count, batch_size))
+
+
+def _residual_std(task: Task, dataset: Any, count: int, batch_size: int) -> float:
+    residual = level = 0.0
+    stream = batches(dataset, global_batch=batch_size, num_workers=0)
+    for _ in range(count):
+        batch = make_batch(task, next(stream), "cpu")
+        x, y = batch["z_1"], batch["cond"]["y"]
+        m, _ = task.path.end_means(x, batch["cond"])
+        residual += float((x - m).square().sum(1).double().mean())
+        level += float(y.square().sum(1).double().mean()) + task.path.floor**2
+    if not residual > 0:
+        raise UserError("--data: condition and clean speech are the same in the first batches: nothing to learn; check the corpus")
+    return float(f"{(residual / level) ** 0.5:.3g}")  # digits that no other summation order changes: a resumed run must find them again
