@@ -54,7 +54,7 @@ class Block(nn.Module):
         self.modulation = nn.Linear(config.embedding, 4 * c)
         self.norm_1, self.norm_2 = FrameNorm(c), FrameNorm(c)
         self.conv = FrameConv(c, c, dilation, config.causal)
-        self.mix_bands = nn.Linear(bands, bands)
+        self.mix_bands = nn.Parameter(torch.randn(bands, bands) / bands)      # (to, from), the same for all channels
         self.expand, self.reduce = nn.Linear(c, 2 * c), nn.Linear(2 * c, c)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
@@ -63,7 +63,7 @@ class Block(nn.Module):
         scale_1, shift_1, scale_2, shift_2 = self.modulation(e)[:, None, None].chunk(4, -1)
         h = self.norm_1(x) * (1 + scale_1) + shift_1
         h = F.silu(self.conv(h))
-        x = x + h + self.mix_bands(h.transpose(-1, -2)).transpose(-1, -2)
+        x = x + h + torch.matmul(self.mix_bands, h)
         h = self.norm_2(x) * (1 + scale_2) + shift_2
         return x + self.reduce(F.silu(self.expand(h)))
 
@@ -84,6 +84,31 @@ class Recurrence(nn.Module):
         return x + self.out(h).reshape(b, f, n, c).transpose(1, 2)
 
 
+class StateFilter(nn.Module):
+    """Neighbours of every time-frequency bin, for a complex filter whose taps the network predicts ("deep filtering").
+
+    A voiced bin turns by a phase that its exact frequency decides; predicting its neighbours' weights lets a small network continue
+    a partial by one complex product, where it would otherwise have to learn the product itself.
+    """
+
+    def __init__(self, config: CompactConfig):
+        super().__init__()
+        past = config.filter_frames - 1 if config.causal else config.filter_frames // 2
+        self.frames, self.bins = config.filter_frames, config.filter_bins
+        self.pad = (config.filter_bins // 2, config.filter_bins // 2, past, config.filter_frames - 1 - past)
+        self.taps = config.filter_frames * config.filter_bins
+
+    def neighbours(self, state: Tensor) -> Tensor:
+        """``(b, n, f, 2) -> (2, b, n, f, taps)``, zeros beyond the edges."""
+        planes = F.pad(state.permute(3, 0, 1, 2), self.pad)
+        return planes.unfold(2, self.frames, 1).unfold(3, self.bins, 1).flatten(-2)
+
+    def forward(self, taps: Tensor, neighbours: Tensor) -> Tensor:
+        """Sum of complex products over the neighbours; ``taps`` is ``(b, n, f, 2 taps)``. Returns ``(b, n, f, 2)``."""
+        (a_re, a_im), (x_re, x_im) = taps.chunk(2, -1), neighbours.unbind(0)
+        return torch.stack([(a_re * x_re - a_im * x_im).sum(-1), (a_re * x_im + a_im * x_re).sum(-1)], -1)
+
+
 class CompactNet(nn.Module):
     """``forward(z_t, t, cond) -> v``: ``z_t`` and ``cond["y"]`` are ``(b, 2, f, n)``, t is ``(b,)`` or the stacked pair [t, r]."""
 
@@ -95,32 +120,41 @@ class CompactNet(nn.Module):
         c, s = config.channels, config.band_stride
         self.time_embedding = TimeEmbedding(config.embedding)
         self.preconditioning = Preconditioning(config)
-        self.encode = FrameConv(6, c, 1, config.causal, bands=2 * s, stride=s)
+        self.filter = StateFilter(config)
+        self.encode = FrameConv(10, c, 1, config.causal, bands=2 * s, stride=s)
         self.position = nn.Parameter(0.02 * torch.randn(config.freqs // s, c))
         self.blocks = nn.ModuleList(Block(config, config.dilations[i % len(config.dilations)]) for i in range(config.blocks))
         self.recurrence = Recurrence(config) if config.recurrent else None
         self.norm = FrameNorm(c)
-        self.decode = FrameConv(c, 6 * s, 1, config.causal)
+        self.decode = nn.Linear(c, s * (4 + 2 * self.filter.taps))
+        nn.init.zeros_(self.decode.weight)
+        nn.init.zeros_(self.decode.bias)
 
     def forward(self, z_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         e = F.silu(self.time_embedding(t))
-        state, answer, scale = self.preconditioning(z_t, current_time(t), cond["y"])
-        y, level = self.preconditioning.normalise(cond["y"])
-        inputs = torch.cat([state, y, cond["y"].norm(dim=1, keepdim=True), level], 1).permute(0, 3, 2, 1)      # (b, n, f, 6)
-        h = self.encode(inputs) + self.position
+        # inside, frames come before bins and channels last: (b, n, f, c)
+        z_t, y = z_t.permute(0, 3, 2, 1).contiguous(), cond["y"].permute(0, 3, 2, 1).contiguous()
+        state, answer, scale = self.preconditioning(z_t, current_time(t), y)
+        y, level = self.preconditioning.normalise(y)
+        before, below = (_product(state, F.pad(state, pad)[:, : state.shape[1], : state.shape[2]] * _CONJUGATE.to(state)) for pad in _SHIFTS)
+        h = self.encode(torch.cat([state, y, level, before, below], -1)) + self.position
         for i, block in enumerate(self.blocks):
-            if self.recurrence is not None and i == (len(self.blocks) + 1) // 2:
+            if self.recurrence is not None and i == len(self.blocks) // 2:
                 h = self.recurrence(h)
             h = block(h, e)
-        h = self.decode(self.norm(h))
-        b, n, _, _ = h.shape
-        masks = h.reshape(b, n, self.config.freqs, 6).permute(0, 3, 2, 1)
-        free, mask_state, mask_y = masks.chunk(3, 1)
-        return answer + scale * (free + _product(mask_state, state) + _product(mask_y, y))
+        h = self.decode(self.norm(h)).to(state.dtype)
+        h = h.reshape(*h.shape[:2], self.config.freqs, -1)
+        free, of_y, taps = h.split([2, 2, 2 * self.filter.taps], -1)
+        residual = free + _product(of_y, y) + self.filter(taps, self.filter.neighbours(state))
+        return (answer + scale * residual).permute(0, 3, 2, 1)
+
+
+_CONJUGATE = torch.tensor([1.0, -1.0])
+_SHIFTS = ((0, 0, 0, 0, 1, 0), (0, 0, 1, 0))       # by one frame, by one bin
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
-    """Complex product of two pairs of real channels ``(b, 2, f, n)``."""
-    a_re, a_im = a.unbind(1)
-    b_re, b_im = b.unbind(1)
-    return torch.stack([a_re * b_re - a_im * b_im, a_re * b_im + a_im * b_re], 1)
+    """Complex product of pairs of real numbers ``(..., 2)``."""
+    a_re, a_im = a.unbind(-1)
+    b_re, b_im = b.unbind(-1)
+    return torch.stack([a_re * b_re - a_im * b_im, a_re * b_im + a_im * b_re], -1)

@@ -9,16 +9,20 @@ from dataclasses import dataclass
 class CompactSizes:
     """What one chooses of a ``CompactNet``."""
 
-    channels: int = 48
+    channels: int = 64
     """Of every band."""
-    blocks: int = 6
+    blocks: int = 5
     """Residual blocks."""
-    band_stride: int = 4
+    band_stride: int = 8
     """STFT bins gathered into one band; divides their number."""
     dilations: tuple[int, ...] = (1, 2, 4)
     """Along the frames, block after block."""
-    recurrent: int = 32
-    """Width of the recurrence along the frames; 0 is none."""
+    recurrent: int = 0
+    """Width of a recurrence along the frames; 0 is none."""
+    filter_frames: int = 5
+    """Frames that the predicted filter of the state spans."""
+    filter_bins: int = 3
+    """Bins that it spans; odd."""
     embedding: int = 96
     """Width of the time embedding."""
     causal: bool = False

@@ -27,7 +27,7 @@ class Preconditioning(nn.Module):
         self.residual_std = config.residual_std
 
     def forward(self, z_t: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scaled state, linear answer and output scale, each broadcastable to ``(b, 2, f, n)``; t is ``(b,)``."""
+        """Scaled state, linear answer and output scale, each broadcastable to the states ``(b, n, f, 2)``; t is ``(b,)``."""
         t = t[:, None, None, None]
         g = self._magnitude(y)
         unit = g if self.shape == "magnitude" else torch.ones_like(g)
@@ -42,9 +42,9 @@ class Preconditioning(nn.Module):
         return w * inverse_std * 2**0.5, answer, c_squared.sqrt() * s_0 * inverse_std * 0.5**0.5
 
     def normalise(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The condition at unit magnitude ``(b, 2, f, n)`` and its level in bels above the floor ``(b, 1, f, n)``."""
+        """The condition at unit magnitude ``(b, n, f, 2)``; its magnitude, and its level in bels above the floor ``(b, n, f, 2)``."""
         g = self._magnitude(y)
-        return y / g, (g / self.floor).log10()
+        return y / g, torch.cat([g, (g / self.floor).log10()], -1)
 
     def _magnitude(self, y: Tensor) -> Tensor:
-        return (y.square().sum(1, keepdim=True) + self.floor**2).sqrt()
+        return (y.square().sum(-1, keepdim=True) + self.floor**2).sqrt()

@@ -1,0 +1,233 @@
+"""What distillation keeps, on real speech: trains, distils, searches and evaluates `vocode` and `enhance` from one command.
+
+    python benchmarks/quality.py --data ../shared/data
+
+Every stage resumes where it was stopped; finished stages are skipped. Models are selected on nothing but the validation split;
+the table is of the test split, whose speakers and noises no stage before it has heard. The last stage rounds the checkpoints to
+half precision, stores them in benchmarks/models, scores *those*, and writes benchmarks/results/quality.json and .png.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from mfdistill.checkpoint import load_config, load_tensors, save_folder, write_json
+from mfdistill.commands.evaluate import Evaluate
+from mfdistill.commands.evaluate import run as evaluate
+from mfdistill.commands.options import Corpus, ValidOptions
+from mfdistill.commands.os3_search import OS3Search
+from mfdistill.commands.os3_search import run as os3_search
+from mfdistill.commands.student_distill import StudentDistill
+from mfdistill.commands.student_distill import run as student_distill
+from mfdistill.commands.teacher_train import TeacherTrain
+from mfdistill.commands.teacher_train import run as teacher_train
+from mfdistill.distill.objectives.config import IntegralConfig
+from mfdistill.distill.settings import TrainConfig
+from mfdistill.flow.config import IntervalConfig
+from mfdistill.search.config import SearchConfig
+
+HERE = Path(__file__).resolve().parent
+CLAIM = ("student", 1, "uniform")      # the row that the README quotes, declared before any is measured
+COLUMNS = (
+    *("task", "model", "claim", "objective", "network", "nfe", "schedule", "times", "split", "sample_rate", "pesq_mode", "n", "params"),
+    *("train_hours", "pesq", "pesq_ci95", "estoi", "estoi_ci95", "sisdr", "sisdr_ci95", "dnsmos_ovrl", "dnsmos_ovrl_ci95"),
+    *("spksim", "spksim_ci95", "lsd", "lsd_ci95", "rtf", "searched", "checkpoint_sha256", "commit", "machine"),
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train, distil, search and evaluate on real speech."""
+
+    data: str = "../shared/data"
+    """Corpus with train, valid and test speakers (see the README on data), noises beside it."""
+    tasks: tuple[Literal["vocode", "enhance"], ...] = ("vocode", "enhance")
+    stages: tuple[Literal["train", "search", "evaluate"], ...] = ("train", "search", "evaluate")
+    out: str = "runs/quality"
+    """Folder of the runs."""
+    sample_rate: Literal[8000, 16000] = 16000
+    batch_size: int = 8
+    teacher_steps: int = 6000
+    """Updates of the teacher."""
+    student_steps: int = 1500
+    """Updates of the student, and of the teacher that is trained on for comparison."""
+    mixed_precision: Literal["no", "bf16"] = "bf16"
+    workers: int = 1
+    """Processes for PESQ and ESTOI."""
+    limit: int | None = None
+    """Use at most so many test utterances."""
+
+
+def main(options: Options) -> None:
+    """All stages for all tasks."""
+    for task in options.tasks:
+        if "train" in options.stages:
+            train(options, task)
+        if "search" in options.stages:
+            search(options, task)
+        if "evaluate" in options.stages:
+            record(options, task, measure(options, task))
+
+
+def train(options: Options, task: Literal["vocode", "enhance"]) -> None:
+    """Teacher, student, the teacher trained on, and a regression network with the training time of teacher and student together."""
+    out = Path(options.out) / task
+    corpus = Corpus(source=options.data)
+    common = TrainConfig(
+        batch_size=options.batch_size, lr=2e-3, warmup=100, ema_decay=0.998, mixed_precision=options.mixed_precision,
+        valid_every=1000, save_every=200, log_every=50, resume=True,
+    )
+    teacher = TeacherTrain(
+        task=task, sample_rate=options.sample_rate, data=corpus,
+        training=replace(common, out=str(out / "teacher"), steps=options.teacher_steps),
+        valid=ValidOptions(valid_files=6, valid_nfe=(1, 10)),
+    )
+    teacher_train(teacher)
+    student_distill(
+        StudentDistill(
+            teacher=str(out / "teacher"), data=corpus,
+            training=replace(common, out=str(out / "student"), steps=options.student_steps, lr=1e-3, valid_every=500),
+            valid=ValidOptions(valid_files=6, valid_nfe=(1, 2)),
+            integral=IntegralConfig(interval=IntervalConfig(p_full=0.25)),
+        )
+    )
+    teacher_train(
+        replace(
+            teacher, init=str(out / "teacher"), valid=ValidOptions(valid_files=6, valid_nfe=(1,)),
+            training=replace(common, out=str(out / "cfm-continued"), steps=options.student_steps, lr=1e-3),
+        )
+    )
+    teacher_train(
+        replace(
+            teacher, objective="regression", valid=ValidOptions(valid_files=6),
+            training=replace(common, out=str(out / "regression"), steps=regression_steps(out, options)),
+        )
+    )
+
+
+def regression_steps(out: Path, options: Options) -> int:
+    """As many as take the time of teacher and student together, by the measured pace: a student's step costs nine evaluations."""
+    hours = {name: hours_of(out / name) for name in ("teacher", "student")}
+    return round(options.teacher_steps * sum(hours.values()) / hours["teacher"] / 50) * 50
+
+
+def hours_of(folder: Path) -> float:
+    """Hours of training in a run's ``config.json``."""
+    return float(load_config(folder)["training"]["hours"])
+
+
+def search(options: Options, task: str) -> None:
+    """O3S at 2 and 3 evaluations on validation speakers, by speaker similarity (vocode: the metric of the paper) or PESQ."""
+    for nfe in (2, 3):
+        os3_search(
+            OS3Search(
+                student=str(Path(options.out) / task / "student"), data=Corpus(source=options.data),
+                search=SearchConfig(nfe=nfe, metric=SEARCHED[task], limit=16, iterations=6, workers=options.workers),
+            )
+        )
+
+
+SEARCHED = {"vocode": "spksim", "enhance": "pesq"}
+
+
+def measure(options: Options, task: str) -> list[dict[str, Any]]:
+    """Score the half-precision checkpoints on the test split; rows as the file wants them."""
+    runs, models = Path(options.out) / task, HERE / "models"
+    stored = {name: halve(runs / name, models / f"{task}-{name}") for name in ("teacher", "student")}
+    stored |= {name: halve(runs / name, runs / f"{name}-half") for name in ("cfm-continued", "regression")}
+    common = Evaluate(data=Corpus(source=options.data), split="test", limit=options.limit, workers=options.workers)
+    scores = evaluate(
+        replace(common, out=str(runs / "evaluation"), teacher=str(stored["teacher"]), student=str(stored["student"]),
+                regression=str(stored["regression"]))
+    )
+    continued = evaluate(
+        replace(common, out=str(runs / "evaluation-continued"), teacher=str(stored["cfm-continued"]), teacher_nfe=(1,))
+    )
+    scores += [row | {"model": "cfm-continued"} for row in continued if row["model"] == "teacher"]
+    teacher, student = hours_of(runs / "teacher"), hours_of(runs / "student")
+    hours = {
+        "unprocessed": 0.0, "teacher": teacher, "student": teacher + student,
+        "cfm-continued": teacher + hours_of(runs / "cfm-continued"), "regression": hours_of(runs / "regression"),
+    }
+    rows = []
+    for score in scores:
+        model = score["model"]
+        extra = {
+            "claim": (model, score["nfe"], score["schedule"]) == CLAIM,
+            "train_hours": round(hours[model], 3),
+            "searched": SEARCHED[task] if score["schedule"] == "o3s" else None,
+            "checkpoint_sha256": digest(stored[model] / "model.safetensors") if model in stored else None,
+            "commit": commit(),
+            "machine": machine(),
+        }
+        row = score | extra
+        rows.append({column: row.get(column) for column in COLUMNS})
+    return rows
+
+
+def halve(source: Path, target: Path) -> Path:
+    """A copy of a model folder in half precision."""
+    config = {key: value for key, value in load_config(source).items() if key != "format"}
+    save_folder(target, {key: value.half() for key, value in load_tensors(source).items()}, config)
+    return target
+
+
+def record(options: Options, task: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Replace the task's rows in the recorded result and draw it."""
+    from mfdistill.report import quality_plot, write_table
+
+    stem = HERE / "results" / "quality"
+    old = json.loads(stem.with_suffix(".json").read_text()) if stem.with_suffix(".json").is_file() else []
+    both = [row for row in old if (row["task"], row["sample_rate"]) != (task, options.sample_rate)] + list(rows)
+    write_table(stem, both)
+    quality_plot(both, stem.with_suffix(".png"), columns=("pesq", "estoi", "sisdr", "dnsmos_ovrl", "spksim", "lsd"))
+    for nfe in (2, 3):
+        found = Path(options.out) / task / "student" / f"o3s-{nfe}"
+        if found.with_suffix(".json").is_file():
+            write_json(HERE / "results" / f"o3s-{task}-{nfe}.json", json.loads(found.with_suffix(".json").read_text()))
+            (HERE / "results" / f"o3s-{task}-{nfe}.png").write_bytes(found.with_suffix(".png").read_bytes())
+
+
+def digest(file: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def commit() -> str:
+    """The repository's commit, marked where the tree has changes."""
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
+
+    dirty = git("status", "--porcelain", "--", "../mfdistill")
+    return git("rev-parse", "--short=12", "HEAD") + ("+changes" if dirty else "")
+
+
+def machine() -> str:
+    """The machine in words."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{os.cpu_count()} cores of a {processor()} server, no GPU, one training per core"
+
+
+def processor() -> str:
+    """The processor's name."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
