@@ -24,7 +24,12 @@ import tyro
 
 import mfdistill
 from mfdistill.checkpoint import load_config
+from mfdistill.commands.demo import Demo
+from mfdistill.commands.evaluate import Evaluate
+from mfdistill.commands.info import Info
 from mfdistill.commands.options import corpus
+from mfdistill.commands.os3_search import OS3Search
+from mfdistill.commands.restore import Restore
 from mfdistill.commands.student_distill import StudentDistill
 from mfdistill.commands.teacher_train import TeacherTrain
 from mfdistill.distill.interrupt import Interrupted
@@ -33,6 +38,11 @@ from mfdistill.errors import UserError
 COMMANDS: dict[str, type] = {
     "teacher-train": TeacherTrain,
     "student-distill": StudentDistill,
+    "os3-search": OS3Search,
+    "evaluate": Evaluate,
+    "restore": Restore,
+    "demo": Demo,
+    "info": Info,
 }
 ALIASES = {"o3s-search": "os3-search"}
 CHECKPOINTS = {"student-distill": "teacher", "os3-search": "student", "evaluate": "student"}
@@ -94,10 +104,10 @@ def _tyro(arguments: list[str], defaults: dict[str, Any]) -> tuple[Any, list[str
         Annotated[cls, tyro.conf.subcommand(name, **{"default": defaults[name]} if name in defaults else {})]
         for name, cls in COMMANDS.items()
     )
-    about = mfdistill.__doc__ or ""
+    about = "Turn conditional-flow-matching speech teachers into one- to three-step MeanFlow students. A command's options: COMMAND --help."
     return tyro.cli(
         Union[choices],  # type: ignore[arg-type]  # noqa: UP007
-        prog="mfdistill", description=about.split(": ", 1)[-1], args=arguments, config=_STYLE, return_unknown_args=True,
+        prog="mfdistill", description=about, args=arguments, config=_STYLE, return_unknown_args=True,
     )  # fmt: skip
 
 

@@ -1,0 +1,222 @@
+"""evaluate."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mfdistill.commands.options import Corpus
+from mfdistill.commands.progress import progress
+
+if TYPE_CHECKING:
+    from mfdistill.distill.inference import Model, Steps
+    from mfdistill.tasks import Task
+
+
+_WIDE = 140  # columns of a terminal that the whole table fits into
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Compare unprocessed input, teacher, student and regression network on whole utterances: table, JSON, CSV, figure, WAV files."""
+
+    student: str | None = None
+    """The student's folder; steps are equal ones, and searched ones where its config.json has them."""
+    teacher: str | None = None
+    """The teacher's folder; by default the one the student was made from, if it is still there."""
+    regression: str | None = None
+    """Folder of a regression network (teacher-train --objective regression)."""
+    out: str = "runs/evaluation"
+    """Folder of the results."""
+    split: Literal["test", "valid"] = "test"
+    limit: int | None = None
+    """Use at most so many utterances."""
+    metrics: tuple[str, ...] = ("pesq", "estoi", "sisdr", "lsd", "spksim", "dnsmos")
+    teacher_nfe: tuple[int, ...] = (1, 2, 5, 10, 20)
+    """Euler steps of the teacher."""
+    student_nfe: tuple[int, ...] = (1, 2, 3)
+    """Equal steps of the student."""
+    audio: int = 4
+    """Utterances whose restored waveforms are written as WAV files."""
+    seed: int = 0
+    """Of the noise, which is the same for every system."""
+    workers: int = 1
+    """Processes for PESQ and ESTOI."""
+    data: Corpus = field(default_factory=Corpus)
+    """By default what the student was trained on."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the table."""
+
+    model: str
+    nfe: int
+    schedule: str
+    steps: Steps | None = None
+    source: Model | None = None
+    checkpoint: str | None = None
+
+    @property
+    def label(self) -> str:
+        number = f"-{self.nfe}" if self.model in ("teacher", "student") else ""
+        return self.model + number + ("-o3s" if self.schedule == "o3s" else "")
+
+
+def run(command: Evaluate) -> list[dict[str, Any]]:
+    """Evaluate as ``command`` says; returns the rows of the table.
+
+    Raises:
+        UserError: nothing to evaluate, checkpoints of different tasks, bad data, a metric that is unknown or not installed.
+    """
+    from accelerate import Accelerator
+
+    from mfdistill.data import open_eval
+    from mfdistill.distill.logs import say
+    from mfdistill.errors import UserError
+    from mfdistill.metrics import named, pesq_mode, scoring_pool, summarise
+
+    for name in ("teacher_nfe", "student_nfe"):
+        if any(nfe < 1 for nfe in getattr(command, name)):
+            raise UserError(f"--{name.replace('_', '-')}: numbers of steps must be at least 1")
+    named(command.metrics)
+    accelerator = Accelerator()
+    task, entries = _entries(command, accelerator.device)
+    utterances = open_eval(command.data, command.split, task.needs_noisy, task.sample_rate, limit=command.limit)
+    main = accelerator.is_main_process
+    if main:
+        what = f"{len(utterances)} utterances of {command.data.source} ({command.split})"
+        say(f"evaluating '{task.config.name}' at {task.sample_rate} Hz: {len(entries)} systems on {what}")
+    rows, details = [], []
+    share = -(-len(utterances) // accelerator.num_processes)
+    with scoring_pool(command.workers) as pool, progress(len(entries) * share, "utterances", main) as tell:
+        for entry in entries:
+            scores, rtf = _score(command, entry, task, utterances, accelerator, pool, tell)
+            about = {"task": task.config.name, "model": entry.model, "nfe": entry.nfe, "schedule": entry.schedule}
+            made = (entry.source.config.get("objective") or {}).get("name") if entry.source is not None else None
+            rows.append(
+                about
+                | {"objective": made, "network": None if entry.source is None else entry.source.config["network"]["name"]}
+                | {"params": None if entry.source is None else entry.source.params, "split": command.split}
+                | {"sample_rate": task.sample_rate, "pesq_mode": pesq_mode(task.sample_rate), "rtf": rtf, "checkpoint": entry.checkpoint}
+                | {"times": list(entry.steps) if isinstance(entry.steps, Sequence) else None}
+                | summarise([{key: value for key, value in row.items() if key != "utterance"} for row in scores])
+            )
+            details += [about | row for row in scores]
+    if main:
+        _write(command, task, utterances, rows, details, entries)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return rows
+
+
+def _entries(command: Evaluate, device: Any) -> tuple[Task, list[Entry]]:
+    from mfdistill.commands.training import same_task
+    from mfdistill.distill.inference import open_model
+    from mfdistill.errors import UserError
+
+    models: dict[str, tuple[str, Model]] = {}
+    if command.student is not None:
+        models["student"] = command.student, open_model(command.student, device, "student")
+    parent = (models["student"][1].config.get("parent") or {}).get("teacher") if models else None
+    teacher = command.teacher or (parent if parent and Path(parent).is_dir() else None)
+    for role, path in (("teacher", teacher), ("regression", command.regression)):
+        if path is not None:
+            models[role] = path, open_model(path, device, role)
+    if not models:
+        raise UserError("evaluate: nothing to evaluate; give --student, --teacher or --regression")
+    task = next(iter(models.values()))[1].task
+    for role, (path, model) in models.items():
+        same_task(task, model.task, f"--{role} {path}")
+
+    entries = [Entry("unprocessed", 0, "")]
+    for role in ("regression", "teacher", "student"):
+        if role not in models:
+            continue
+        path, model = models[role]
+        if role == "regression":
+            entries.append(Entry(role, 1, "", None, model, path))
+        numbers = {"teacher": command.teacher_nfe, "student": command.student_nfe}.get(role, ())
+        entries += [Entry(role, nfe, "uniform", nfe, model, path) for nfe in numbers]
+        for nfe in model.config.get("schedules") or {}:
+            entries.append(Entry(role, int(nfe), "o3s", model.schedule(int(nfe))[1], model, path))
+    return task, entries
+
+
+def _score(
+    command: Evaluate, entry: Entry, task: Task, utterances: Any, accelerator: Any, pool: Any, tell: Callable[[str, float], None]
+) -> tuple[list[dict[str, Any]], float | None]:
+    """Rows of one system and its real-time factor (measured on the main process)."""
+    import torch
+    from torch import Tensor
+
+    from mfdistill.audio.io import write_audio
+    from mfdistill.distill.inference import restore
+    from mfdistill.distill.validation import score_system
+    from mfdistill.metrics import measure_rtf
+
+    def system(wave: Tensor, index: int) -> Tensor:
+        if entry.source is None:
+            return task.degrade(wave[None])[0]
+        return restore(task, entry.source.endpoint, wave, entry.steps, command.seed, index)
+
+    heard = {utterances.names[i] for i in range(min(command.audio, len(utterances)))}
+
+    def keep(name: str, wave: Any) -> None:
+        tell(entry.label, 1)
+        if name in heard:
+            write_audio(_wav(command, name, entry.label), wave, task.sample_rate, subtype="FLOAT")
+
+    rows = score_system(system, utterances, command.metrics, task.sample_rate, accelerator, pool, keep)
+    rtf = None
+    if entry.source is not None and accelerator.is_main_process:
+        wave = utterances[0]["degraded"].to(accelerator.device)
+        wait = torch.cuda.synchronize if wave.is_cuda else None
+        rtf = measure_rtf(lambda: system(wave, 0), len(wave) / task.sample_rate, repeats=3, synchronise=wait)
+    accelerator.wait_for_everyone()
+    return rows, rtf
+
+
+def _wav(command: Evaluate, name: str, label: str) -> Path:
+    return Path(command.out) / "audio" / name.replace("/", "_") / f"{label}.wav"
+
+
+def _write(
+    command: Evaluate, task: Task, utterances: Any, rows: list[dict[str, Any]], details: list[dict[str, Any]], entries: Sequence[Entry]
+) -> None:
+    from mfdistill.audio.io import write_audio
+    from mfdistill.checkpoint import write_text
+    from mfdistill.distill.logs import say
+    from mfdistill.report import model_card, quality_plot, write_table
+
+    out = Path(command.out)
+    write_table(out / "evaluation", rows)
+    write_table(out / "utterances", details)
+    quality_plot(rows, out / "quality.png", title=f"{task.config.name}, {task.sample_rate} Hz, {rows[0]['n']} utterances")
+    card: Mapping[str, Any] = next((entry.source.config for entry in reversed(entries) if entry.source is not None), {})
+    write_text(out / "README.md", model_card(card, rows))
+    for item in (utterances[i] for i in range(min(command.audio, len(utterances)))):
+        write_audio(_wav(command, item["name"], "clean"), item["clean"].numpy(), task.sample_rate, subtype="FLOAT")
+    _show(rows, f"{task.config.name}, {task.sample_rate} Hz, {rows[0]['n']} utterances ({command.split}), mean ± 95 % confidence")
+    say(f"{out}: evaluation.csv and .json, utterances.csv and .json, quality.png, README.md" + (", audio/" if command.audio else ""))
+
+
+def _show(rows: Sequence[Mapping[str, Any]], title: str) -> None:
+    """The table; a narrow terminal gets it without intervals and with the model's columns in one."""
+    from rich.console import Console
+
+    from mfdistill.report import table
+
+    console = Console() if sys.stdout.isatty() else Console(width=_WIDE)
+    metrics = [column for column in rows[-1] if f"{column}_ci95" in rows[-1] and column not in ("dnsmos_sig", "dnsmos_bak")]
+    if console.width >= _WIDE:
+        console.print(table(rows, ["model", "nfe", "schedule", "params", "rtf", *metrics], title=title))
+        return
+    short = [{"system": f"{row['model']} {row['nfe'] or ''} {row['schedule'].replace('uniform', '')}".strip()} | dict(row) for row in rows]
+    plain = [{key: value for key, value in row.items() if not key.endswith("_ci95")} for row in short]
+    console.print(table(plain, ["system", "rtf", *metrics], title=title.split(", mean")[0]))
+    sizes = {row["model"]: f"{row['model']} {row['params'] / 1e6:.2f} M parameters" for row in rows if row["params"]}
+    console.print(f"{', '.join(sizes.values())}; confidence intervals are in evaluation.csv (or widen the terminal)")

@@ -1,0 +1,119 @@
+"""info."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import math
+import platform
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import Positional
+
+import mfdistill
+from mfdistill.errors import UserError
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a checkpoint is, or, without one, which versions are installed and what this machine computes on."""
+
+    checkpoint: Positional[str | None] = None
+    """A model's folder."""
+
+
+def run(command: Info) -> dict[str, str]:
+    """Print and return the facts.
+
+    Raises:
+        UserError: no checkpoint there, or a damaged one.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    facts = _versions() if command.checkpoint is None else describe(command.checkpoint)
+    shown = Table(box=None, show_header=False, pad_edge=False)
+    shown.add_column(style="bold", no_wrap=True)
+    shown.add_column(overflow="fold")
+    for key, value in facts.items():
+        shown.add_row(key, value)
+    Console(highlight=False).print(shown)
+    return facts
+
+
+def describe(checkpoint: str) -> dict[str, str]:
+    """Role, task, network, parameters, schedules and history of a model folder, without loading its weights."""
+    from mfdistill.checkpoint import load_config
+
+    config = load_config(checkpoint)
+    folder = Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent
+    task, training, parent = (config.get(key) or {} for key in ("task", "training", "parent"))
+    stft, network, objective = task.get("stft") or {}, config.get("network") or {}, config.get("objective") or {}
+    count = parameters(folder / "model.safetensors") if (folder / "model.safetensors").is_file() else None
+    schedules = {len(config["schedule"]) - 1: config["schedule"]} if config.get("schedule") else {}
+    schedules |= {int(nfe): times for nfe, times in (config.get("schedules") or {}).items()}
+    searched = config.get("schedules") or {}
+    facts = {
+        "role": str(config.get("role")),
+        "task": f"{task.get('name')} at {stft.get('sample_rate')} Hz, STFT {stft.get('n_fft')}/{stft.get('hop')} {stft.get('window')}",
+        "path": f"prior around {task.get('prior_mean')}, {task.get('prior_shape')} spread {task.get('sigma_0')} to {task.get('sigma_1')}",
+        "network": f"{network.get('name')} ({_listed(network.get('config') or {})})",
+        "parameters": f"{count:,}" if count is not None else "no model.safetensors yet",
+        "objective": f"{objective.get('name')} ({_listed({k: v for k, v in objective.items() if k != 'name'})})" if objective else "",
+        "data": str((config.get("data") or {}).get("source", "")),
+        "training": f"{training.get('step')} of {training.get('steps')} updates of {training.get('batch_size')}, "
+        f"{training.get('hours', 0):.2f} h" if training else "",
+        "parent": _listed(parent) if isinstance(parent, Mapping) else str(parent),
+    }  # fmt: skip
+    for nfe, times in sorted(schedules.items()):
+        facts[f"schedule, {nfe} NFE"] = " ".join(f"{t:.4g}" for t in times) + (" (searched)" if str(nfe) in searched else "")
+    return {key: value for key, value in facts.items() if value}
+
+
+def parameters(file: Path) -> int:
+    """Numbers in a safetensors file, from its header alone.
+
+    Raises:
+        UserError: damaged.
+    """
+    try:
+        with file.open("rb") as handle:
+            (size,) = struct.unpack("<Q", handle.read(8))
+            header = json.loads(handle.read(size) if size < 2**27 else b"")
+    except (OSError, ValueError, struct.error) as error:
+        raise UserError(f"{file}: damaged or no safetensors file ({error}); copy or train it again") from error
+    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+
+
+def _versions() -> dict[str, str]:
+    import torch
+
+    facts = {"mfdistill": mfdistill.__version__, "python": platform.python_version(), "torch": torch.__version__}
+    for name in ("torchaudio", "accelerate", "safetensors", "datasets", "tyro"):
+        facts[name] = _version(name)
+    facts["metrics"] = ", ".join(f"{name} {_version(name)}" for name in ("pesq", "pystoi", "resemblyzer", "speechmos"))
+    facts["embedded corpus"] = "espeakng-loader " + _version("espeakng-loader")
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    return facts | {"computes on": device}
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    parts = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            parts.append(f"{key}: {_listed(value)}")
+        elif value is not None:
+            parts.append(f"{key} {value[:12] if key == 'sha256' else value}")
+    return ", ".join(parts)

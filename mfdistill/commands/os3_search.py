@@ -1,0 +1,84 @@
+"""os3-search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import OmitArgPrefixes
+
+from mfdistill.commands.options import Corpus
+from mfdistill.search.config import SearchConfig
+
+
+@dataclass(frozen=True)
+class OS3Search:
+    """Place a student's steps by ternary search (O3S) on the validation split; the schedule is written into its config.json."""
+
+    student: str = "runs/student"
+    """The student's folder."""
+    out: str | None = None
+    """Another folder for o3s.json and o3s.png than the student's; the student stays as it is then."""
+    data: Corpus = field(default_factory=Corpus)
+    """By default what the student was trained on."""
+    search: OmitArgPrefixes[SearchConfig] = field(default_factory=SearchConfig)
+
+
+def run(command: OS3Search) -> dict[str, Any]:
+    """Search as ``command`` says; returns what ``o3s.json`` holds.
+
+    Raises:
+        UserError: bad options, student, teacher or data.
+    """
+    from accelerate import Accelerator
+
+    from mfdistill.checkpoint import load_config
+    from mfdistill.data import open_eval
+    from mfdistill.distill.inference import open_model
+    from mfdistill.distill.logs import say
+    from mfdistill.errors import UserError
+    from mfdistill.search import run_search
+    from mfdistill.search.score import TEACHER_MSE, resolve_metric
+
+    search = command.search
+    metric, column, direction = resolve_metric(search.metric)
+    accelerator = Accelerator()
+    folder = Path(command.student)
+    if folder.name == "config.json":
+        folder = folder.parent
+    task = open_model(folder, role="student").task
+    if metric == TEACHER_MSE and search.teacher is None:
+        parent = load_config(folder).get("parent") or {}
+        search = replace(search, teacher=parent.get("teacher"))
+    if search.nfe == 1:
+        raise UserError("--nfe 1: one step has no inner time to place; search with --nfe 2 or more")
+    utterances = open_eval(command.data, "valid", task.needs_noisy, task.sample_rate, limit=search.limit)
+    if accelerator.is_main_process:
+        better = "higher" if direction > 0 else "lower"
+        count = min(len(utterances), search.limit or len(utterances))
+        say(f"{folder}: placing {search.nfe} steps by {column} ({better} is better) on {count} utterances of {command.data.source}")
+    found = run_search(folder, task, utterances, search, accelerator, out=command.out)
+    if accelerator.is_main_process:
+        _show(found, Path(command.out or folder))
+    accelerator.end_training()
+    return found
+
+
+def _show(found: dict[str, Any], folder: Path) -> None:
+    from rich.console import Console
+
+    from mfdistill.distill.logs import say
+    from mfdistill.report import table
+
+    sign, column = found["direction"], found["column"]
+
+    def row(what: str, schedule: list[float], score: float | None) -> dict[str, Any]:
+        return {"schedule": what, "times": " ".join(f"{t:.3f}" for t in schedule), column: None if score is None else sign * score}
+
+    rows = [row(start["name"], start["from"], start["from_score"]) for start in found["starts"]]
+    rows += [row(f"from {start['name']}", start["schedule"], start["score"]) for start in found["starts"]]
+    Console().print(table(rows, title=f"O3S, {found['nfe']} NFE, {found['n']} utterances, {found['scored']} schedules scored"))
+    times = " ".join(f"{t:.3f}" for t in found["schedule"])
+    kept = f", and schedule {times} in config.json" if (folder / "config.json").is_file() else f"; schedule {times}"
+    say(f"{folder}: o3s.json, o3s.png{kept}")
