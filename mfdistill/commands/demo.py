@@ -79,7 +79,7 @@ def run(command: Demo) -> list[dict[str, Any]]:
         Evaluate(str(out / "student"), str(out / "teacher"), out=str(out / "evaluation"), limit=8, audio=2, data=command.data,
                  metrics=("pesq", "estoi", "lsd", "spksim"))
     )  # fmt: skip
-    say(f"done in {(time.monotonic() - began) / 60:.1f} min; the figure is {out}/evaluation/quality.png, to hear: {out}/evaluation/audio/*/*.wav")
+    say(f"done in {(time.monotonic() - began) / 60:.1f} min; figure: {out}/evaluation/quality.png, to hear: {out}/evaluation/audio/*/*.wav")
     return rows
 
 
@@ -109,7 +109,7 @@ def _plan(command: Demo) -> dict[str, int]:
         "student": max(10, round((1 - TEACHER_SHARE) * budget / student_s)),
     }
     write_json(file, {"options": options, "steps": steps, "seconds_per_update": [teacher_s, student_s]})
-    say(f"{command.minutes:g} minutes allow {steps['teacher']} updates of the teacher and {steps['student']} of the student on this machine")
+    say(f"{command.minutes:g} minutes on this machine: {steps['teacher']} updates of the teacher, {steps['student']} of the student")
     return steps
 
 
