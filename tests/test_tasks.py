@@ -1,0 +1,60 @@
+"""Tasks: what they condition on, at which level, and back to audio."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mfdistill.errors import UserError
+from mfdistill.tasks import default_task, get_task
+
+
+@pytest.mark.parametrize("name", ["enhance", "vocode"])
+@pytest.mark.parametrize("rate", [8000, 16000])
+@pytest.mark.parametrize("length", [1, 37, 4000, 16001])
+def test_features_return_to_the_waveform(name: str, rate: int, length: int) -> None:
+    task = get_task(default_task(name, rate))
+    time = torch.arange(length) / rate
+    wave = 0.3 * torch.sin(2 * torch.pi * 440 * time + 1)[None]
+    back = task.waveform(task.target(wave), length)
+    assert back.shape == wave.shape
+    torch.testing.assert_close(back, wave, rtol=0, atol=5e-3)       # the Nyquist bin is not kept
+
+
+def test_level_is_the_peak_of_the_input_and_silence_keeps_its_own() -> None:
+    task = get_task(default_task("enhance"))
+    wave = torch.stack([torch.tensor([0.0, -0.5, 0.25]), torch.zeros(3)])
+    assert torch.equal(task.gain(wave), torch.tensor([[2.0], [1.0]]))
+
+
+def test_vocoder_is_given_no_phase() -> None:
+    task = get_task(default_task("vocode"))
+    y = task.condition(torch.randn(2, 8000))["y"]
+    assert torch.equal(y[:, 1], torch.zeros_like(y[:, 1]))
+    assert (y[:, 0] >= 0).all()
+
+
+def test_vocoder_condition_does_not_depend_on_the_phase_of_a_tone() -> None:
+    task = get_task(default_task("vocode"))
+    time = torch.arange(16000) / 16000
+    a, b = (task.condition(torch.sin(2 * torch.pi * 1000 * time + phase)[None])["y"][..., 5:-5] for phase in (0.0, 1.3))
+    assert (a - b).norm() < 0.02 * a.norm()
+
+
+def test_degraded_vocoder_input_does_not_depend_on_the_sign_of_the_speech() -> None:
+    task = get_task(default_task("vocode"))
+    wave = 0.1 * torch.randn(1, 16000, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(task.degrade(wave), task.degrade(-wave))
+    assert torch.equal(get_task(default_task("enhance")).degrade(wave), wave)
+
+
+def test_only_enhancement_needs_noisy_speech() -> None:
+    assert get_task(default_task("enhance")).needs_noisy
+    assert not get_task(default_task("vocode")).needs_noisy
+
+
+def test_unknown_task_and_rate_are_named() -> None:
+    with pytest.raises(UserError, match="task 'denoise' is unknown.*enhance, vocode"):
+        default_task("denoise")
+    with pytest.raises(UserError, match="sample_rate 44100.*8000 and 16000"):
+        default_task("vocode", 44100)
