@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command = parse(list(sys.argv[1:] if arguments is None else arguments))
         importlib.import_module(type(command).__module__).run(command)
+        _leave()
         return 0
     except UserError as error:
         return _tell(f"error: {error}", 2)
@@ -166,6 +167,13 @@ def _unknown(name: str, word: str) -> str:
 def _nearest(word: str, known: Sequence[str], otherwise: str) -> str:
     near = difflib.get_close_matches(word, known, n=1)
     return f"did you mean {near[0]}?" if near else otherwise
+
+
+def _leave() -> None:
+    """End the process group, where a launcher made one."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _rank() -> int:

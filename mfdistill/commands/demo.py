@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,6 +48,7 @@ def run(command: Demo) -> list[dict[str, Any]]:
     from mfdistill.distill.logs import say
     from mfdistill.errors import UserError
 
+    main = int(os.environ.get("RANK", "0")) == 0
     if command.minutes <= OUTSIDE:
         raise UserError(f"--minutes {command.minutes:g}: the chain around the training takes {OUTSIDE} minutes; give more")
     began = time.monotonic()
@@ -72,20 +74,26 @@ def run(command: Demo) -> list[dict[str, Any]]:
             OS3Search(str(out / "student"), data=command.data, search=SearchConfig(nfe=2, metric="pesq", limit=6, iterations=4)))),
     )  # fmt: skip
     for title, step in steps:
-        say(f"--- {title} ({(time.monotonic() - began) / 60:.1f} min so far)")
+        if main:
+            say(f"--- {title} ({(time.monotonic() - began) / 60:.1f} min so far)")
         step()
-    say(f"--- 4/4 evaluation ({(time.monotonic() - began) / 60:.1f} min so far)")
+    if main:
+        say(f"--- 4/4 evaluation ({(time.monotonic() - began) / 60:.1f} min so far)")
     rows = evaluate.run(
         Evaluate(str(out / "student"), str(out / "teacher"), out=str(out / "evaluation"), limit=8, audio=2, data=command.data,
                  metrics=("pesq", "estoi", "lsd", "spksim"))
     )  # fmt: skip
-    say(f"done in {(time.monotonic() - began) / 60:.1f} min; figure: {out}/evaluation/quality.png, to hear: {out}/evaluation/audio/*/*.wav")
+    if main:
+        say(f"done in {(time.monotonic() - began) / 60:.1f} min; see {out}/evaluation/quality.png, hear {out}/evaluation/audio")
     return rows
 
 
 def _plan(command: Demo) -> dict[str, int]:
     """Updates of teacher and student that fit into the time: measured once and kept in ``plan.json``, so that a stopped demo goes on."""
     import json
+
+    from accelerate import Accelerator
+    from accelerate.utils import broadcast_object_list
 
     from mfdistill.checkpoint import write_json
     from mfdistill.config import to_dict
@@ -102,21 +110,23 @@ def _plan(command: Demo) -> dict[str, int]:
         if known["options"] != options:
             raise UserError(f"{command.out}: holds a demo with other options; name another --out")
         return known["steps"]
-    teacher_s, student_s = _seconds_per_update(command)
+    accelerator = Accelerator()
+    teacher_s, student_s = _seconds_per_update(command, accelerator)
     budget = 60 * (command.minutes - OUTSIDE)
     steps = {
         "teacher": max(20, round(TEACHER_SHARE * budget / teacher_s)),
         "student": max(10, round((1 - TEACHER_SHARE) * budget / student_s)),
     }
-    write_json(file, {"options": options, "steps": steps, "seconds_per_update": [teacher_s, student_s]})
-    say(f"{command.minutes:g} minutes on this machine: {steps['teacher']} updates of the teacher, {steps['student']} of the student")
-    return steps
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        write_json(file, {"options": options, "steps": steps, "seconds_per_update": [teacher_s, student_s]})
+        say(f"{command.minutes:g} minutes on this machine: {steps['teacher']} updates of the teacher, {steps['student']} of the student")
+    return broadcast_object_list([steps])[0]
 
 
-def _seconds_per_update(command: Demo) -> tuple[float, float]:
+def _seconds_per_update(command: Demo, accelerator: Any) -> tuple[float, float]:
     """Of teacher and student, the best of a few after a warm-up."""
     import torch
-    from accelerate import Accelerator
 
     from mfdistill.commands.options import task_config
     from mfdistill.data import open_train
@@ -131,10 +141,10 @@ def _seconds_per_update(command: Demo) -> tuple[float, float]:
 
     task = get_task(task_config(command.task, command.sample_rate, TeacherTrain().task_options))
     data = open_train(command.data, task.needs_noisy, task.sample_rate)
-    device = Accelerator().device
+    device = accelerator.device
     network = build_network("compact", fit_network_config(task, data, CompactSizes(), count=1)).to(device)
     teacher = CFMTeacher(network, task)
-    stream = batches(data, BATCH, num_workers=0)
+    stream = batches(data, max(1, BATCH // accelerator.num_processes), num_workers=0)
     times = []
     for objective in (CFMObjective(network, task.path), IntegralObjective(Student.from_teacher(teacher), teacher, task.path)):
         measured = []

@@ -109,7 +109,6 @@ def run(command: Evaluate) -> list[dict[str, Any]]:
     if main:
         _write(command, task, utterances, rows, details, entries)
     accelerator.wait_for_everyone()
-    accelerator.end_training()
     return rows
 
 

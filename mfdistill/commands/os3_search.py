@@ -61,7 +61,6 @@ def run(command: OS3Search) -> dict[str, Any]:
     found = run_search(folder, task, utterances, search, accelerator, out=command.out)
     if accelerator.is_main_process:
         _show(found, Path(command.out or folder))
-    accelerator.end_training()
     return found
 
 

@@ -85,7 +85,6 @@ def run(command: Restore) -> list[Path]:
     if main:
         there = f", {len(jobs) - len(waiting)} were there already" if len(waiting) < len(jobs) else ""
         say(f"{jobs[0][1]}: written" if single else f"{command.target}: {count} of {len(jobs)} files restored{there}")
-    accelerator.end_training()
     if failed and main:
         raise UserError(f"{command.source}: {len(failed)} of {len(jobs)} files could not be restored ({failed[0]}, ...); see above")
     return done

@@ -50,7 +50,6 @@ def launch(
     if accelerator.is_main_process:
         finish(out)
         say(f"{out}: model.safetensors, config.json, log.jsonl, curves.png, README.md; go on with: mfdistill {after}")
-    accelerator.end_training()
     return out
 
 
