@@ -60,7 +60,14 @@ class Options:
     teacher_steps: int = 6000
     """Updates of the teacher."""
     student_steps: int = 1500
-    """Updates of the student, and of the teacher that is trained on for comparison."""
+    """Updates of the student."""
+    student_batch_size: int = 4
+    """Crops per update of the student; each gives ``targets_per_rollout`` targets."""
+    targets_per_rollout: int = 3
+    continued_steps: int | None = None
+    """Updates of the teacher that is trained on for comparison; default: as many as take the student's time."""
+    regression_steps: int | None = None
+    """Updates of the regression network; default: as many as take the time of teacher and student together."""
     mixed_precision: Literal["no", "bf16"] = "bf16"
     workers: int = 1
     """Processes for PESQ and ESTOI."""
@@ -80,7 +87,7 @@ def main(options: Options) -> None:
 
 
 def train(options: Options, task: Literal["vocode", "enhance"]) -> None:
-    """Teacher, student, the teacher trained on, and a regression network with the training time of teacher and student together."""
+    """Teacher, student, a regression network, and the teacher trained on."""
     out = Path(options.out) / task
     corpus = Corpus(source=options.data)
     common = TrainConfig(
@@ -96,29 +103,30 @@ def train(options: Options, task: Literal["vocode", "enhance"]) -> None:
     student_distill(
         StudentDistill(
             teacher=str(out / "teacher"), data=corpus,
-            training=replace(common, out=str(out / "student"), steps=options.student_steps, lr=1e-3, valid_every=500),
+            training=replace(
+                common, out=str(out / "student"), steps=options.student_steps, batch_size=options.student_batch_size, lr=1e-3,
+                valid_every=200,
+            ),
             valid=ValidOptions(valid_files=6, valid_nfe=(1, 2)),
-            integral=IntegralConfig(interval=IntervalConfig(p_full=0.25)),
+            integral=IntegralConfig(targets_per_rollout=options.targets_per_rollout, interval=IntervalConfig(p_full=0.5)),
+        )
+    )
+    hours = {name: hours_of(out / name) for name in ("teacher", "student")}
+    pace = options.teacher_steps / hours["teacher"]
+    teacher_train(
+        replace(
+            teacher, objective="regression", valid=ValidOptions(valid_files=6),
+            training=replace(common, out=str(out / "regression"), steps=options.regression_steps or round(pace * sum(hours.values()))),
         )
     )
     teacher_train(
         replace(
             teacher, init=str(out / "teacher"), valid=ValidOptions(valid_files=6, valid_nfe=(1,)),
-            training=replace(common, out=str(out / "cfm-continued"), steps=options.student_steps, lr=1e-3),
+            training=replace(
+                common, out=str(out / "cfm-continued"), steps=options.continued_steps or round(pace * hours["student"]), lr=1e-3
+            ),
         )
     )
-    teacher_train(
-        replace(
-            teacher, objective="regression", valid=ValidOptions(valid_files=6),
-            training=replace(common, out=str(out / "regression"), steps=regression_steps(out, options)),
-        )
-    )
-
-
-def regression_steps(out: Path, options: Options) -> int:
-    """As many as take the time of teacher and student together, by the measured pace: a student's step costs nine evaluations."""
-    hours = {name: hours_of(out / name) for name in ("teacher", "student")}
-    return round(options.teacher_steps * sum(hours.values()) / hours["teacher"] / 50) * 50
 
 
 def hours_of(folder: Path) -> float:

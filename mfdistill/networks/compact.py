@@ -136,7 +136,7 @@ class CompactNet(nn.Module):
         z_t, y = z_t.permute(0, 3, 2, 1).contiguous(), cond["y"].permute(0, 3, 2, 1).contiguous()
         state, answer, scale = self.preconditioning(z_t, current_time(t), y)
         y, level = self.preconditioning.normalise(y)
-        before, below = (_product(state, F.pad(state, pad)[:, : state.shape[1], : state.shape[2]] * _CONJUGATE.to(state)) for pad in _SHIFTS)
+        before, below = (_product(state, _shifted(state, pad) * _CONJUGATE.to(state)) for pad in _SHIFTS)
         h = self.encode(torch.cat([state, y, level, before, below], -1)) + self.position
         for i, block in enumerate(self.blocks):
             if self.recurrence is not None and i == len(self.blocks) // 2:
@@ -151,6 +151,10 @@ class CompactNet(nn.Module):
 
 _CONJUGATE = torch.tensor([1.0, -1.0])
 _SHIFTS = ((0, 0, 0, 0, 1, 0), (0, 0, 1, 0))       # by one frame, by one bin
+
+
+def _shifted(x: Tensor, pad: tuple[int, ...]) -> Tensor:
+    return F.pad(x, pad)[:, : x.shape[1], : x.shape[2]]
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:

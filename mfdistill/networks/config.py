@@ -11,7 +11,7 @@ class CompactSizes:
 
     channels: int = 64
     """Of every band."""
-    blocks: int = 5
+    blocks: int = 4
     """Residual blocks."""
     band_stride: int = 8
     """STFT bins gathered into one band; divides their number."""
