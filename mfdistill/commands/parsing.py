@@ -1,0 +1,142 @@
+"""From the words of a command line to the dataclass of one command, by tyro. Imports no torch.
+
+Options come from, the later before the earlier: the command's defaults; the data of the checkpoint that it starts from;
+``--config runs/x/config.json``; the command line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import io
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Union
+
+import tyro
+
+import mfdistill
+from mfdistill.checkpoint import load_config
+from mfdistill.commands.demo import Demo
+from mfdistill.commands.evaluate import Evaluate
+from mfdistill.commands.info import Info
+from mfdistill.commands.options import corpus
+from mfdistill.commands.os3_search import OS3Search
+from mfdistill.commands.restore import Restore
+from mfdistill.commands.student_distill import StudentDistill
+from mfdistill.commands.teacher_train import TeacherTrain
+from mfdistill.errors import UserError
+
+COMMANDS: dict[str, type] = {
+    "teacher-train": TeacherTrain,
+    "student-distill": StudentDistill,
+    "os3-search": OS3Search,
+    "evaluate": Evaluate,
+    "restore": Restore,
+    "demo": Demo,
+    "info": Info,
+}
+ALIASES = {"o3s-search": "os3-search"}
+CHECKPOINTS = {"student-distill": ("teacher",), "os3-search": ("student",), "evaluate": ("student", "teacher", "regression")}
+"""Options that name a checkpoint; the data of the first one given are the default."""
+_STYLE = (tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitSubcommandPrefixes, tyro.conf.PositionalMetavarFromFieldName)
+
+
+def parse(arguments: list[str]) -> Any:
+    """The command's dataclass.
+
+    Raises:
+        UserError: no such command, option or value. SystemExit: help or version was asked for.
+    """
+    if not arguments:
+        arguments = ["--help"]
+    if arguments[0] == "--version":
+        sys.stdout.write(f"mfdistill {mfdistill.__version__}\n")
+        raise SystemExit(0)
+    name = ALIASES.get(arguments[0], arguments[0])
+    if name not in COMMANDS and name not in ("-h", "--help"):
+        raise UserError(f"{name}: no such command; " + _nearest(name, [*COMMANDS, *ALIASES], ", ".join(COMMANDS)))
+    rest = arguments[1:]
+    default = _default(name, rest) if not {"-h", "--help"} & set(rest) else None
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            command, unknown = _tyro([name, *rest], {name: default} if default is not None else {})
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UserError(_one_line(told.getvalue(), name)) from None
+    if unknown:
+        raise UserError(_unknown(name, unknown[0]))
+    return command
+
+
+def _tyro(arguments: list[str], defaults: dict[str, Any]) -> tuple[Any, list[str]]:
+    choices = tuple(
+        Annotated[cls, tyro.conf.subcommand(name, **{"default": defaults[name]} if name in defaults else {})]
+        for name, cls in COMMANDS.items()
+    )
+    about = "Turn conditional-flow-matching speech teachers into one- to three-step MeanFlow students. A command's options: COMMAND --help."
+    return tyro.cli(
+        Union[choices],  # type: ignore[arg-type]  # noqa: UP007
+        prog="mfdistill", description=about, args=arguments, config=_STYLE, return_unknown_args=True,
+    )  # fmt: skip
+
+
+def _default(name: str, rest: list[str]) -> Any:
+    """The command as a repeated run or the checkpoint's data make it; None where neither is named."""
+    cls = COMMANDS[name] if name in COMMANDS else None
+    module = importlib.import_module(cls.__module__) if cls is not None else None
+    if (path := _value(rest, "config")) is not None and hasattr(module, "repeat"):
+        config = load_config(path)
+        roles = {"teacher-train": ("teacher", "regression")}.get(name, ("student",))
+        if config.get("role") not in roles:
+            raise UserError(f"--config {path}: is of a {config.get('role')}; {name} repeats runs of a {' or '.join(roles)}")
+        return replace(module.repeat(config, str(path)), config=str(path))  # type: ignore[union-attr]
+    defaults = {} if cls is None else {item.name: item.default for item in fields(cls)}
+    for option in CHECKPOINTS.get(name, ()):
+        path = _value(rest, option) or defaults[option]
+        if cls is not None and isinstance(path, str) and Path(path, "config.json").is_file():
+            return cls(**{option: path}, data=corpus(load_config(path).get("data"), path))
+    return None
+
+
+def _value(arguments: list[str], option: str) -> str | None:
+    """What ``--option VALUE`` or ``--option=VALUE`` says, the last time."""
+    found = None
+    for place, word in enumerate(arguments):
+        if word == f"--{option}" and place + 1 < len(arguments):
+            found = arguments[place + 1]
+        elif word.startswith(f"--{option}="):
+            found = word.split("=", 1)[1]
+    return found
+
+
+def _one_line(box: str, name: str) -> str:
+    """The text of the box in which tyro tells an error, up to its rule."""
+    words = []
+    for line in box.splitlines()[1:]:
+        text = line.strip(" │╰╯╭╮")
+        if re.fullmatch(r"─+", text):
+            break
+        words.append(text)
+    return f"{re.sub(r'  +', ' ', ' '.join(words)).strip() or box.strip()}; see mfdistill {name} --help"
+
+
+def _unknown(name: str, word: str) -> str:
+    if not word.startswith("-"):
+        return f"{word}: not expected here; see mfdistill {name} --help"
+    text = io.StringIO()
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(text):
+        _tyro([name, "--help"], {})
+    options = sorted(set(re.findall(r"--[a-z][\w.-]*", text.getvalue())))
+    return f"{word}: no such option of {name}; " + _nearest(word.split("=")[0].replace("_", "-"), options, f"see mfdistill {name} --help")
+
+
+def _nearest(word: str, known: Sequence[str], otherwise: str) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]}?" if near else otherwise
