@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from mfdistill.commands.teacher_train import TeacherTrain
 from mfdistill.distill.objectives.config import IntegralConfig
 from mfdistill.distill.settings import TrainConfig
 from mfdistill.flow.config import IntervalConfig
+from mfdistill.networks.config import CompactSizes
 from mfdistill.search.config import SearchConfig
 
 
@@ -31,6 +32,7 @@ class Demo:
     sample_rate: int = 8000
     """Hz: 16000 or 8000."""
     data: Corpus = Corpus(crop_s=1.5)
+    network: CompactSizes = field(default_factory=CompactSizes)
 
 
 BATCH = 8
@@ -65,7 +67,7 @@ def run(command: Demo) -> list[dict[str, Any]]:
     steps = (
         ("1/4 teacher", lambda: teacher_train.run(
             TeacherTrain(command.task, command.sample_rate, data=command.data, training=training("teacher", plan["teacher"], 2e-3),
-                         valid=replace(valid, valid_nfe=(1, 10))))),
+                         valid=replace(valid, valid_nfe=(1, 10)), network=command.network))),
         ("2/4 student", lambda: student_distill.run(
             StudentDistill(str(out / "teacher"), data=command.data, training=training("student", plan["student"], 1e-3),
                            integral=IntegralConfig(interval=IntervalConfig(p_full=0.3, p_equal=0.1)),
@@ -134,7 +136,7 @@ def _seconds_per_update(command: Demo, accelerator: Any) -> tuple[float, float]:
     from mfdistill.distill.batch import make_batch
     from mfdistill.distill.objectives import CFMObjective, IntegralObjective
     from mfdistill.distill.setup import fit_network_config
-    from mfdistill.networks import CompactSizes, build_network
+    from mfdistill.networks import build_network
     from mfdistill.students import Student
     from mfdistill.tasks import get_task
     from mfdistill.teachers import CFMTeacher
@@ -142,7 +144,7 @@ def _seconds_per_update(command: Demo, accelerator: Any) -> tuple[float, float]:
     task = get_task(task_config(command.task, command.sample_rate, TeacherTrain().task_options))
     data = open_train(command.data, task.needs_noisy, task.sample_rate)
     device = accelerator.device
-    network = build_network("compact", fit_network_config(task, data, CompactSizes(), count=1)).to(device)
+    network = build_network("compact", fit_network_config(task, data, command.network, count=1)).to(device)
     teacher = CFMTeacher(network, task)
     stream = batches(data, max(1, BATCH // accelerator.num_processes), num_workers=0)
     times = []
