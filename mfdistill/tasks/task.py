@@ -121,5 +121,5 @@ def default_task(name: str, sample_rate: int = 16000) -> TaskConfig:
     if name == "vocode":
         return TaskConfig("vocode", replace(stft, window="hann"), sigma_0=1.0, prior_mean="zero", prior_shape="magnitude")
     if name == "enhance":
-        return TaskConfig("enhance", stft)
+        return TaskConfig("enhance", stft, sigma_0=0.1, prior_mean="y", prior_shape="magnitude")
     raise UserError(f"task '{name}' is unknown; this version has: {', '.join(TASKS)}")
