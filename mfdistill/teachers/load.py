@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from mfdistill.errors import UserError
 from mfdistill.networks import build_network
 from mfdistill.tasks import Task, TaskConfig, get_task
 from mfdistill.teachers.cfm import CFMTeacher
+from mfdistill.teachers.foreign import read_foreign, walk_tensors
 from mfdistill.teachers.protocol import Teacher
 
 _OPTIONS = {"teacher": "--teacher", "student": "--student"}
@@ -67,6 +68,15 @@ def load_cfm(
 
 
 TEACHERS: dict[str, Callable[..., Teacher]] = {"cfm": load_cfm}
+
+
+def recognise_tensors(names: Collection[str]) -> str | None:
+    """The kind of teacher whose weights are called like ``names``; None if none is."""
+    return next((kind for kind, matches in RECOGNISED.items() if matches(names)), None)
+
+
+# by names of tensors, with whatever prefixes the file has; the first that matches
+RECOGNISED: dict[str, Callable[[Collection[str]], bool]] = {}
 
 
 def load_network(path: str | Path, role: str, device: torch.device | str = "cpu") -> tuple[nn.Module, Task, dict[str, Any]]:
@@ -138,6 +148,9 @@ def resolve(path: str | Path) -> Path:
 def _recognise(place: Path) -> str:
     if place.is_dir():
         return "cfm"
+    names = [key for key, _ in walk_tensors(read_foreign(place).values)]
+    if (kind := recognise_tensors(names)) is not None:
+        return kind
     raise UserError(
         f"{place}: not recognised as a teacher; this version reads folders that teacher-train wrote, and kinds: {', '.join(TEACHERS)}"
     )
