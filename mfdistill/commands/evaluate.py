@@ -209,7 +209,7 @@ def _show(rows: Sequence[Mapping[str, Any]], title: str) -> None:
 
     from mfdistill.report import table
 
-    console = Console() if sys.stdout.isatty() else Console(width=_WIDE)
+    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=_WIDE)
     metrics = [column for column in rows[-1] if f"{column}_ci95" in rows[-1] and column not in ("dnsmos_sig", "dnsmos_bak")]
     if console.width >= _WIDE:
         console.print(table(rows, ["model", "nfe", "schedule", "params", "rtf", *metrics], title=title))
