@@ -10,9 +10,13 @@ from torch import nn
 from mfdistill.config import from_dict
 from mfdistill.errors import UserError
 from mfdistill.networks.compact import CompactNet
-from mfdistill.networks.config import CompactConfig
+from mfdistill.networks.config import CompactConfig, NCSNppConfig
+from mfdistill.networks.ncsnpp import NCSNpp
 
-NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {"compact": (CompactConfig, CompactNet)}
+NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
+    "compact": (CompactConfig, CompactNet),
+    "ncsnpp": (NCSNppConfig, NCSNpp),
+}
 
 
 def build_network(name: str, config: Mapping[str, Any] | Any) -> nn.Module:

@@ -1,0 +1,240 @@
+"""NCSN++ as SGMSE+, FlowSE and MeanFlowSE use it (score-SDE, arXiv 2011.13456), as a velocity network on our clock.
+
+BigGAN residual blocks, FIR resampling as plain convolutions, progressive input ("input skip", sum) and output ("output skip"). Everything is
+differentiable in forward mode. The submodules in ``all_modules`` have the originals' numbers, so a checkpoint's names differ only in
+the time embedding's (``teachers.meanflowse``).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mfdistill.errors import UserError
+from mfdistill.networks.config import NCSNppConfig
+from mfdistill.networks.delta import DeltaEmbedding, NoisinessEmbedding, fan_average
+from mfdistill.networks.ouve import to_velocity
+from mfdistill.networks.time import current_time
+
+_HALF = 0.5**0.5
+
+
+def fir_down(x: Tensor, kernel: Tensor) -> Tensor:
+    """``(b, c, f, n)`` to half of f and n: the kernel ``(1, 1, 4, 4)`` of sum 1 around every second pixel, zeros beyond the edges."""
+    return F.conv2d(x, kernel.expand(x.shape[1], 1, 4, 4), stride=2, padding=1, groups=x.shape[1])
+
+
+def fir_up(x: Tensor, kernel: Tensor) -> Tensor:
+    """``(b, c, f, n)`` to twice f and n: zeros between the pixels, then four times the kernel."""
+    return F.conv_transpose2d(x, 4 * kernel.expand(x.shape[1], 1, 4, 4), stride=2, padding=1, groups=x.shape[1])
+
+
+def fir_kernel() -> Tensor:
+    """The outer product of [1, 3, 3, 1] / 8 with itself, ``(1, 1, 4, 4)``."""
+    side = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+    return torch.outer(side, side)[None, None]
+
+
+class GroupNorm(nn.GroupNorm):
+    """``min(c / 4, 32)`` groups. Written out under ``torch.compile``, where the fused one cannot be differentiated in forward mode."""
+
+    def __init__(self, channels: int):
+        groups = min(channels // 4, 32)
+        if not groups or channels % groups:
+            raise UserError(f"network 'ncsnpp': {channels} channels cannot be normed in {groups} groups; make nf a multiple of 16")
+        super().__init__(groups, channels, eps=1e-6)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():
+            return super().forward(input)
+        h = input.unflatten(1, (self.num_groups, -1)).flatten(2)
+        h = h - h.mean(-1, keepdim=True)
+        h = (h * (h.square().mean(-1, keepdim=True) + self.eps).rsqrt()).reshape(input.shape)
+        return h * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+def _conv(inputs: int, outputs: int, size: int = 3, scale: float = 1.0) -> nn.Conv2d:
+    conv = nn.Conv2d(inputs, outputs, size, padding=size // 2)
+    fan_average(conv, scale)
+    return conv
+
+
+class ResBlock(nn.Module):
+    """Two 3 x 3 convolutions beside a skip, the time embedding added between them; optionally to twice or half the resolution."""
+
+    def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float, resample: str | None = None):
+        super().__init__()
+        self.resample = resample
+        self.GroupNorm_0 = GroupNorm(inputs)
+        self.Conv_0 = _conv(inputs, outputs)
+        self.Dense_0 = nn.Linear(embedding, outputs)
+        fan_average(self.Dense_0)
+        self.GroupNorm_1 = GroupNorm(outputs)
+        self.dropout = dropout
+        self.Conv_1 = _conv(outputs, outputs, scale=0.0)
+        if inputs != outputs or resample:
+            self.Conv_2 = _conv(inputs, outputs, 1)
+
+    def forward(self, x: Tensor, e: Tensor, kernel: Tensor) -> Tensor:
+        """``e`` (b, embedding) is activated already."""
+        h = F.silu(self.GroupNorm_0(x))
+        if self.resample is not None:
+            filter_ = fir_up if self.resample == "up" else fir_down
+            h, x = filter_(h, kernel), filter_(x, kernel)
+        h = self.Conv_0(h) + self.Dense_0(e)[:, :, None, None]
+        h = F.dropout(F.silu(self.GroupNorm_1(h)), self.dropout, self.training)
+        h = self.Conv_1(h)
+        if hasattr(self, "Conv_2"):
+            x = self.Conv_2(x)
+        return (x + h) * _HALF
+
+
+class PixelLinear(nn.Module):
+    """A linear layer for every pixel of ``(b, c, pixels)``, its matrix stored (in, out)."""
+
+    def __init__(self, channels: int, scale: float = 0.1):
+        super().__init__()
+        linear = nn.Linear(channels, channels)
+        fan_average(linear, scale)
+        self.W, self.b = nn.Parameter(linear.weight.detach().t().contiguous()), nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.matmul(self.W.t(), x) + self.b[:, None]
+
+
+class Attention(nn.Module):
+    """One head over all pixels; the softmax is written out, since fused attention has no forward-mode rule."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.GroupNorm_0 = GroupNorm(channels)
+        self.NIN_0, self.NIN_1, self.NIN_2 = PixelLinear(channels), PixelLinear(channels), PixelLinear(channels)
+        self.NIN_3 = PixelLinear(channels, scale=0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.GroupNorm_0(x).flatten(2)
+        q, k, v = self.NIN_0(h), self.NIN_1(h), self.NIN_2(h)
+        weights = torch.softmax(torch.matmul(q.transpose(1, 2), k) * x.shape[1] ** -0.5, -1)
+        h = self.NIN_3(torch.matmul(v, weights.transpose(1, 2)))
+        return (x + h.reshape(x.shape)) * _HALF
+
+
+class Combine(nn.Module):
+    """The shrunken input, by a 1 x 1 convolution, added to the features."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.Conv_0 = _conv(inputs, outputs, 1)
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        return self.Conv_0(x) + h
+
+
+class _Level(NamedTuple):
+    """Names in ``all_modules`` of one resolution."""
+
+    blocks: list[tuple[str, str | None]]
+    """Residual block and the attention after it, in order."""
+    ends: tuple[str, str] | None
+    """Down: resampling block and Combine. Up: norm and convolution to the output pyramid."""
+    up: str | None = None
+
+
+class NCSNpp(nn.Module):
+    """``forward(z_t, t, cond) -> v``: ``z_t`` and ``cond["y"]`` are ``(b, 2, f, n)`` with ``f = config.image_size``, any n (padded with zeros
+    to a multiple of ``2^(levels - 1)`` inside); t is ``(b,)`` or the stacked pair [t, r], on our clock."""
+
+    time_embedding_name = "time_embedding"
+
+    def __init__(self, config: NCSNppConfig):
+        super().__init__()
+        self.config = config
+        nf, self.multiple = config.nf, 2 ** (len(config.ch_mult) - 1)
+        embedding = NoisinessEmbedding(nf, config.fourier_scale, config.time == "log", config.time_floor)
+        self.time_embedding = DeltaEmbedding(embedding, 4 * nf, config.fourier_scale) if config.delta else embedding
+        self.output_layer = nn.Conv2d(4, 2, 1)
+        self.all_modules = nn.ModuleDict()
+        self.register_buffer("kernel", fir_kernel(), persistent=False)
+        self._build()
+
+    def _build(self) -> None:
+        config, last = self.config, len(self.config.ch_mult) - 1
+        count = 3  # 0 to 2 are the time embedding's
+
+        def add(module: nn.Module) -> str:
+            nonlocal count
+            self.all_modules[str(count)] = module
+            count += 1
+            return str(count - 1)
+
+        def block(inputs: int, outputs: int, resample: str | None = None) -> str:
+            return add(ResBlock(inputs, outputs, 4 * config.nf, config.dropout, resample))
+
+        attended = [config.image_size // 2**i in config.attn_resolutions for i in range(last + 1)]
+        self.first = add(_conv(4, config.nf))
+        c, skips = config.nf, [config.nf]
+        self.down: list[_Level] = []
+        for i, width in enumerate(config.nf * m for m in config.ch_mult):
+            blocks: list[tuple[str, str | None]] = []
+            for _ in range(config.num_res_blocks):
+                blocks.append((block(c, width), add(Attention(width)) if attended[i] else None))
+                c = width
+                skips.append(c)
+            ends = None
+            if i < last:
+                ends = block(c, c, "down"), add(Combine(4, c))
+                skips.append(c)
+            self.down.append(_Level(blocks, ends))
+        self.middle = block(c, c), add(Attention(c)), block(c, c)
+        self.up: list[_Level] = []
+        for i in range(last, -1, -1):
+            width, blocks = config.nf * config.ch_mult[i], []
+            for _ in range(config.num_res_blocks + 1):
+                blocks.append((block(c + skips.pop(), width), None))
+                c = width
+            if attended[i]:
+                blocks[-1] = blocks[-1][0], add(Attention(c))
+            ends = add(GroupNorm(c)), add(_conv(c, 4, scale=0.0))
+            self.up.append(_Level(blocks, ends, block(c, c, "up") if i else None))
+
+    def forward(self, z_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        if z_t.shape[2] != self.config.image_size:
+            raise ValueError(f"network 'ncsnpp' was made for {self.config.image_size} bins (image_size), got {z_t.shape[2]}")
+        n, y = z_t.shape[3], cond["y"]
+        x = F.pad(torch.cat([z_t, y], 1), (0, -n % self.multiple))
+        noisiness = (1 - current_time(t)).to(x.dtype)
+        pyramid = self._body(x, F.silu(self.time_embedding(t)))
+        if self.config.divide_by_t:
+            pyramid = pyramid / noisiness.clamp(min=self.config.time_floor)[:, None, None, None]
+        output = self.output_layer(pyramid)[..., :n]
+        # velocity and score are minus the network on the official clock; the flipped clock takes the velocity's minus away
+        return output if self.config.output == "velocity" else to_velocity(-output, z_t, y, noisiness, self.config)
+
+    def _body(self, x: Tensor, e: Tensor) -> Tensor:
+        """The output pyramid ``(b, 4, f, n)`` of the stacked input and the activated time embedding."""
+        layers, kernel = self.all_modules, self.kernel
+        small, skips = x, [layers[self.first](x)]
+        for level in self.down:
+            for block, attention in level.blocks:
+                h = layers[block](skips[-1], e, kernel)
+                skips.append(layers[attention](h) if attention else h)
+            if level.ends:
+                small = fir_down(small, kernel)  # type: ignore[arg-type]
+                skips.append(layers[level.ends[1]](small, layers[level.ends[0]](skips[-1], e, kernel)))
+        before, attention, after = (layers[name] for name in self.middle)
+        h = after(attention(before(skips[-1], e, kernel)), e, kernel)
+        pyramid = None
+        for level in self.up:
+            for block, attention in level.blocks:
+                h = layers[block](torch.cat([h, skips.pop()], 1), e, kernel)
+                h = layers[attention](h) if attention else h
+            norm, conv = (layers[name] for name in level.ends or ())
+            part = conv(F.silu(norm(h)))
+            pyramid = part if pyramid is None else fir_up(pyramid, kernel) + part  # type: ignore[arg-type]
+            if level.up:
+                h = layers[level.up](h, e, kernel)
+        assert pyramid is not None
+        return pyramid
