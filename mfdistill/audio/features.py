@@ -1,6 +1,6 @@
 """Compressed complex STFT features and their inverse.
 
-``S -> scale |S|^exponent e^{j angle S}``, carried as two real channels ``(b, 2, f, n)``. The defaults are Stream.FM's (TASLP 2026,
+``S -> scale |S|^exponent e^{j angle S}`` (``compression="log"``: ``scale log(1 + |S|)`` in its place), carried as two real channels ``(b, 2, f, n)``. The defaults are Stream.FM's (TASLP 2026,
 arXiv 2512.19442): 512/256 samples at 16 kHz, square-root Hann, 1/sqrt(N) scaling, Nyquist bin dropped. NCSN++ systems (SGMSE, FlowSE,
 MeanFlowSE) are ``StftConfig(n_fft=510, hop=128, window="hann", normalized=False, drop_nyquist=False, scale=0.15)``.
 """
@@ -35,6 +35,7 @@ class StftConfig:
     causal: bool = False
     drop_nyquist: bool = True
     normalized: bool = True
+    compression: Literal["power", "log"] = "power"
 
     def __post_init__(self) -> None:
         if self.sample_rate <= 0:
@@ -45,6 +46,8 @@ class StftConfig:
             raise UserError(f"stft.hop={self.hop}: must lie between 1 and n_fft/2 = {self.n_fft // 2}, or samples would be lost")
         if self.window not in ("hann", "sqrt-hann"):
             raise UserError(f"stft.window={self.window!r}: must be 'hann' or 'sqrt-hann'")
+        if self.compression not in ("power", "log"):
+            raise UserError(f"stft.compression={self.compression!r}: must be 'power' or 'log'")
         if not 0 < self.exponent <= 1 or self.scale <= 0:
             raise UserError(f"stft.exponent={self.exponent}, stft.scale={self.scale}: need 0 < exponent <= 1 and scale > 0")
 
@@ -127,13 +130,20 @@ def inverse_features(z: Tensor, config: StftConfig, length: int) -> Tensor:
 
 
 def compress(spectrum: Tensor, config: StftConfig) -> Tensor:
-    """``scale |S|^exponent e^{j angle S}`` of ``(b, 2, f, n)`` real and imaginary parts; 0 stays 0 with a finite gradient."""
+    """``scale |S|^exponent e^{j angle S}`` (or ``scale log(1 + |S|) e^{j angle S}``) of ``(b, 2, f, n)`` real and imaginary parts; 0 stays 0
+    with a finite gradient."""
+    if config.compression == "log":
+        magnitude = _magnitude(spectrum, _LINEAR_BELOW)
+        return spectrum * (config.scale * magnitude.log1p() / magnitude)
     return spectrum * (config.scale * _magnitude(spectrum, _LINEAR_BELOW) ** (config.exponent - 1))
 
 
 def expand(z: Tensor, config: StftConfig) -> Tensor:
     """Inverse of ``compress``, exact everywhere."""
     z = z / config.scale
+    if config.compression == "log":
+        magnitude = _magnitude(z, _LINEAR_BELOW)
+        return z * (magnitude.expm1() / magnitude)
     return z * _magnitude(z, _LINEAR_BELOW**config.exponent) ** (1 / config.exponent - 1)
 
 

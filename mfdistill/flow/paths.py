@@ -106,9 +106,11 @@ class GaussianPath:
         s_0, s_1 = self.scales(cond, like=x)
         return m + s_0 * eps, x + s_1 * eps
 
-    def prior(self, cond: Mapping[str, Tensor], eps: Tensor) -> Tensor:
-        """``z_0 = m + s_0 eps``, (b, 2, f, n): where sampling starts."""
-        return self._prior_mean(cond, like=eps) + self.scales(cond, like=eps)[0] * eps
+    def prior(self, cond: Mapping[str, Tensor], eps: Tensor, t: float = 0.0) -> Tensor:
+        """``z_0 = m + s_0 eps``, (b, 2, f, n): where sampling starts. One that starts at a later t has the spread of that time around the
+        same mean, as MeanFlowSE starts where it stops its time early."""
+        s_0, s_1 = self.scales(cond, like=eps)
+        return self._prior_mean(cond, like=eps) + (s_0 if t == 0 else (1 - t) * s_0 + t * s_1) * eps
 
     def _prior_mean(self, cond: Mapping[str, Tensor], like: Tensor) -> Tensor:
         return cond["y"].to(like) if self.mean == "y" else torch.zeros_like(like)

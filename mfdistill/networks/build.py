@@ -9,13 +9,17 @@ from torch import nn
 
 from mfdistill.config import from_dict
 from mfdistill.errors import UserError
+from mfdistill.networks.causal_ncsnpp import CausalNCSNpp
 from mfdistill.networks.compact import CompactNet
-from mfdistill.networks.config import CompactConfig, NCSNppConfig
+from mfdistill.networks.config import CausalNCSNppConfig, CompactConfig, DCUNetConfig, NCSNppConfig
+from mfdistill.networks.dcunet import DCUNet
 from mfdistill.networks.ncsnpp import NCSNpp
 
 NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
     "compact": (CompactConfig, CompactNet),
     "ncsnpp": (NCSNppConfig, NCSNpp),
+    "dcunet": (DCUNetConfig, DCUNet),
+    "causal_ncsnpp": (CausalNCSNppConfig, CausalNCSNpp),
 }
 
 

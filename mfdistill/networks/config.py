@@ -86,3 +86,118 @@ class NCSNppConfig:
             raise UserError(
                 f"network 'ncsnpp': image_size {self.image_size} is not divided by 2^(levels - 1) = {2 ** (len(self.ch_mult) - 1)}"
             )
+
+
+# rows of encoders: channels in and out, then kernel, stride, padding and dilation, each over (frequencies, frames)
+DCUNET_TABLES: dict[str, tuple[tuple[int, ...], ...]] = {
+    "DCUNet-10": (
+        (1, 32, 7, 5, 2, 2, 3, 2, 1, 1), (32, 64, 7, 5, 2, 2, 3, 2, 1, 1), (64, 64, 5, 3, 2, 2, 2, 1, 1, 1),
+        (64, 64, 5, 3, 2, 2, 2, 1, 1, 1), (64, 64, 5, 3, 2, 1, 2, 1, 1, 1),
+    ),
+    "DCUNet-16": (
+        (1, 32, 7, 5, 2, 2, 3, 2, 1, 1), (32, 32, 7, 5, 2, 1, 3, 2, 1, 1), (32, 64, 7, 5, 2, 2, 3, 2, 1, 1),
+        (64, 64, 5, 3, 2, 1, 2, 1, 1, 1), (64, 64, 5, 3, 2, 2, 2, 1, 1, 1), (64, 64, 5, 3, 2, 1, 2, 1, 1, 1),
+        (64, 64, 5, 3, 2, 2, 2, 1, 1, 1), (64, 64, 5, 3, 2, 1, 2, 1, 1, 1),
+    ),
+    "DCUNet-20": (
+        (1, 32, 7, 1, 1, 1, 3, 0, 1, 1), (32, 32, 1, 7, 1, 1, 0, 3, 1, 1), (32, 64, 7, 5, 2, 2, 3, 2, 1, 1),
+        (64, 64, 7, 5, 2, 1, 3, 2, 1, 1), (64, 64, 5, 3, 2, 2, 2, 1, 1, 1), (64, 64, 5, 3, 2, 1, 2, 1, 1, 1),
+        (64, 64, 5, 3, 2, 2, 2, 1, 1, 1), (64, 64, 5, 3, 2, 1, 2, 1, 1, 1), (64, 64, 5, 3, 2, 2, 2, 1, 1, 1),
+        (64, 90, 5, 3, 2, 1, 2, 1, 1, 1),
+    ),
+    "DilDCUNet-v2": (
+        (1, 32, 4, 4, 1, 1, 2, 2, 1, 1), (32, 32, 4, 4, 1, 1, 2, 2, 1, 1), (32, 32, 4, 4, 1, 1, 2, 2, 1, 1),
+        (32, 64, 4, 4, 2, 1, 2, 2, 2, 1), (64, 128, 4, 4, 2, 2, 2, 2, 4, 1), (128, 256, 4, 4, 2, 2, 2, 2, 8, 1),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class DCUNetConfig:
+    """A ``DCUNet``; the defaults have 3.6 M parameters."""
+
+    architecture: str = "DilDCUNet-v2"
+    """One of ``DCUNET_TABLES``; not used where ``table`` is given."""
+    table: tuple[tuple[int, ...], ...] = ()
+    """Other encoders, rows as in ``DCUNET_TABLES``."""
+    embed_dim: int = 128
+    """Width of the time embedding, of which half are frequencies."""
+    norm: Literal["bN", "CbN"] = "bN"
+    """Of each part with running statistics, or of both together with the batch's."""
+    activation: str = "relu"
+    """relu, leaky_relu or silu."""
+    time_activation: str = "silu"
+    """Of the layers that embed time."""
+    layers_global: int = 2
+    layers_local: int = 1
+    """Layers of the time embedding, shared and per block."""
+    time: Literal["gfp", "ds"] = "gfp"
+    """Random Fourier features of ``1 - t``, or frequencies from 1 to 10^4."""
+    complex_time: bool = False
+    """Features are points on the complex unit circle."""
+    fourier_scale: float = 16.0
+    output: Literal["velocity", "score"] = "velocity"
+    """As ``NCSNppConfig``, with what follows."""
+    theta: float = 1.5
+    sigma_min: float = 0.05
+    sigma_max: float = 0.5
+    t_last: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.table and self.architecture not in DCUNET_TABLES:
+            raise UserError(f"network 'dcunet': architecture '{self.architecture}' is unknown; known are: {', '.join(DCUNET_TABLES)}")
+        if any(len(row) != 10 for row in self.table):
+            raise UserError("network 'dcunet': table: each row has 10 numbers (channels in and out, kernel, stride, padding, dilation)")
+
+    @property
+    def rows(self) -> tuple[tuple[int, ...], ...]:
+        return self.table or DCUNET_TABLES[self.architecture]
+
+
+@dataclass(frozen=True)
+class CausalNCSNppConfig:
+    """A ``CausalNCSNpp``, under Stream.FM's own names; the defaults are its published flow (27.9 M parameters)."""
+
+    nf: int = 128
+    """Base width, a multiple of 4."""
+    ch_mult: tuple[int, ...] = (1, 2, 2, 2)
+    """Widths of the levels in units of ``nf``; every level after the first has half the frequencies."""
+    num_res_blocks: int = 2
+    """Residual blocks per level."""
+    input_channels: int = 4
+    """4: state and condition; 6: state, predictor's estimate, condition; 2: condition only, a predictor."""
+    output_channels: int = 2
+    input_freqs: int = 256
+    """STFT bins."""
+    conditional: bool = True
+    """On time."""
+    fourier_scale: float = 16.0
+    down_dilation: int = 2
+    """Along the frames, of the first convolution of blocks that halve the frequencies."""
+    freq_groups: int = 4
+    """Sub-bands of the norms."""
+    no_freq_groups_below: int = 16
+    """One band where a block begins with fewer bins."""
+    fir_kernel: tuple[float, ...] = (1.0, 3.0, 3.0, 1.0)
+    init_scale: float = 1e-5
+    norm: Literal["subband_grouped_batchnorm", "subband_grouped_framenorm"] = "subband_grouped_batchnorm"
+    """The published norm, or one with statistics of each frame by itself, for training from scratch with JVPs."""
+    activation: Literal["silu"] = "silu"
+    decoupled_K: int = 0
+    """Filters per channel of decoupled convolutions (arXiv 1808.05517); 0 is none."""
+
+    def __post_init__(self) -> None:
+        where = "network 'causal_ncsnpp'"
+        for name in ("nf", "num_res_blocks", "input_freqs", "down_dilation", "freq_groups", "output_channels"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{where}: {name} {getattr(self, name)} must be 1 or more")
+        if not self.ch_mult or min(self.ch_mult) < 1:
+            raise UserError(f"{where}: ch_mult {list(self.ch_mult)} must be one positive number per level")
+        if self.input_channels not in (2, 4, 6):
+            raise UserError(f"{where}: input_channels {self.input_channels} is not 2 (predictor), 4 or 6 (with a predictor in front)")
+        if self.input_freqs % 2 ** (len(self.ch_mult) - 1):
+            raise UserError(f"{where}: {self.input_freqs} bins cannot be halved {len(self.ch_mult) - 1} times; take fewer levels")
+
+    @property
+    def statistics(self) -> Literal["batch", "frame"]:
+        return "batch" if self.norm == "subband_grouped_batchnorm" else "frame"

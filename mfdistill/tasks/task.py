@@ -16,7 +16,11 @@ from mfdistill.flow import GaussianPath
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """A task by its numbers. ``normalise`` is the level that features are made at: 'peak' of the degraded signal, or 'none'."""
+    """A task by its numbers. ``normalise`` is the level that features are made at: 'peak' of the degraded signal, or 'none'.
+
+    ``whole_hops``: signals are padded to whole hops, which keeps the last samples from lying under the end of one window; SGMSE, FlowSE and
+    MeanFlowSE do not. ``frame_multiple``: features get frames of zeros at the end up to a multiple of it (theirs is 64).
+    """
 
     name: Literal["enhance", "vocode"] = "enhance"
     stft: StftConfig = field(default_factory=StftConfig)
@@ -27,6 +31,8 @@ class TaskConfig:
     prior_floor: float = 0.02
     n_mels: int = 80
     normalise: Literal["peak", "none"] = "peak"
+    whole_hops: bool = True
+    frame_multiple: int = 1
 
 
 class Task:
@@ -47,9 +53,14 @@ class Task:
         return torch.where(peak < 1e-6, torch.ones_like(peak), 1 / peak.clamp_min(1e-6))
 
     def features(self, wave: Tensor) -> Tensor:
-        """``(b, samples) -> (b, 2, f, n)``; the end is padded to whole frames."""
-        padded = padded_length(wave.shape[-1], self.config.stft)
-        return stft_features(torch.nn.functional.pad(wave, (0, padded - wave.shape[-1])), self.config.stft)
+        """``(b, samples) -> (b, 2, f, n)``; the end is padded as the configuration says."""
+        z = stft_features(torch.nn.functional.pad(wave, (0, self._length(wave.shape[-1]) - wave.shape[-1])), self.config.stft)
+        return torch.nn.functional.pad(z, (0, -z.shape[-1] % self.config.frame_multiple))
+
+    def _length(self, length: int) -> int:
+        """Samples that are transformed; reflection needs more than half a window of them."""
+        stft = self.config.stft
+        return padded_length(length, stft) if self.config.whole_hops else max(length, stft.n_fft // 2 + 1)
 
     def target(self, clean: Tensor) -> Tensor:
         """Features of the clean signal (already at the task's level)."""
@@ -65,8 +76,7 @@ class Task:
 
     def waveform(self, z_1: Tensor, length: int) -> Tensor:
         """Features ``(b, 2, f, n)`` back to ``(b, length)``."""
-        padded = padded_length(length, self.config.stft)
-        return inverse_features(z_1, self.config.stft, padded)[..., :length]
+        return inverse_features(z_1, self.config.stft, self._length(length))[..., :length]
 
 
 class Enhance(Task):
