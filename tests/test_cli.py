@@ -156,9 +156,9 @@ def test_info_of_checkpoint_and_machine(work: Path, capsys: pytest.CaptureFixtur
 
 
 def test_demo_runs_the_chain_and_goes_on_where_it_was(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mfdistill.commands import demo
+    from mfdistill.commands import plan
 
-    monkeypatch.setattr(demo, "_seconds_per_update", lambda command, accelerator: (10.0, 10.0))
+    monkeypatch.setattr(plan, "seconds_per_update", lambda command, accelerator: (1, 30.0, 1e6))
     options = ["demo", "--out", str(work / "demo"), "--data", str(work / "corpus"), "--data.crop-s", "0.5", *SMALL]
     assert main(options) == 0
     rows = json.loads((work / "demo" / "evaluation" / "evaluation.json").read_text())

@@ -110,7 +110,7 @@ def _seconds(source: Path) -> float:
 
 
 def restore_file(model: Model, source: Path, target: Path, steps: Steps | None, command: Restore, tell: Tell) -> None:
-    """One file, by blocks; the noise of block k is a function of (seed, k).
+    """One file, by blocks. Level and noise are those of the whole file, so that blocks agree where they overlap.
 
     Raises:
         UserError: as ``process_file``, or silent.
@@ -119,33 +119,44 @@ def restore_file(model: Model, source: Path, target: Path, steps: Steps | None, 
     import torch
 
     from mfdistill.audio.blocks import process_file
-    from mfdistill.audio.io import audio_info, is_silent
+    from mfdistill.audio.io import is_silent
     from mfdistill.distill.inference import restore
 
-    _not_silent(source, command.block_s)
-    channels = audio_info(source).channels
+    task = model.task
     device = next(model.module.parameters()).device
+    gains = [task.gain(torch.tensor([[peak]], device=device)) for peak in _peaks(source, command.block_s)]
+    hop_s = task.config.stft.hop / task.sample_rate
+    frames = max(1, round((command.block_s - command.overlap_s) / hop_s))       # from block to block: whole ones, or phases would not meet
+    overlap_s = command.block_s - frames * hop_s
     count = 0
 
     def process(wave: np.ndarray) -> np.ndarray:
         nonlocal count
+        block, channel = divmod(count, len(gains))
         count += 1
-        tell(source.name, len(wave) / model.task.sample_rate / channels)
+        tell(source.name, len(wave) / task.sample_rate / len(gains))
         if is_silent(wave):  # nothing to restore, and a model given nothing may make something up
             return wave
         degraded = torch.from_numpy(np.ascontiguousarray(wave)).to(device)
-        return restore(model.task, model.endpoint, degraded, steps, command.seed, count).cpu().numpy()
+        restored = restore(task, model.endpoint, degraded, steps, command.seed, frame=block * frames, gain=gains[channel])
+        return restored.cpu().numpy()
 
-    process_file(source, target, process, model.task.sample_rate, command.block_s, command.overlap_s)
+    process_file(source, target, process, task.sample_rate, command.block_s, overlap_s)
 
 
-def _not_silent(source: Path, block_s: float) -> None:
+def _peaks(source: Path, block_s: float) -> list[float]:
+    """Of every channel."""
+    import numpy as np
+
     from mfdistill.audio.blocks import read_blocks
     from mfdistill.audio.io import audio_info, is_silent
     from mfdistill.errors import UserError
 
-    if all(is_silent(block) for block in read_blocks(source, max(2, round(block_s * audio_info(source).sample_rate)))):
+    blocks = read_blocks(source, max(2, round(block_s * audio_info(source).sample_rate)))
+    peaks = np.max([np.abs(block).max(0) for block in blocks], 0)
+    if is_silent(peaks):
         raise UserError(f"{source}: silent (nothing above -80 dBFS); give another recording")
+    return [float(peak) for peak in peaks]
 
 
 def _jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:

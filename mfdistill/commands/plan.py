@@ -1,0 +1,115 @@
+"""How many updates fit into the demo's time on this machine; kept in ``plan.json``, so that a stopped demo goes on as it began."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mfdistill.checkpoint import load_config, write_json
+from mfdistill.config import to_dict
+from mfdistill.errors import UserError
+
+if TYPE_CHECKING:
+    from mfdistill.commands.demo import Demo
+
+BATCH = 8
+TEACHER_SHARE = 0.62  # of the training time
+BEFORE_S, AFTER_S = 20.0, 60.0  # corpus; search and evaluation, on two cores
+LEAST = {"teacher": 20, "student": 10}
+
+
+def make_plan(command: Demo) -> dict[str, Any]:
+    """``{"options", "threads", "seconds": {name: per update}, "steps": {name: updates}}``, measured, or as it was measured before.
+
+    Raises:
+        UserError: the folder holds a demo with other options, or a damaged plan.
+    """
+    import torch
+    from accelerate import Accelerator
+    from accelerate.utils import broadcast_object_list
+
+    file = Path(command.out) / "plan.json"
+    options = {key: value for key, value in to_dict(command).items() if key != "out"}
+    if file.is_file():
+        try:
+            plan = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{file}: damaged ({error}); remove the folder {command.out}") from error
+        if plan.get("options") != options:
+            raise UserError(f"{command.out}: holds a demo with other options; name another --out")
+    else:
+        accelerator = Accelerator()
+        threads, teacher_s, student_s = seconds_per_update(command, accelerator)
+        training_s = 60 * command.minutes - BEFORE_S - AFTER_S
+        steps = {"teacher": max(LEAST["teacher"], round(TEACHER_SHARE * training_s / teacher_s))}
+        plan = {"options": options, "threads": threads, "seconds": {"teacher": teacher_s, "student": student_s}, "steps": steps}
+        plan = broadcast_object_list([plan])[0]
+        if accelerator.is_main_process:
+            write_json(file, plan)
+    torch.set_num_threads(plan["threads"])
+    return plan
+
+
+def plan_student(command: Demo, plan: dict[str, Any], elapsed_s: float) -> dict[str, Any]:
+    """The plan with the student's updates: what fits into the time left, at the pace that the teacher really had."""
+    from accelerate import Accelerator
+    from accelerate.utils import broadcast_object_list
+
+    if "student" in plan["steps"]:
+        return plan
+    done = load_config(Path(command.out) / "teacher")["training"]
+    slower = 3600 * done["hours"] / done["step"] / plan["seconds"]["teacher"]
+    left_s = 60 * command.minutes - AFTER_S - elapsed_s
+    student = max(LEAST["student"], round(left_s / (slower * plan["seconds"]["student"])))
+    plan = broadcast_object_list([{**plan, "steps": {**plan["steps"], "student": student}}])[0]
+    if Accelerator().is_main_process:
+        write_json(Path(command.out) / "plan.json", plan)
+    return plan
+
+
+def seconds_per_update(command: Demo, accelerator: Any) -> tuple[int, float, float]:
+    """Threads that are fastest here (one, where other programs keep the cores busy), and seconds per update of teacher and student."""
+    import torch
+
+    from mfdistill.commands.options import TaskOptions, task_config
+    from mfdistill.data import open_train
+    from mfdistill.data.batches import batches
+    from mfdistill.distill.objectives import CFMObjective, IntegralObjective
+    from mfdistill.distill.setup import fit_network_config
+    from mfdistill.networks import build_network
+    from mfdistill.students import Student
+    from mfdistill.tasks import get_task
+    from mfdistill.teachers import CFMTeacher
+
+    task = get_task(task_config(command.task, command.sample_rate, TaskOptions()))
+    data = open_train(command.data, task.needs_noisy, task.sample_rate)
+    network = build_network("compact", fit_network_config(task, data, command.network, count=1)).to(accelerator.device)
+    teacher = CFMTeacher(network, task)
+    stream = batches(data, max(1, BATCH // accelerator.num_processes), num_workers=0)
+    raws = [next(stream) for _ in range(4)]  # made before the clock runs: files are decoded once, and by a thread of their own
+    objectives = CFMObjective(network, task.path), IntegralObjective(Student.from_teacher(teacher), teacher, task.path)
+    found = []
+    for threads in sorted({1, torch.get_num_threads()}):
+        torch.set_num_threads(threads)
+        teacher_s, student_s = (_seconds(objective, task, raws, accelerator.device) for objective in objectives)
+        found.append((teacher_s + student_s, threads, teacher_s, student_s))
+    return min(found)[1:]
+
+
+def _seconds(objective: Any, task: Any, raws: list[Any], device: Any) -> float:
+    """Of one update, the best of a few after a warm-up."""
+    import torch
+
+    from mfdistill.distill.batch import make_batch
+
+    measured = []
+    for raw in raws:
+        start = time.perf_counter()
+        loss, _ = objective(make_batch(task, raw, device))
+        loss.backward()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        measured.append(time.perf_counter() - start)
+    return 1.1 * min(measured)  # the optimiser, the average, the logs
