@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from mfdistill.errors import UserError
+from mfdistill.networks.delta import DeltaEmbedding
+
+Interval = Literal["mixed", "delta"]
 
 
 class IntervalEmbedding(nn.Module):
@@ -30,6 +37,22 @@ class IntervalEmbedding(nn.Module):
         e_t, e_r = self.embedding(t), self.embedding(r)
         # W [e_t; e_r] written as e_t + (W - [I 0]) [e_t; e_r]: the second term is exactly 0 until W moves, in any matmul precision
         return e_t + F.linear(torch.cat([e_t, e_r], -1), self.weight - self.start)  # type: ignore[operator]
+
+
+def two_times(embedding: nn.Module, interval: Interval) -> nn.Module:
+    """``embedding`` of one time as one of a pair [t, r]: an ``IntervalEmbedding`` ("mixed") or a ``DeltaEmbedding`` ("delta").
+
+    Raises:
+        UserError: no such kind of interval.
+    """
+    if interval not in get_args(Interval):
+        raise UserError(f"interval: {interval!r} is not one of {', '.join(get_args(Interval))}")
+    if interval == "mixed":
+        return IntervalEmbedding(embedding)
+    if isinstance(embedding, DeltaEmbedding):
+        return embedding
+    e = _probe(embedding)
+    return DeltaEmbedding(embedding, e.shape[-1]).to(e)
 
 
 @torch.no_grad()

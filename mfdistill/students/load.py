@@ -55,7 +55,8 @@ def load_interval(
     saved, network, task = open_folder(path, "student")
     name: str = network.time_embedding_name  # type: ignore[assignment]
     try:
-        student = Student(network, name, task, saved.get("schedule") or 1, saved["network"], saved.get("parent"))
+        schedule, interval = saved.get("schedule") or 1, saved.get("interval") or "mixed"
+        student = Student(network, name, task, schedule, saved["network"], saved.get("parent"), interval)
     except (TypeError, UserError) as error:
         raise UserError(f"{path}/config.json: schedule: {error}") from error
     load_weights(student, load_tensors(path), path)

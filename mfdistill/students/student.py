@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mfdistill.config import to_dict
 from mfdistill.flow import jump
 from mfdistill.flow import schedule as make_schedule
-from mfdistill.students.interval import IntervalEmbedding, replace_module
+from mfdistill.students.interval import Interval, replace_module, two_times
 from mfdistill.teachers.protocol import Teacher
 
 if TYPE_CHECKING:
@@ -23,13 +23,15 @@ class Student(nn.Module):
     """``student(z_t, t, r, cond) -> u``, the average velocity over [t, r] (t = 0 prior, t = 1 data, t <= r).
 
     Args:
-        network: a velocity network ``network(z_t, t, cond)``; **changed in place**: its time embedding is replaced by an
-            ``IntervalEmbedding`` of it. Use ``from_teacher`` or ``from_network`` to work on a copy.
+        network: a velocity network ``network(z_t, t, cond)``; **changed in place**: its time embedding is replaced by one of two times.
+            Use ``from_teacher`` or ``from_network`` to work on a copy.
         time_embedding: dotted name of the time embedding.
         task: what the student is for; None outside a task.
         schedule: times at which ``sample`` steps when it is not told (saved in ``config.json``).
         description: the network's "name" and "config", saved so that ``load_student`` can build it.
         parent: where it comes from, saved as it is.
+        interval: how r is embedded: "mixed" (``IntervalEmbedding``), or "delta", MeanFlowSE's branch for r - t (``DeltaEmbedding``); a network
+            that has such a branch keeps it.
     """
 
     def __init__(
@@ -40,17 +42,21 @@ class Student(nn.Module):
         schedule: int | Sequence[float] = 1,
         description: Mapping[str, Any] | None = None,
         parent: Any = None,
+        interval: Interval = "mixed",
     ):
         super().__init__()
-        replace_module(network, time_embedding, IntervalEmbedding(network.get_submodule(time_embedding)))
+        replace_module(network, time_embedding, two_times(network.get_submodule(time_embedding), interval))
         self.network = network
         self.task = task
         self.schedule: list[float] = make_schedule(schedule)
         self.description = dict(description) if description else None
         self.parent = parent
+        self.interval = interval
 
     @classmethod
-    def from_teacher(cls, teacher: Teacher, schedule: int | Sequence[float] = 1, parent: Any = None) -> Student:
+    def from_teacher(
+        cls, teacher: Teacher, schedule: int | Sequence[float] = 1, parent: Any = None, interval: Interval = "mixed"
+    ) -> Student:
         """A student that equals ``teacher`` at guidance strength 0 for every r, bit for bit in fp32; the teacher is not touched.
 
         Parameters that the teacher's network marks as not trainable stay so, unless all of them are (a frozen teacher).
@@ -59,7 +65,7 @@ class Student(nn.Module):
         network = copy.deepcopy(teacher.network)
         if not any(p.requires_grad for p in network.parameters()):
             network.requires_grad_(True)
-        student = cls(network, teacher.time_embedding, getattr(teacher, "task", None), schedule, config.get("network"), parent)
+        student = cls(network, teacher.time_embedding, getattr(teacher, "task", None), schedule, config.get("network"), parent, interval)
         return student.train()
 
     @classmethod
@@ -71,13 +77,14 @@ class Student(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The sections of ``config.json`` that belong to the student (role, task, network, schedule, parent)."""
+        """The sections of ``config.json`` that belong to the student (role, task, network, schedule, parent, interval)."""
         return {
             "role": "student",
             "task": to_dict(self.task.config) if self.task is not None else None,
             "network": self.description,
             "schedule": list(self.schedule),
             "parent": self.parent,
+            "interval": self.interval,
         }
 
     def forward(self, z_t: Tensor, t: Tensor, r: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
