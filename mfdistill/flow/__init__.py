@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mfdistill.flow.draws import noise, normal, uniform
     from mfdistill.flow.paths import CHANNEL_STD, GaussianPath, batch_time, expand_time, interpolate, noise_like
     from mfdistill.flow.solvers import SOLVERS, jump, schedule, solve, stages, sway, trajectory
+    from mfdistill.flow.tableaus import TABLEAUS, Tableau, tableau, tableau_step
     from mfdistill.flow.times import annealed_gamma, sample_interval, sample_time
 
 __all__ = [
@@ -21,6 +22,8 @@ __all__ = [
     "GaussianPath",
     "IntervalConfig",
     "Solver",
+    "TABLEAUS",
+    "Tableau",
     "TimeConfig",
     "annealed_gamma",
     "batch_time",
@@ -36,6 +39,8 @@ __all__ = [
     "solve",
     "stages",
     "sway",
+    "tableau",
+    "tableau_step",
     "total_derivative",
     "trajectory",
     "uniform",
@@ -48,6 +53,7 @@ __getattr__ = exports(
         "draws": "noise normal uniform",
         "paths": "CHANNEL_STD GaussianPath batch_time expand_time interpolate noise_like",
         "solvers": "SOLVERS jump schedule solve stages sway trajectory",
+        "tableaus": "TABLEAUS Tableau tableau tableau_step",
         "times": "annealed_gamma sample_interval sample_time",
     },
 )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mfdistill.errors import UserError
 from mfdistill.flow.paths import expand_time
+from mfdistill.flow.tableaus import tableau, tableau_step
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # (z (b, ...), t (b,)) -> dz/dt, shaped like z
 AverageVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]  # (z (b, ...), t (b,), r (b,)) -> u
@@ -52,8 +53,7 @@ _STAGES = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
 
 def stages(solver: str) -> int:
     """Evaluations of the velocity per step."""
-    _step(solver)
-    return _STAGES[solver]
+    return _STAGES[solver] if solver in _STAGES else tableau(solver).stages
 
 
 def schedule(steps: int | Sequence[float]) -> list[float]:
@@ -91,7 +91,7 @@ def solve(velocity: Velocity, z: Tensor, steps: Steps, solver: str = "midpoint")
         velocity: (z, t (b,)) -> dz/dt.
         steps: a number of uniform steps from 0 to 1; a list of times; or a tensor (k+1,) or (k+1, b) of times, one grid per sample, which
             may stand still (an interval of length 0 leaves its sample as it is).
-        solver: a name in `SOLVERS`.
+        solver: a name in `SOLVERS`, or one of the tables and compositions of `tableau`, such as ``2xmidpoint+1xeuler@0.2``.
 
     Raises:
         UserError: a schedule that does not ascend within [0, 1], or an unknown solver.
@@ -120,9 +120,10 @@ def jump(average_velocity: AverageVelocity, z: Tensor, steps: Steps) -> Tensor:
 
 
 def _step(solver: str) -> Callable[[Velocity, Tensor, Tensor, Tensor], Tensor]:
-    if solver not in SOLVERS:
-        raise UserError(f"solver: {solver!r} is not one of {', '.join(SOLVERS)}")
-    return SOLVERS[solver]
+    if solver in SOLVERS:
+        return SOLVERS[solver]
+    table = tableau(solver)
+    return lambda velocity, z, t, r: tableau_step(velocity, z, t, r, table)
 
 
 def _intervals(steps: Steps, z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
