@@ -11,7 +11,7 @@ import torch
 from mfdistill.checkpoint import load_tensors, save_folder
 from mfdistill.errors import UserError
 from mfdistill.students.student import Student
-from mfdistill.teachers.load import load_weights, open_folder, resolve
+from mfdistill.teachers.load import load_weights, open_folder, recognise, resolve
 
 
 def load_student(
@@ -33,6 +33,8 @@ def load_student(
         UserError: nothing there, an unrecognised file, an unknown kind, a checkpoint of another role, or an option that the kind lacks.
     """
     place = resolve(path)
+    if kind is None and not place.is_dir() and (found := recognise(place)) in STUDENTS:
+        kind = found
     if kind is None and not place.is_dir():
         raise UserError(
             f"{place}: not recognised as a student; this version reads folders that student-distill wrote, "
@@ -63,7 +65,14 @@ def load_interval(
     return student.to(device).eval()
 
 
-STUDENTS: dict[str, Callable[..., Student]] = {"interval": load_interval}
+def load_meanflowse(*args: Any, **options: Any) -> Student:
+    """A MeanFlowSE checkpoint (``students.meanflowse``)."""
+    from mfdistill.students.meanflowse import load_meanflowse
+
+    return load_meanflowse(*args, **options)
+
+
+STUDENTS: dict[str, Callable[..., Student]] = {"interval": load_interval, "meanflowse": load_meanflowse}
 
 
 def save_student(

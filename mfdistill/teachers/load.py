@@ -43,7 +43,7 @@ def load_teacher(
         UserError: nothing there, an unrecognised file, an unknown kind, a checkpoint of another role, or an option that the kind lacks.
     """
     place = resolve(path)
-    kind = kind or _recognise(place)
+    kind = kind or recognise(place)
     if kind not in TEACHERS:
         raise UserError(f"--kind {kind}: unknown kind of teacher; this version has: {', '.join(TEACHERS)}")
     return TEACHERS[kind](place, device, config, guidance_strength, streaming)
@@ -67,7 +67,31 @@ def load_cfm(
     return CFMTeacher(network, task, saved)
 
 
-TEACHERS: dict[str, Callable[..., Teacher]] = {"cfm": load_cfm}
+def load_enhancement(kind: str) -> Callable[..., Teacher]:
+    """The loader of FlowSE, MeanFlowSE or SGMSE checkpoints (``teachers.enhancement``)."""
+    def load(*args: Any, **options: Any) -> Teacher:
+        from mfdistill.teachers.enhancement import load_enhancement
+
+        return load_enhancement(kind, *args, **options)
+
+    return load
+
+
+def _is_enhancement(kind: str) -> Callable[[Collection[str]], bool]:
+    def matches(names: Collection[str]) -> bool:
+        from mfdistill.teachers.enhancement import enhancement_kind
+
+        return enhancement_kind(names) == kind
+
+    return matches
+
+
+TEACHERS: dict[str, Callable[..., Teacher]] = {
+    "cfm": load_cfm,
+    "meanflowse": load_enhancement("meanflowse"),
+    "flowse": load_enhancement("flowse"),
+    "sgmse": load_enhancement("sgmse"),
+}
 
 
 def recognise_tensors(names: Collection[str]) -> str | None:
@@ -75,8 +99,12 @@ def recognise_tensors(names: Collection[str]) -> str | None:
     return next((kind for kind, matches in RECOGNISED.items() if matches(names)), None)
 
 
-# by names of tensors, with whatever prefixes the file has; the first that matches
-RECOGNISED: dict[str, Callable[[Collection[str]], bool]] = {}
+# by names of tensors, with whatever prefixes the file has, and "hyper_parameters.NAME" of a Lightning file; the first that matches
+RECOGNISED: dict[str, Callable[[Collection[str]], bool]] = {
+    "meanflowse": _is_enhancement("meanflowse"),
+    "flowse": _is_enhancement("flowse"),
+    "sgmse": _is_enhancement("sgmse"),
+}
 
 
 def load_network(path: str | Path, role: str, device: torch.device | str = "cpu") -> tuple[nn.Module, Task, dict[str, Any]]:
@@ -145,12 +173,22 @@ def resolve(path: str | Path) -> Path:
         raise UserError(f"{path}: neither a file or folder here nor a model that the hub gave ({reason})") from error
 
 
-def _recognise(place: Path) -> str:
+def recognise(place: Path) -> str:
+    """The kind of teacher at a local path.
+
+    Raises:
+        UserError: none that is known, or an unreadable file.
+    """
     if place.is_dir():
         return "cfm"
-    names = [key for key, _ in walk_tensors(read_foreign(place).values)]
+    values = read_foreign(place).values
+    names = [key for key, _ in walk_tensors(values)]
+    if isinstance(settings := values.get("hyper_parameters"), Mapping):
+        names += [f"hyper_parameters.{key}" for key in settings]
     if (kind := recognise_tensors(names)) is not None:
         return kind
+    if any(key.endswith("all_modules.0.W") for key in names):
+        raise UserError(f"{place}: weights without hyper-parameters, of FlowSE or of SGMSE; say which with --kind flowse or --kind sgmse")
     raise UserError(
         f"{place}: not recognised as a teacher; this version reads folders that teacher-train wrote, and kinds: {', '.join(TEACHERS)}"
     )
