@@ -78,14 +78,33 @@ def endpoint(role: str, module: nn.Module, task: Task) -> Endpoint:
 
 
 @torch.no_grad()
-def restore(task: Task, model: Endpoint, degraded: Tensor, steps: Steps | None = None, seed: int = 0, index: int = 0) -> Tensor:
+def restore(
+    task: Task,
+    model: Endpoint,
+    degraded: Tensor,
+    steps: Steps | None = None,
+    seed: int = 0,
+    index: int = 0,
+    frame: int = 0,
+    gain: Tensor | None = None,
+) -> Tensor:
     """Degraded waveform (s,) to restored (s,), at the same level, on the same device.
 
-    The prior's noise is a function of (seed, index) and of nothing else, so that systems are compared from the same noise.
+    The prior's noise is a function of (seed, index, number of the frame) and of nothing else: systems are compared from the same noise, and
+    a block of a long recording gets the noise that the whole recording would have there.
+
+    Args:
+        index: of the utterance. frame: number of the first frame, for a block of a longer recording.
+        gain: (1, 1) level normalisation; default that of ``degraded``, which a block does not know.
     """
     wave = degraded[None]
-    gain = task.gain(wave)
+    gain = task.gain(wave) if gain is None else gain
     cond = task.condition(wave * gain)
-    eps = noise(seed, torch.tensor([index]), "restore", cond["y"].shape[1:], device=wave.device)
+    _, channels, freqs, frames = cond["y"].shape
+    numbers = torch.arange(frame, frame + frames) + index * _FRAMES
+    eps = noise(seed, numbers, "restore", (channels, freqs), device=wave.device).permute(1, 2, 0)[None]
     z_1 = model(task.path.prior(cond, eps), cond, steps)
     return (task.waveform(z_1, wave.shape[-1]) / gain)[0]
+
+
+_FRAMES = 2**32  # more than any recording has
