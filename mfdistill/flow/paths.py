@@ -62,23 +62,27 @@ class GaussianPath:
 
     Attributes:
         sigma_0: spread at the prior. sigma_1: spread at the data.
-        mean: ``m`` is the condition's features ("y") or 0 ("zero").
-        shape: ``s_i`` is ``sigma_i`` everywhere ("flat"), or ``sigma_i sqrt(|y|^2 + floor^2)`` in each bin ("magnitude": the
-            prior follows the energy of the condition, as PriorGrad's does, arXiv 2106.06406).
+        mean: ``m`` is the condition's features ("y"), a predictor's estimate ("e") or 0 ("zero").
+        shape: ``s_i`` is ``sigma_i`` everywhere ("flat"), ``sigma_i sqrt(|y|^2 + floor^2)`` in each bin ("magnitude": the
+            prior follows the energy of the condition, as PriorGrad's does, arXiv 2106.06406), or ``sigma_i profile[f]`` ("profile").
         floor: the magnitude below which the "magnitude" scale stops shrinking; never 0, or silent bins would have no noise.
+        profile: one positive number per frequency, for "profile" only.
     """
 
     sigma_0: float
     sigma_1: float = 0.001
-    mean: Literal["y", "zero"] = "y"
-    shape: Literal["flat", "magnitude"] = "flat"
+    mean: Literal["y", "e", "zero"] = "y"
+    shape: Literal["flat", "magnitude", "profile"] = "flat"
     floor: float = 0.02
+    profile: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.mean not in ("y", "zero"):
-            raise UserError(f"path mean: {self.mean!r} is not one of 'y', 'zero'")
-        if self.shape not in ("flat", "magnitude"):
-            raise UserError(f"path shape: {self.shape!r} is not one of 'flat', 'magnitude'")
+        if self.mean not in ("y", "e", "zero"):
+            raise UserError(f"path mean: {self.mean!r} is not one of 'y', 'e', 'zero'")
+        if self.shape not in ("flat", "magnitude", "profile"):
+            raise UserError(f"path shape: {self.shape!r} is not one of 'flat', 'magnitude', 'profile'")
+        if (self.shape == "profile") != bool(self.profile) or any(not value > 0 for value in self.profile):
+            raise UserError("path profile: give one positive number per frequency with shape 'profile', and none otherwise")
         for name in ("sigma_0", "sigma_1"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise UserError(f"path {name}: {getattr(self, name)} must be a finite number, 0 or more")
@@ -95,6 +99,8 @@ class GaussianPath:
         """``(s_0, s_1)``, each broadcastable to (b, 1, f, n), in the dtype and on the device of ``like``."""
         if self.shape == "flat":
             one = like.new_ones((1,) * like.ndim)
+        elif self.shape == "profile":
+            one = like.new_tensor(self.profile)[:, None]
         else:
             y = cond["y"].to(like)
             one = (y.square().sum(1, keepdim=True) + self.floor**2).sqrt()
@@ -113,4 +119,4 @@ class GaussianPath:
         return self._prior_mean(cond, like=eps) + (s_0 if t == 0 else (1 - t) * s_0 + t * s_1) * eps
 
     def _prior_mean(self, cond: Mapping[str, Tensor], like: Tensor) -> Tensor:
-        return cond["y"].to(like) if self.mean == "y" else torch.zeros_like(like)
+        return torch.zeros_like(like) if self.mean == "zero" else cond[self.mean].to(like)

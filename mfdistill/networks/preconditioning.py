@@ -16,12 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mfdistill.errors import UserError
+
 
 class Preconditioning(nn.Module):
     """Input scaling, linear answer and output scaling of a velocity network on a Gaussian path (constants, no parameters)."""
 
     def __init__(self, config: Any):
         super().__init__()
+        if config.shape not in ("flat", "magnitude") or config.mean not in ("y", "zero"):
+            raise UserError(f"network 'compact': has no preconditioning for mean {config.mean!r}, shape {config.shape!r} of the prior; "
+                            "use mean 'y' or 'zero' and shape 'flat' or 'magnitude'")
         self.sigma_0, self.sigma_1 = config.sigma_0, config.sigma_1
         self.mean, self.shape, self.floor = config.mean, config.shape, config.floor
         self.residual_std = config.residual_std

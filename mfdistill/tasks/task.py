@@ -26,9 +26,10 @@ class TaskConfig:
     stft: StftConfig = field(default_factory=StftConfig)
     sigma_0: float = 0.3
     sigma_1: float = 0.001
-    prior_mean: Literal["y", "zero"] = "y"
-    prior_shape: Literal["flat", "magnitude"] = "flat"
+    prior_mean: Literal["y", "e", "zero"] = "y"
+    prior_shape: Literal["flat", "magnitude", "profile"] = "flat"
     prior_floor: float = 0.02
+    prior_profile: tuple[float, ...] = ()
     n_mels: int = 80
     normalise: Literal["peak", "none"] = "peak"
     whole_hops: bool = True
@@ -41,7 +42,9 @@ class Task:
     def __init__(self, config: TaskConfig):
         self.config = config
         self.sample_rate = config.stft.sample_rate
-        self.path = GaussianPath(config.sigma_0, config.sigma_1, config.prior_mean, config.prior_shape, config.prior_floor)
+        self.path = GaussianPath(
+            config.sigma_0, config.sigma_1, config.prior_mean, config.prior_shape, config.prior_floor, config.prior_profile
+        )
 
     needs_noisy = True
 
@@ -68,7 +71,11 @@ class Task:
 
     def condition(self, degraded: Tensor) -> dict[str, Tensor]:
         """The conditioning of the networks from the degraded signal (already at the task's level)."""
-        return {"y": self.features(degraded)}
+        return self.observe(self.features(degraded))
+
+    def observe(self, z: Tensor) -> dict[str, Tensor]:
+        """The same from the degraded signal's features ``(b, 2, f, n)``, every frame by itself."""
+        return {"y": z}
 
     def degrade(self, clean: Tensor) -> Tensor:
         """What the task's input sounds like, from what it is given; enhancement is given its noisy input."""
@@ -95,8 +102,8 @@ class Vocode(Task):
         super().__init__(config)
         self.mel = MelOperator(config.stft, MelConfig(n_mels=config.n_mels))
 
-    def condition(self, degraded: Tensor) -> dict[str, Tensor]:
-        return {"y": self.mel(self.features(degraded))}
+    def observe(self, z: Tensor) -> dict[str, Tensor]:
+        return {"y": self.mel(z)}
 
     def degrade(self, clean: Tensor) -> Tensor:
         """The zero-phase signal of the Mel magnitudes: what is heard when nothing restores the phase."""

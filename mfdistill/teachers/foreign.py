@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +16,22 @@ from torch import Tensor
 from mfdistill.checkpoint import load_tensors
 from mfdistill.errors import UserError
 
-# classes that Lightning writes into hyper_parameters by reference: read as an empty stand-in, never built or called
-_REFERENCES = ("flowmse.data_module.SpecsDataModule", "sgmse.data_module.SpecsDataModule")
+# what Lightning writes into hyper_parameters and optimizer states by reference: read as an inert stand-in, the thing itself never imported
+_REFERENCES = ("flowmse.data_module.SpecsDataModule", "functools.partial", "typing.Any", "collections.defaultdict")
+_REFERENCES_UNDER = ("sgmse.", "omegaconf.", "torchaudio.", "torch.nn.modules.")
+
+
+class _StandIn:
+    """Takes whatever a pickle does with the real thing, and keeps nothing."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> _StandIn:
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+    def __setitem__(self, key: Any, value: Any) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -44,6 +60,8 @@ class Foreign:
 def read_foreign(path: str | Path) -> Foreign:
     """Read a ``.safetensors`` file, or a ``.pt``/``.pth``/``.ckpt``/``.bin`` file with ``weights_only=True``.
 
+    References to a few packages' classes (settings, optimizers) become empty stand-ins among the values; those packages need not be here.
+
     Raises:
         UserError: no such file, damaged, or a pickle that names code; that is refused, not run.
     """
@@ -52,9 +70,8 @@ def read_foreign(path: str | Path) -> Foreign:
         raise UserError(f"{file}: no such file")
     if file.suffix == ".safetensors":
         return Foreign(file, dict(load_tensors(file)))
-    stand_ins = [(type(name.rpartition(".")[2], (), {}), name) for name in _REFERENCES]
     try:
-        with torch.serialization.safe_globals(stand_ins):
+        with torch.serialization.safe_globals(_stand_ins(file)):
             values = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"{file}: its pickle holds more than tensors and plain values, so it is not loaded ({_named(error)}); "
@@ -76,8 +93,20 @@ def walk_tensors(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[
             yield from walk_tensors(value, f"{prefix}{key}.")
 
 
+def _stand_ins(file: Path) -> list[Any]:
+    """Pairs (class, full name) for those names in the file's pickle that are known references; plain dictionaries stay what they are."""
+    if not zipfile.is_zipfile(file):
+        return [(_stand_in(name), name) for name in _REFERENCES]
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+    known = [(_stand_in(name), name) for name in names if name in _REFERENCES or name.startswith(_REFERENCES_UNDER)]
+    return [*known, (dict, "builtins.dict")]
+
+
+def _stand_in(name: str) -> type[_StandIn]:
+    return type(name.rpartition(".")[2], (_StandIn,), {})
+
+
 def _named(error: BaseException) -> str:
     """What the refused pickle wanted, out of torch's long message."""
-    words = [word.strip("`'\".,") for word in str(error).split()]
-    return next((word for word in words if "." in word and word.replace(".", "").replace("_", "").isidentifier()
-                 and not word.startswith("torch.serialization")), "code")
+    found = re.search(r"GLOBAL `?([\w.]+[\w])", str(error))
+    return found[1] if found else "code"
