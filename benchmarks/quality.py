@@ -68,6 +68,10 @@ class Options:
     """Updates of the teacher that is trained on for comparison; default: as many as take the student's time."""
     regression_steps: int | None = None
     """Updates of the regression network; default: as many as take the time of teacher and student together."""
+    search_limit: int = 16
+    """Validation utterances that a schedule is scored on."""
+    search_iterations: int = 6
+    """Ternary steps per line of the search."""
     mixed_precision: Literal["no", "bf16"] = "bf16"
     workers: int = 1
     """Processes for PESQ and ESTOI."""
@@ -140,7 +144,9 @@ def search(options: Options, task: str) -> None:
         os3_search(
             OS3Search(
                 student=str(Path(options.out) / task / "student"), data=Corpus(source=options.data),
-                search=SearchConfig(nfe=nfe, metric=SEARCHED[task], limit=16, iterations=6, workers=options.workers),
+                search=SearchConfig(
+                    nfe=nfe, metric=SEARCHED[task], limit=options.search_limit, iterations=options.search_iterations, workers=options.workers
+                ),
             )
         )
 
