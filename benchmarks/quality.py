@@ -145,7 +145,8 @@ def search(options: Options, task: str) -> None:
             OS3Search(
                 student=str(Path(options.out) / task / "student"), data=Corpus(source=options.data),
                 search=SearchConfig(
-                    nfe=nfe, metric=SEARCHED[task], limit=options.search_limit, iterations=options.search_iterations, workers=options.workers
+                    nfe=nfe, metric=SEARCHED[task], limit=options.search_limit, iterations=options.search_iterations,
+                    workers=options.workers,
                 ),
             )
         )
