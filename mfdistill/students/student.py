@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mfdistill.config import to_dict
 from mfdistill.flow import jump
 from mfdistill.flow import schedule as make_schedule
+from mfdistill.networks.causal_layers import freeze_norms
 from mfdistill.students.interval import Interval, replace_module, two_times
 from mfdistill.teachers.protocol import Teacher
 
@@ -30,8 +31,8 @@ class Student(nn.Module):
         schedule: times at which ``sample`` steps when it is not told (saved in ``config.json``).
         description: the network's "name" and "config", saved so that ``load_student`` can build it.
         parent: where it comes from, saved as it is.
-        interval: how r is embedded: "mixed" (``IntervalEmbedding``), or "delta", MeanFlowSE's branch for r - t (``DeltaEmbedding``); a network
-            that has such a branch keeps it.
+        interval: how r is embedded: "mixed" (``IntervalEmbedding``), or "delta", MeanFlowSE's branch for r - t (``DeltaEmbedding``); a
+            network that has such a branch keeps it.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Student(nn.Module):
     ):
         super().__init__()
         replace_module(network, time_embedding, two_times(network.get_submodule(time_embedding), interval))
+        freeze_norms(network)  # batch statistics cannot be differentiated in forward mode, and leak across samples and frames
         self.network = network
         self.task = task
         self.schedule: list[float] = make_schedule(schedule)

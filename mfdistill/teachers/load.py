@@ -44,6 +44,10 @@ def load_teacher(
     """
     place = resolve(path)
     kind = kind or recognise(place)
+    if kind is None:
+        raise UserError(
+            f"{place}: not recognised as a teacher; this version reads folders that teacher-train wrote, and kinds: {', '.join(TEACHERS)}"
+        )
     if kind not in TEACHERS:
         raise UserError(f"--kind {kind}: unknown kind of teacher; this version has: {', '.join(TEACHERS)}")
     return TEACHERS[kind](place, device, config, guidance_strength, streaming)
@@ -86,11 +90,24 @@ def _is_enhancement(kind: str) -> Callable[[Collection[str]], bool]:
     return matches
 
 
+def _load_streamfm(*args: Any, **options: Any) -> Teacher:
+    from mfdistill.teachers.streamfm import load_streamfm
+
+    return load_streamfm(*args, **options)
+
+
+def _is_streamfm(names: Collection[str]) -> bool:
+    from mfdistill.teachers.streamfm import is_streamfm
+
+    return is_streamfm(names)
+
+
 TEACHERS: dict[str, Callable[..., Teacher]] = {
     "cfm": load_cfm,
     "meanflowse": load_enhancement("meanflowse"),
     "flowse": load_enhancement("flowse"),
     "sgmse": load_enhancement("sgmse"),
+    "streamfm": _load_streamfm,
 }
 
 
@@ -104,6 +121,7 @@ RECOGNISED: dict[str, Callable[[Collection[str]], bool]] = {
     "meanflowse": _is_enhancement("meanflowse"),
     "flowse": _is_enhancement("flowse"),
     "sgmse": _is_enhancement("sgmse"),
+    "streamfm": _is_streamfm,
 }
 
 
@@ -173,11 +191,11 @@ def resolve(path: str | Path) -> Path:
         raise UserError(f"{path}: neither a file or folder here nor a model that the hub gave ({reason})") from error
 
 
-def recognise(place: Path) -> str:
-    """The kind of teacher at a local path.
+def recognise(place: Path) -> str | None:
+    """The kind of teacher at a local path, or None.
 
     Raises:
-        UserError: none that is known, or an unreadable file.
+        UserError: an unreadable file, or one that could be of two kinds.
     """
     if place.is_dir():
         return "cfm"
@@ -189,6 +207,4 @@ def recognise(place: Path) -> str:
         return kind
     if any(key.endswith("all_modules.0.W") for key in names):
         raise UserError(f"{place}: weights without hyper-parameters, of FlowSE or of SGMSE; say which with --kind flowse or --kind sgmse")
-    raise UserError(
-        f"{place}: not recognised as a teacher; this version reads folders that teacher-train wrote, and kinds: {', '.join(TEACHERS)}"
-    )
+    return None
