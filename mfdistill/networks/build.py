@@ -13,6 +13,8 @@ from mfdistill.networks.causal_ncsnpp import CausalNCSNpp
 from mfdistill.networks.compact import CompactNet
 from mfdistill.networks.config import CausalNCSNppConfig, CompactConfig, DCUNetConfig, NCSNppConfig
 from mfdistill.networks.dcunet import DCUNet
+from mfdistill.networks.matcha_config import MatchaUNetConfig
+from mfdistill.networks.matcha_unet import MatchaUNet
 from mfdistill.networks.ncsnpp import NCSNpp
 
 NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
@@ -20,6 +22,7 @@ NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
     "ncsnpp": (NCSNppConfig, NCSNpp),
     "dcunet": (DCUNetConfig, DCUNet),
     "causal_ncsnpp": (CausalNCSNppConfig, CausalNCSNpp),
+    "matcha_unet": (MatchaUNetConfig, MatchaUNet),
 }
 
 
