@@ -21,7 +21,7 @@ ALLOWED = {
     "data": {"audio", "tasks"},
     "metrics": {"audio"},
     "report": {"metrics"},
-    "teachers": {"networks", "flow", "tasks"},
+    "teachers": {"networks", "flow", "tasks", "audio"},
     "students": {"teachers", "networks", "flow", "tasks"},
     "distill": {"students", "teachers", "networks", "flow", "tasks", "data", "metrics", "audio"},
     "search": {"distill", "students", "teachers", "networks", "flow", "tasks", "data", "metrics", "report", "audio"},

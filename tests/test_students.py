@@ -7,7 +7,7 @@ import torch
 from gaussian import FIELD
 from torch import nn
 
-from mfdistill.checkpoint import save_folder
+from mfdistill.checkpoint import save_folder, write_tensors
 from mfdistill.config import to_dict
 from mfdistill.errors import UserError
 from mfdistill.networks import build_network
@@ -194,9 +194,9 @@ def test_bad_student_folders_give_one_clear_line(tmp_path):
         load_student(tmp_path, kind="nonsense")
     with pytest.raises(UserError, match="no such file"):
         load_student(tmp_path / "missing" / "x" / "y")
-    (tmp_path / "other.ckpt").write_bytes(b"x")
+    write_tensors(tmp_path / "other.safetensors", {"a": torch.zeros(1)})
     with pytest.raises(UserError, match="not recognised as a student.*interval"):
-        load_student(tmp_path / "other.ckpt")
+        load_student(tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="leave config out"):
         load_student(tmp_path, config={"channels": 3})
     with pytest.raises(UserError, match="streaming"):

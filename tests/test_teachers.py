@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from mfdistill.checkpoint import save_folder
+from mfdistill.checkpoint import save_folder, write_tensors
 from mfdistill.config import to_dict
 from mfdistill.errors import UserError
 from mfdistill.networks import build_network
@@ -68,9 +68,11 @@ def test_what_cannot_be_loaded_gives_one_clear_line(tmp_path):
     made = teacher()
     save_folder(tmp_path, made.network.state_dict(), made.config)
     (tmp_path / "foreign.ckpt").write_bytes(b"x")
+    write_tensors(tmp_path / "other.safetensors", {"a": torch.zeros(1)})
     for arguments, message in (
         ({"path": tmp_path, "kind": "wavegan"}, f"wavegan: unknown kind.*{', '.join(TEACHERS)}"),
-        ({"path": tmp_path / "foreign.ckpt"}, "not recognised as a teacher.*cfm"),
+        ({"path": tmp_path / "foreign.ckpt"}, "foreign.ckpt: its pickle holds more than tensors"),
+        ({"path": tmp_path / "other.safetensors"}, "not recognised as a teacher.*cfm"),
         ({"path": tmp_path / "nothing" / "here"}, "no such file"),
         ({"path": tmp_path, "config": {"channels": 8}}, "leave config out"),
         ({"path": tmp_path, "guidance_strength": 2.0}, "guidance strength 2.0"),

@@ -10,8 +10,8 @@ def _line(first: float, last: float, count: int) -> list[float]:
 
 
 def meanflowse_times(steps: int, t_rev: float = 1.0, t_end: float = 0.03) -> list[float]:
-    """MeanFlowSE's grid of ``steps`` equal steps from ``1 - t_rev`` to ``1 - t_end``; for ``solve(..., "euler")`` (its ``euler``) and ``sample``
-    (its ``euler_mf``). Its one step as recommended is ``t_end=0``; by default it stops early.
+    """MeanFlowSE's grid of ``steps`` equal steps from ``1 - t_rev`` to ``1 - t_end``; for ``solve(..., "euler")`` (its ``euler``) and
+    ``sample`` (its ``euler_mf``). Its one step as recommended is ``t_end=0``; by default it stops early.
 
     Raises:
         UserError: no step, or times outside [0, 1] or in descending order.

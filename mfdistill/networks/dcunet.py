@@ -1,7 +1,7 @@
 """DCUNet, the complex U-Net that SGMSE and FlowSE offer beside NCSN++ (Choi et al. 2019), with the originals' names of weights.
 
-Complex numbers are pairs of real tensors. A complex layer has two real copies: ``re = f_re(a) - f_im(b)``, ``im = f_re(b) + f_im(a)``, biases
-included.
+Complex numbers are pairs of real tensors. A complex layer has two real copies: ``re = f_re(a) - f_im(b)``, ``im = f_re(b) + f_im(a)``,
+biases included.
 """
 
 from __future__ import annotations
@@ -166,13 +166,14 @@ class Block(nn.Module):
         self.embed_layer = nn.Sequential(*layers, _Dense(config.embed_dim, outputs), Activation(config.time_activation))
 
     def forward(self, x: Complex, e: Complex, size: list[int] | None = None) -> Complex:
-        (re, im), (e_re, e_im) = (self.conv(x) if size is None else self.deconv(x, size)), self.embed_layer(e)
+        conv: nn.Module = self.get_submodule("conv" if size is None else "deconv")
+        (re, im), (e_re, e_im) = conv(x, size), self.embed_layer(e)
         return self.activation(self.norm((re + e_re, im + e_im)))
 
 
 class DCUNet(nn.Module):
-    """``forward(z_t, t, cond) -> v``: ``z_t`` and ``cond["y"]`` are ``(b, 2, f, n)``, any n (padded with zeros inside), ``f - 1`` divided by the
-    product of the frequency strides (257 bins for the default); t is ``(b,)`` or the stacked pair [t, r], on our clock."""
+    """``forward(z_t, t, cond) -> v``: ``z_t`` and ``cond["y"]`` are ``(b, 2, f, n)``, any n (padded with zeros inside), ``f - 1`` divided
+    by the product of the frequency strides (257 bins for the default); t is ``(b,)`` or the stacked pair [t, r], on our clock."""
 
     time_embedding_name = "embed"
 

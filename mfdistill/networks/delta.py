@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 
 class Fourier(nn.Module):
-    """``(b,) -> (b, 2 n)``: sines and cosines of ``2 pi v W``, W drawn ``scale N(0, 1)`` once; a parameter without gradient, as the original
-    keeps it in its state dict and its averages."""
+    """``(b,) -> (b, 2 n)``: sines and cosines of ``2 pi v W``, W drawn ``scale N(0, 1)`` once; a parameter without gradient, as the
+    original keeps it in its state dict and its averages."""
 
     def __init__(self, n: int, scale: float):
         super().__init__()

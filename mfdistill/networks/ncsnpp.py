@@ -1,8 +1,8 @@
 """NCSN++ as SGMSE+, FlowSE and MeanFlowSE use it (score-SDE, arXiv 2011.13456), as a velocity network on our clock.
 
-BigGAN residual blocks, FIR resampling as plain convolutions, progressive input ("input skip", sum) and output ("output skip"). Everything is
-differentiable in forward mode. The submodules in ``all_modules`` have the originals' numbers, so a checkpoint's names differ only in
-the time embedding's (``teachers.meanflowse``).
+BigGAN residual blocks, FIR resampling as plain convolutions, progressive input ("input skip", sum) and output ("output skip").
+Everything is differentiable in forward mode. The submodules in ``all_modules`` have the originals' numbers, so a checkpoint's names
+differ only in the time embedding's (``teachers.enhancement``).
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class _Level(NamedTuple):
 
 
 class NCSNpp(nn.Module):
-    """``forward(z_t, t, cond) -> v``: ``z_t`` and ``cond["y"]`` are ``(b, 2, f, n)`` with ``f = config.image_size``, any n (padded with zeros
+    """``forward(z_t, t, cond) -> v``: ``z_t`` and ``cond["y"]`` are ``(b, 2, f, n)``, ``f = config.image_size``, any n (padded with zeros
     to a multiple of ``2^(levels - 1)`` inside); t is ``(b,)`` or the stacked pair [t, r], on our clock."""
 
     time_embedding_name = "time_embedding"

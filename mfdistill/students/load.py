@@ -24,7 +24,7 @@ def load_student(
     """A student in evaluation mode, with the schedule saved beside it.
 
     Args:
-        path: a folder that ``student-distill`` wrote, or the hub id of such a folder.
+        path: a folder that ``student-distill`` wrote, the hub id of such a folder, or a MeanFlowSE checkpoint.
         kind: one of ``STUDENTS``; found from the file where it can be.
         config: sizes for files that do not hold their own; a folder of ours does.
         streaming: run the network as its streaming form.
@@ -33,9 +33,7 @@ def load_student(
         UserError: nothing there, an unrecognised file, an unknown kind, a checkpoint of another role, or an option that the kind lacks.
     """
     place = resolve(path)
-    if kind is None and not place.is_dir() and (found := recognise(place)) in STUDENTS:
-        kind = found
-    if kind is None and not place.is_dir():
+    if kind is None and not place.is_dir() and (kind := recognise(place)) not in STUDENTS:
         raise UserError(
             f"{place}: not recognised as a student; this version reads folders that student-distill wrote, "
             f"and kinds: {', '.join(STUDENTS)}"

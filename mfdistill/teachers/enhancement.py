@@ -1,4 +1,4 @@
-"""FlowSE, MeanFlowSE and SGMSE checkpoints as networks and tasks of ours; their clock, which runs from 1 at the noise to 0, is flipped here.
+"""FlowSE, MeanFlowSE and SGMSE checkpoints as networks and tasks of ours; their clock, from 1 at the noise to 0, is flipped here.
 
 A velocity of theirs is minus the network and becomes the network itself on our clock; the score of SGMSE becomes the velocity of its
 probability flow. The networks do the rest (``networks.ncsnpp``, ``networks.dcunet``).
@@ -33,7 +33,7 @@ _DCUNET = {
     "dcunet_time_embedding_complex": "complex_time", "embed_dim": "embed_dim", "fourier_scale": "fourier_scale",
 }
 _FEATURES = ("n_fft", "hop_length", "window", "transform_type", "spec_factor", "spec_abs_exponent", "sr", "normalize")
-_PROCESS = ("sigma_min", "sigma_max", "theta", "t_eps", "T_rev", "scale_by_sigma", "divide_by_t", "ode", "sde", "loss_type", "network_scaling")
+_PROCESS = ("sigma_min", "sigma_max", "theta", "t_eps", "T_rev", "scale_by_sigma", "divide_by_t", "ode", "sde", "network_scaling")
 _OWN = ("architecture_table", "backbone", "weights", "use_mfse")
 # options of the originals that no published checkpoint changes: (name, the one value there is)
 _FIXED = {
@@ -41,7 +41,7 @@ _FIXED = {
     "progressive_input": "input_skip", "progressive_combine": "sum", "embedding_type": "fourier", "nonlinearity": "swish",
     "dcunet_fix_length": "pad", "dcunet_mask_bound": "none",
 }
-_TRAINING = re.compile(r"(mf_|val_|num_|loss_|use_|l1_|pesq_|c_|ema_|batch|data_|sampler|sigma_data|base_dir|format|dummy|N$|lr$)")  # not used here
+_TRAINING = re.compile(r"(mf_|val_|num_|loss_|use_|l1_|pesq_|c_|ema_|batch|data_|sampler|sigma_data|base_dir|format|dummy|N$|lr$)")
 _TIME = (("all_modules.0", "fourier"), ("all_modules.1", "linear_1"), ("all_modules.2", "linear_2"))
 _DELTA = (("delta_gfproj", "fourier"), ("delta_fc1", "linear_1"), ("delta_fc2", "linear_2"))
 
@@ -49,7 +49,7 @@ _DELTA = (("delta_gfproj", "fourier"), ("delta_fc1", "linear_1"), ("delta_fc2", 
 def enhancement_kind(names: Collection[str]) -> str | None:
     """The system that a file is of, from the names of its tensors and hyper-parameters, with whatever prefixes; None if of none or unclear
     (bare weights of FlowSE and SGMSE have the same names)."""
-    ends = {name.removeprefix("hyper_parameters.") if name.startswith("hyper_parameters.") else name.rpartition("dnn.")[2] for name in names}
+    ends = {name.rpartition("dnn.")[2] for name in names}
     if "delta_fc1.weight" in ends:
         return "meanflowse"
     if "fourier_projection_t.W" in ends or "t_r_fuse.linear.weight" in ends:
@@ -69,8 +69,8 @@ def load_enhancement(
     """A teacher from a checkpoint of ``kind`` (flowse, meanflowse, sgmse): its velocity, and of MeanFlowSE the diagonal r = t.
 
     Args:
-        config: names and values of the originals' hyper-parameters (sizes, features, noise), over those in the file; ``weights`` is "ema" (the
-            default) or "raw".
+        config: names and values of the originals' hyper-parameters (sizes, features, noise), over those in the file; ``weights`` is "ema"
+            (the default) or "raw".
 
     Raises:
         UserError: another kind of file, weights that do not fit the sizes, or options that have no counterpart here.
@@ -104,12 +104,13 @@ def open_enhancement(
 def network_sizes(
     kind: str, names: Mapping[str, Tensor], settings: Mapping[str, Any], path: str | Path
 ) -> tuple[str, NCSNppConfig | DCUNetConfig]:
-    """Name and configuration of the network from hyper-parameters; what they lack is the originals' default, ``nf`` is read from the file."""
+    """Name and configuration of the network from hyper-parameters; what they lack is the originals' default, ``nf`` that of the file."""
     for key, value in _FIXED.items():
         if settings.get(key) is not None and settings[key] != value:
             raise UserError(f"{path}: {key} = {settings[key]!r} is not supported; only {value!r} is")
-    if settings.get("sde", "ouve") != "ouve" or settings.get("ode", "flowmatching") != "flowmatching":
-        raise UserError(f"{path}: process {settings.get('sde') or settings['ode']!r} has no velocity here; supported are 'flowmatching', 'ouve'")
+    process = settings.get("sde", "ouve") if kind == "sgmse" else settings.get("ode", "flowmatching")
+    if process not in ("ouve", "flowmatching"):
+        raise UserError(f"{path}: process {process!r} has no velocity here; supported are 'flowmatching' and 'ouve'")
     if kind == "sgmse" and settings.get("loss_type", "score_matching") not in ("score_matching", "denoiser"):
         raise UserError(f"{path}: loss_type {settings['loss_type']!r} trains no score; supported are 'score_matching' and 'denoiser'")
     common: dict[str, Any] = {"t_last": 1 - float(settings.get("t_eps", 0.03))}
@@ -153,7 +154,7 @@ def task_of(kind: str, sizes: NCSNppConfig | DCUNetConfig, settings: Mapping[str
         compression="log" if transform == "log" else "power",
     )
     if isinstance(sizes, NCSNppConfig) and stft.bins != bins:
-        raise UserError(f"{path}: n_fft {n_fft} gives {stft.bins} bins, but the network was made for image_size {bins}; give both in config")
+        raise UserError(f"{path}: n_fft {n_fft} gives {stft.bins} bins, but the network is for image_size {bins}; give both in config")
     if kind == "sgmse":
         sigma_0, sigma_1 = ouve_std(1.0, sizes.theta, sizes.sigma_min, sizes.sigma_max), 0.0
     else:
@@ -202,8 +203,8 @@ def load_official(network: nn.Module, tensors: Mapping[str, Tensor], path: str |
     ]
     if wrong:
         raise UserError(
-            f"{path}: its weights do not fit kind '{kind}' and these sizes: {wrong[0]} ({len(wrong)} such); it looks like {_looks_like(tensors)}; "
-            "give its sizes in config"
+            f"{path}: its weights do not fit kind '{kind}' and these sizes: {wrong[0]} ({len(wrong)} such); "
+            f"it looks like {_looks_like(tensors)}; give its sizes in config"
         )
     network.load_state_dict({ours: tensors[theirs] for ours, theirs in names.items()})
 
