@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from mfdistill.flow.draws import noise, normal, uniform
     from mfdistill.flow.paths import CHANNEL_STD, GaussianPath, batch_time, expand_time, interpolate, noise_like
     from mfdistill.flow.solvers import SOLVERS, jump, schedule, solve, stages, sway, trajectory
+    from mfdistill.flow.speech_grids import EPSS, cosine_times, f5_times
     from mfdistill.flow.tableaus import TABLEAUS, Tableau, tableau, tableau_step
     from mfdistill.flow.times import annealed_gamma, sample_interval, sample_time
 
 __all__ = [
     "CHANNEL_STD",
+    "EPSS",
     "METHODS",
     "SOLVERS",
     "GaussianPath",
@@ -27,7 +29,9 @@ __all__ = [
     "TimeConfig",
     "annealed_gamma",
     "batch_time",
+    "cosine_times",
     "expand_time",
+    "f5_times",
     "interpolate",
     "jump",
     "noise",
@@ -53,6 +57,7 @@ __getattr__ = exports(
         "draws": "noise normal uniform",
         "paths": "CHANNEL_STD GaussianPath batch_time expand_time interpolate noise_like",
         "solvers": "SOLVERS jump schedule solve stages sway trajectory",
+        "speech_grids": "EPSS cosine_times f5_times",
         "tableaus": "TABLEAUS Tableau tableau tableau_step",
         "times": "annealed_gamma sample_interval sample_time",
     },
