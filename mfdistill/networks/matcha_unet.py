@@ -103,8 +103,9 @@ def visible(valid: Tensor, chunk: int, streaming: bool | Tensor) -> Tensor:
 class MatchaUNet(nn.Module):
     """``UNet1d`` under the signature of all networks here: ``network(z_t, t, cond) -> v``, in the layout ``(b, mels, n)``.
 
-    ``cond``: ``mu`` (b, mels, n), ``spks`` (b, speaker), ``cond`` the prompt's Mel (b, mels, n), those that ``in_channels`` has room for; with
-    none of them it is the null condition, zeros. ``mask`` (b, 1, n) or (b, n), default all valid; ``streaming`` 0-d or (b,), default ``self.streaming``.
+    ``cond``: ``mu`` (b, mels, n), ``spks`` (b, speaker), ``cond`` the prompt's Mel (b, mels, n), those that ``in_channels`` has room for;
+    with none of them it is the null condition, zeros. ``mask`` (b, 1, n) or (b, n), default all valid; ``streaming`` 0-d or (b,), default
+    ``self.streaming``.
     """
 
     time_embedding_name = "estimator.time_mlp"

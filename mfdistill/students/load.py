@@ -70,7 +70,18 @@ def load_meanflowse(*args: Any, **options: Any) -> Student:
     return load_meanflowse(*args, **options)
 
 
-STUDENTS: dict[str, Callable[..., Student]] = {"interval": load_interval, "meanflowse": load_meanflowse}
+def load_chatterbox(*args: Any, **options: Any) -> Student:
+    """A Chatterbox or CosyVoice 2 flow with a mixer of two times (``students.chatterbox``)."""
+    from mfdistill.students.chatterbox import load_chatterbox
+
+    return load_chatterbox(*args, **options)
+
+
+STUDENTS: dict[str, Callable[..., Student]] = {
+    "interval": load_interval,
+    "meanflowse": load_meanflowse,
+    "chatterbox": load_chatterbox,
+}
 
 
 def save_student(

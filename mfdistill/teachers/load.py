@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -102,12 +103,25 @@ def _is_streamfm(names: Collection[str]) -> bool:
     return is_streamfm(names)
 
 
+def _later(module: str, name: str, *first: Any) -> Callable[..., Any]:
+    """A function of a module that is imported at its first call; ``first``: its leading arguments."""
+    def call(*args: Any, **options: Any) -> Any:
+        return getattr(importlib.import_module(module), name)(*first, *args, **options)
+
+    return call
+
+
 TEACHERS: dict[str, Callable[..., Teacher]] = {
     "cfm": load_cfm,
     "meanflowse": load_enhancement("meanflowse"),
     "flowse": load_enhancement("flowse"),
     "sgmse": load_enhancement("sgmse"),
     "streamfm": _load_streamfm,
+    "cosyvoice2": _later("mfdistill.teachers.cosyvoice2", "load_cosyvoice2"),
+    "matcha": _later("mfdistill.teachers.matcha", "load_matcha"),
+    "cosyvoice3": _later("mfdistill.teachers.cosyvoice3", "load_cosyvoice3"),
+    "f5": _later("mfdistill.teachers.f5", "load_f5", "f5"),
+    "f5-unett": _later("mfdistill.teachers.f5", "load_f5", "f5-unett"),
 }
 
 
@@ -122,6 +136,12 @@ RECOGNISED: dict[str, Callable[[Collection[str]], bool]] = {
     "flowse": _is_enhancement("flowse"),
     "sgmse": _is_enhancement("sgmse"),
     "streamfm": _is_streamfm,
+    "chatterbox": _later("mfdistill.teachers.mel_flow", "is_chatterbox"),
+    "cosyvoice2": _later("mfdistill.teachers.mel_flow", "is_cosyvoice2"),
+    "matcha": _later("mfdistill.teachers.mel_flow", "is_matcha"),
+    "cosyvoice3": _later("mfdistill.teachers.cosyvoice3", "is_cosyvoice3"),
+    "f5": _later("mfdistill.teachers.f5", "is_f5"),
+    "f5-unett": _later("mfdistill.teachers.f5", "is_f5_unett"),
 }
 
 

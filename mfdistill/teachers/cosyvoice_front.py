@@ -1,0 +1,174 @@
+"""From speech tokens, prompt and speaker to the condition of a CosyVoice flow, and on to the Mel spectrogram; frozen parts of its file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mfdistill.errors import UserError
+from mfdistill.flow import jump, solve
+from mfdistill.networks.conformer import TokenEncoder, TokenEncoderConfig
+from mfdistill.teachers.mel_flow import ESTIMATOR, checkpoint_file, flow_tensors
+
+if TYPE_CHECKING:
+    from mfdistill.teachers.protocol import Teacher
+
+
+class TokenFront(nn.Module):
+    """What all versions share: the tokens' and the speaker's embeddings, and how a prompt is put before. Frozen, in evaluation mode.
+
+    A version gives ``encode``, ``lookahead`` (tokens) and ``ratio`` (Mel frames per token, at 50 frames a second).
+    """
+
+    lookahead = 3
+    ratio = 2
+
+    def __init__(self, vocab: int, width: int, speaker: int, mels: int):
+        super().__init__()
+        self.input_embedding = nn.Embedding(vocab, width)
+        self.spk_embed_affine_layer = nn.Linear(speaker, mels)
+
+    def encode(self, tokens: Tensor, valid: Tensor, context: Tensor | None, streaming: bool | Tensor) -> Tensor:
+        """Embedded tokens (b, n, width), zero where not ``valid`` (b, n), and those that follow -> mu (b, ratio n, mels)."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def condition(
+        self,
+        token: Tensor,
+        prompt_token: Tensor,
+        prompt_feat: Tensor,
+        embedding: Tensor,
+        token_len: Tensor | None = None,
+        streaming: bool | Tensor = False,
+        finalize: bool = True,
+    ) -> dict[str, Tensor]:
+        """The condition ``{"mu", "mask", "spks", "cond"}`` of a flow for prompt and text together, layout (b, mels, n).
+
+        Args:
+            token: (b, n) what to say, padded at the end. prompt_token: (b, p) and prompt_feat: (b, frames, mels) the prompt's log-Mel.
+            embedding: (b, 192) speaker x-vector of any norm.
+            token_len: (b,) of ``token``; default all of them.
+            streaming: attention by chunks; finalize: False where more tokens follow: the last ``lookahead`` are only looked at.
+
+        Raises:
+            UserError: no token, a token that the table lacks, a prompt of more frames than all tokens give.
+        """
+        mels = self.spk_embed_affine_layer.out_features
+        b, tokens = token.shape[0], torch.cat([prompt_token.expand(token.shape[0], -1), token], 1)
+        self._check(tokens, token.shape[1] - (0 if finalize else self.lookahead), prompt_feat, mels)
+        lengths = torch.full((b,), token.shape[1], device=token.device) if token_len is None else token_len.reshape(b)
+        valid = torch.arange(tokens.shape[1], device=token.device)[None] < (prompt_token.shape[1] + lengths)[:, None]
+        embedded = self.input_embedding(tokens.clamp(min=0)) * valid[:, :, None]
+        context = None
+        if not finalize:
+            embedded, context, valid = embedded[:, : -self.lookahead], embedded[:, -self.lookahead :], valid[:, : -self.lookahead]
+        mu = self.encode(embedded, valid, context, streaming).transpose(1, 2).contiguous()
+        cond = torch.zeros_like(mu)
+        cond[:, :, : prompt_feat.shape[1]] = prompt_feat.transpose(1, 2)
+        spks = self.spk_embed_affine_layer(F.normalize(embedding.reshape(-1, embedding.shape[-1]), dim=1)).expand(b, -1)
+        return {"mu": mu, "mask": valid.repeat_interleave(self.ratio, 1)[:, None].to(mu.dtype), "spks": spks, "cond": cond}
+
+    def _check(self, tokens: Tensor, count: int, prompt_feat: Tensor, mels: int) -> None:
+        if count < 1:
+            raise UserError(f"tokens: {max(count, 0)} are left to say; give one or more (and {self.lookahead} more where not finalized)")
+        if int(tokens.max()) >= self.input_embedding.num_embeddings:
+            raise UserError(f"tokens: {int(tokens.max())} is outside the table of {self.input_embedding.num_embeddings}; another tokenizer?")
+        if prompt_feat.shape[-1] != mels or prompt_feat.shape[1] >= self.ratio * tokens.shape[1]:
+            raise UserError(f"prompt: a Mel of {tuple(prompt_feat.shape)} does not fit {tokens.shape[1]} tokens with {mels} bands; "
+                            f"it needs (b, {self.ratio} frames per prompt token, {mels})")
+
+
+class ConformerFront(TokenFront):
+    """CosyVoice 2's and Chatterbox's: a ``TokenEncoder`` and a projection."""
+
+    def __init__(self, vocab: int, speaker: int, mels: int, config: TokenEncoderConfig):
+        super().__init__(vocab, config.width, speaker, mels)
+        self.lookahead, self.ratio = config.lookahead, config.stride
+        self.encoder = TokenEncoder(config)
+        self.encoder_proj = nn.Linear(config.width, mels)
+
+    def encode(self, tokens: Tensor, valid: Tensor, context: Tensor | None, streaming: bool | Tensor) -> Tensor:
+        return self.encoder_proj(self.encoder(tokens, valid, context, streaming))
+
+
+def load_front(path: str | Path, device: torch.device | str = "cpu", chunk: int = 25) -> TokenFront:
+    """The front end in a flow file (``flow.pt``, ``flow.safetensors``, ``s3gen*.safetensors``), in evaluation mode, frozen.
+
+    Args:
+        chunk: tokens per chunk in streaming form; everything else is read from the file.
+
+    Raises:
+        UserError: a file without a front end, or with one of another system.
+    """
+    file = checkpoint_file(Path(path))
+    tensors = {name: value for name, value in flow_tensors(file).items() if not name.startswith(ESTIMATOR)}
+    front = _conformer_front(tensors, file, chunk)
+    own = front.state_dict()
+    wrong = next((name for name in own if name not in tensors or tensors[name].shape != own[name].shape), None)
+    if wrong is not None:
+        raise UserError(f"{file}: its front end lacks {wrong}, or has it in another shape; is it a CosyVoice flow?")
+    front.load_state_dict({name: tensors[name] for name in own})
+    return front.requires_grad_(False).eval().to(device)
+
+
+def _conformer_front(tensors: Mapping[str, Tensor], file: Path, chunk: int) -> ConformerFront:
+    def size(name: str) -> torch.Size:
+        if name not in tensors:
+            raise UserError(f"{file}: has no {name}, so it has no front end of CosyVoice 2; give the whole flow file")
+        return tensors[name].shape
+
+    (vocab, width), (mels, speaker) = size("input_embedding.weight"), size("spk_embed_affine_layer.weight")
+    config = TokenEncoderConfig(
+        width=width,
+        heads=size("encoder.up_encoders.0.self_attn.pos_bias_u")[0],
+        inner=size("encoder.up_encoders.0.feed_forward.w_1.weight")[0],
+        blocks=_count(tensors, "encoder.encoders."),
+        up_blocks=_count(tensors, "encoder.up_encoders."),
+        lookahead=size("encoder.pre_lookahead_layer.conv1.weight")[2] - 1,
+        stride=(size("encoder.up_layer.conv.weight")[2] - 1) // 2,
+        chunk=chunk,
+    )
+    return ConformerFront(vocab, speaker, mels, config)
+
+
+def _count(tensors: Mapping[str, Tensor], prefix: str) -> int:
+    return len({name.removeprefix(prefix).split(".")[0] for name in tensors if name.startswith(prefix)})
+
+
+@torch.no_grad()
+def token_to_mel(
+    model: Teacher | nn.Module,
+    front: TokenFront,
+    token: Tensor,
+    prompt_token: Tensor,
+    prompt_feat: Tensor,
+    embedding: Tensor,
+    steps: Sequence[float] | int,
+    z_0: Tensor | None = None,
+    streaming: bool = False,
+    finalize: bool = True,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """The Mel (b, mels, frames after the prompt) of speech tokens (``TokenFront.condition``): a teacher by Euler steps, a student by jumps.
+
+    Args:
+        steps: a number of uniform steps or times; CosyVoice's sampler is a teacher at ``cosine_times(10)``, Chatterbox's a student at 2.
+        z_0: (b, mels, prompt and other frames) noise; default a teacher's prior, for a student fresh noise.
+        streaming: of front end and flow together.
+    """
+    cond = front.condition(token, prompt_token, prompt_feat, embedding, streaming=streaming, finalize=finalize)
+    if streaming:
+        cond["streaming"] = torch.tensor(True, device=cond["mu"].device)
+    mu = cond["mu"]
+    if isinstance(model, nn.Module):
+        z_0 = torch.randn(mu.shape, generator=generator, dtype=mu.dtype).to(mu.device) if z_0 is None else z_0
+        z_1 = jump(lambda z, t, r: model(z, t, r, cond), z_0, steps)
+    else:
+        z_1 = solve(lambda z, t: model.velocity(z, t, cond), model.prior(cond, generator) if z_0 is None else z_0, steps, "euler")
+    return z_1[:, :, prompt_feat.shape[1] :]
