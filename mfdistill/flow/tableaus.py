@@ -6,7 +6,7 @@ The grammar and the names are Stream.FM's (arXiv 2512.19442): blocks joined by '
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -121,12 +121,16 @@ def _named(name: str, solver: str) -> Tableau:
     return TABLEAUS[name]
 
 
-def _compose(steps: list[tuple[float, Tableau]]) -> Tableau:
+def along(table: Tableau, times: Sequence[float]) -> Tableau:
+    """A table repeated between ascending times, as one step of length 1 whose nodes are those times."""
+    return _compose([(b - a, table) for a, b in zip(times, times[1:], strict=False)], times[0])
+
+
+def _compose(steps: list[tuple[float, Tableau]], start: float = 0.0) -> Tableau:
     """One table for sub-steps of given widths: stages of a sub-step see those before it through their b."""
     a: list[Row] = []
     b: list[float] = []
     c: list[float] = []
-    start = 0.0
     for width, part in steps:
         before = tuple(b)
         a += [before + tuple(width * entry for entry in row) for row in part.a]

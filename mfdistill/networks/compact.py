@@ -8,11 +8,15 @@ answer is computed outside the network (see ``Preconditioning``), so that its ca
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mfdistill.errors import UserError
 from mfdistill.networks.config import CompactConfig
+from mfdistill.networks.memory import Memory, State, with_past, zero_state
 from mfdistill.networks.preconditioning import Preconditioning
 from mfdistill.networks.time import TimeEmbedding, current_time
 
@@ -37,11 +41,13 @@ class FrameConv(nn.Module):
     def __init__(self, inputs: int, outputs: int, dilation: int, causal: bool, bands: int = 3, stride: int = 1):
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, (3, bands), stride=(1, stride), dilation=(dilation, 1))
-        self.frames = (2 * dilation, 0) if causal else (dilation, dilation)
+        self.past, self.later = (2 * dilation, 0) if causal else (dilation, dilation)
         self.bands = ((bands - stride + 1) // 2, (bands - stride) // 2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.pad(x.permute(0, 3, 1, 2), (*self.bands, *self.frames))
+    def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:
+        if memory is not None:
+            x = with_past(x, self.past, 1, memory)
+        x = F.pad(x.permute(0, 3, 1, 2), (*self.bands, self.past if memory is None else 0, self.later))
         return self.conv(x).permute(0, 2, 3, 1)
 
 
@@ -59,10 +65,10 @@ class Block(nn.Module):
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+    def forward(self, x: Tensor, e: Tensor, memory: Memory | None = None) -> Tensor:
         scale_1, shift_1, scale_2, shift_2 = self.modulation(e)[:, None, None].chunk(4, -1)
         h = self.norm_1(x) * (1 + scale_1) + shift_1
-        h = F.silu(self.conv(h))
+        h = F.silu(self.conv(h, memory))
         x = x + h + torch.matmul(self.mix_bands, h)
         h = self.norm_2(x) * (1 + scale_2) + shift_2
         return x + self.reduce(F.silu(self.expand(h)))
@@ -78,9 +84,14 @@ class Recurrence(nn.Module):
         self.gru = nn.GRU(config.channels, config.recurrent, batch_first=True, bidirectional=not config.causal)
         self.out = nn.Linear(config.recurrent * directions, config.channels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:
         b, n, f, c = x.shape
-        h, _ = self.gru(self.norm(x).transpose(1, 2).reshape(b * f, n, c))
+        past = None
+        if memory is not None:
+            past = memory.recall(lambda: x.new_zeros(b, f, self.gru.hidden_size)).reshape(1, b * f, -1)
+        h, last = self.gru(self.norm(x).transpose(1, 2).reshape(b * f, n, c), past)
+        if memory is not None:
+            memory.keep(last.reshape(b, f, -1))
         return x + self.out(h).reshape(b, f, n, c).transpose(1, 2)
 
 
@@ -93,14 +104,14 @@ class StateFilter(nn.Module):
 
     def __init__(self, config: CompactConfig):
         super().__init__()
-        past = config.filter_frames - 1 if config.causal else config.filter_frames // 2
+        self.past = config.filter_frames - 1 if config.causal else config.filter_frames // 2
         self.frames, self.bins = config.filter_frames, config.filter_bins
-        self.pad = (config.filter_bins // 2, config.filter_bins // 2, past, config.filter_frames - 1 - past)
+        self.pad = (config.filter_bins // 2, config.filter_bins // 2, 0, config.filter_frames - 1 - self.past)
         self.taps = config.filter_frames * config.filter_bins
 
-    def neighbours(self, state: Tensor) -> Tensor:
+    def neighbours(self, state: Tensor, memory: Memory | None = None) -> Tensor:
         """``(b, n, f, 2) -> (2, b, n, f, taps)``, zeros beyond the edges."""
-        planes = F.pad(state.permute(3, 0, 1, 2), self.pad)
+        planes = F.pad(with_past(state, self.past, 1, memory).permute(3, 0, 1, 2), self.pad)
         return planes.unfold(2, self.frames, 1).unfold(3, self.bins, 1).flatten(-2)
 
     def forward(self, taps: Tensor, neighbours: Tensor) -> Tensor:
@@ -117,6 +128,7 @@ class CompactNet(nn.Module):
     def __init__(self, config: CompactConfig):
         super().__init__()
         self.config = config
+        self.causal = config.causal
         c, s = config.channels, config.band_stride
         self.time_embedding = TimeEmbedding(config.embedding)
         self.preconditioning = Preconditioning(config)
@@ -130,31 +142,46 @@ class CompactNet(nn.Module):
         nn.init.zeros_(self.decode.weight)
         nn.init.zeros_(self.decode.bias)
 
-    def forward(self, z_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+    def forward(self, z_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        return self._forward(z_t, t, cond, None)
+
+    def init_state(self, batch: int, freqs: int | None = None) -> State:
+        """The state before the first frame of ``batch`` streams.
+
+        Raises:
+            UserError: the network sees later frames.
+        """
+        if not self.causal:
+            raise UserError("network 'compact': sees later frames, so it cannot stream; train one with --network.causal")
+        frame = self.position.new_zeros(batch, 2, freqs or self.config.freqs, 1)
+        return zero_state(self._forward, frame, {"y": frame})
+
+    def step(self, frame: Tensor, t: Tensor, cond: Mapping[str, Tensor], state: State) -> tuple[Tensor, State]:
+        """The next frame or frames ``(b, 2, f, n >= 1)`` of ``forward``, and the state after them; t must stay what it was."""
+        memory = Memory(state)
+        return self._forward(frame, t, cond, memory), tuple(memory.new)
+
+    def _forward(self, z_t: Tensor, t: Tensor, cond: Mapping[str, Tensor], memory: Memory | None) -> Tensor:
         e = F.silu(self.time_embedding(t))
         # inside, frames come before bins and channels last: (b, n, f, c)
         z_t, y = z_t.permute(0, 3, 2, 1).contiguous(), cond["y"].permute(0, 3, 2, 1).contiguous()
         state, answer, scale = self.preconditioning(z_t, current_time(t), y)
         y, level = self.preconditioning.normalise(y)
-        before, below = (_product(state, _shifted(state, pad) * _CONJUGATE.to(state)) for pad in _SHIFTS)
-        h = self.encode(torch.cat([state, y, level, before, below], -1)) + self.position
+        shifted = with_past(state, 1, 1, memory)[:, :-1], F.pad(state, (0, 0, 1, 0))[:, :, :-1]     # by one frame, by one bin
+        before, below = (_product(state, other * _CONJUGATE.to(state)) for other in shifted)
+        h = self.encode(torch.cat([state, y, level, before, below], -1), memory) + self.position
         for i, block in enumerate(self.blocks):
             if self.recurrence is not None and i == len(self.blocks) // 2:
-                h = self.recurrence(h)
-            h = block(h, e)
+                h = self.recurrence(h, memory)
+            h = block(h, e, memory)
         h = self.decode(self.norm(h)).to(state.dtype)
         h = h.reshape(*h.shape[:2], self.config.freqs, -1)
         free, of_y, taps = h.split([2, 2, 2 * self.filter.taps], -1)
-        residual = free + _product(of_y, y) + self.filter(taps, self.filter.neighbours(state))
+        residual = free + _product(of_y, y) + self.filter(taps, self.filter.neighbours(state, memory))
         return (answer + scale * residual).permute(0, 3, 2, 1)
 
 
 _CONJUGATE = torch.tensor([1.0, -1.0])
-_SHIFTS = ((0, 0, 0, 0, 1, 0), (0, 0, 1, 0))       # by one frame, by one bin
-
-
-def _shifted(x: Tensor, pad: tuple[int, ...]) -> Tensor:
-    return F.pad(x, pad)[:, : x.shape[1], : x.shape[2]]
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
