@@ -12,7 +12,7 @@ from torch import Tensor, nn
 class EMA:
     """Averages of the trainable parameters of ``model``, kept in fp32 on their device.
 
-    Update ``n`` (from 0) uses ``min(decay, (1 + n) / (10 + n))``, so that a short run is not an average over its random start.
+    Update ``n`` (from 1) uses ``min(decay, (1 + n) / (10 + n))``, so that a short run is not an average over its random start.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -24,10 +24,10 @@ class EMA:
     @torch.no_grad()
     def update(self) -> None:
         """Move the averages towards the live weights."""
+        self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         for name, average in self.averages.items():
             average.lerp_(self._live[name].detach().float(), 1.0 - decay)
-        self.updates += 1
 
     @torch.no_grad()
     def load(self, averages: Mapping[str, Tensor], updates: int) -> None:

@@ -50,15 +50,22 @@ class IntervalConfig:
     min_gap: float = 1e-3
     """Smallest r - t of an interval that is no anchor."""
     t_max: float = 1.0
-    """Intervals are drawn in [0, t_max] (MeanFlowSE: 0.97); those of p_full are (0, 1) all the same."""
+    """Intervals are drawn in [t_min, t_max] (MeanFlowSE: 0.97); those of p_full end at 1 all the same."""
+    t_min: float = 0.0
+    """Earliest time (MeanFlowSE: ``1 - T_rev``)."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("uniform", "logit-normal", "start-gap"):
             raise UserError(f"interval kind: {self.kind!r} is not one of 'uniform', 'logit-normal', 'start-gap'")
         if not (self.p_equal >= 0 and self.p_full >= 0 and self.p_equal + self.p_full <= 1):
             raise UserError(f"interval p_equal {self.p_equal}, p_full {self.p_full}: fractions, 0 or more, whose sum is at most 1")
-        if not (0 < self.t_max <= 1 and 0 < self.min_gap < self.t_max):
-            raise UserError(f"interval min_gap {self.min_gap}, t_max {self.t_max}: needed 0 < min_gap < t_max <= 1")
-        for name in ("std", "anneal_start", "anneal_end", "anneal_fraction"):
+        if not (0 <= self.t_min < self.t_max <= 1 and 0 < self.min_gap < self.t_max - self.t_min):
+            raise UserError(
+                f"interval min_gap {self.min_gap}, t_min {self.t_min}, t_max {self.t_max}: "
+                "needed 0 <= t_min < t_max <= 1 and 0 < min_gap < t_max - t_min"
+            )
+        for name in ("std", "anneal_start", "anneal_end"):
             if not getattr(self, name) > 0:
                 raise UserError(f"interval {name}: {getattr(self, name)} must be positive")
+        if self.anneal_fraction < 0:
+            raise UserError(f"interval anneal_fraction: {self.anneal_fraction} must be 0 or more")

@@ -15,7 +15,7 @@ def sample_time(config: TimeConfig, u: Tensor) -> Tensor:
 
 def annealed_gamma(config: IntervalConfig, progress: float) -> float:
     """The exponent of the gap after the fraction ``progress`` (0 to 1) of the run."""
-    return config.anneal_start + min(1.0, progress / config.anneal_fraction) * (config.anneal_end - config.anneal_start)
+    return config.anneal_start + min(1.0, progress / max(1e-9, config.anneal_fraction)) * (config.anneal_end - config.anneal_start)
 
 
 def sample_interval(config: IntervalConfig, u: Tensor, progress: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -41,10 +41,11 @@ def sample_interval(config: IntervalConfig, u: Tensor, progress: float = 1.0) ->
     end = start + position ** annealed_gamma(config, progress) * (1 - start)
 
     gap = config.min_gap + 4 * torch.finfo(u.dtype).eps  # holds after rounding to the dtype of u
-    t = (config.t_max * start).clamp(max=config.t_max - gap)
-    r = torch.maximum(config.t_max * end, t + gap)
+    low, span = config.t_min, config.t_max - config.t_min
+    t = (low + span * start).clamp(max=config.t_max - gap)
+    r = torch.maximum(low + span * end, t + gap)
     full, equal = choice >= 1 - config.p_full, choice < config.p_equal
-    t = torch.where(full, 0.0, torch.where(equal, config.t_max * first, t)).to(u.dtype)
+    t = torch.where(full, low, torch.where(equal, low + span * first, t)).to(u.dtype)
     r = torch.where(full, 1.0, r).clamp(max=1.0).to(u.dtype)
     return t, torch.where(equal & ~full, t, r)
 

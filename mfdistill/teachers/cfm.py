@@ -21,6 +21,9 @@ class CFMTeacher:
         network: ``network(z_t, t, cond) -> v`` with ``time_embedding_name``; put into evaluation mode and left there.
         task: gives the path, and with it the prior.
         config: as in the folder's ``config.json``; ``Student.from_teacher`` takes the network's name and sizes from it.
+
+    ``t_last`` is the latest time that the network was trained at; ``straight`` is whether its states in training lay on the task's path
+    (those of a score model do not).
     """
 
     branches = 1
@@ -30,6 +33,9 @@ class CFMTeacher:
         self.time_embedding: str = network.time_embedding_name  # type: ignore[assignment]
         self.task = task
         self.config: dict[str, Any] = dict(config or {})
+        sizes = getattr(network, "config", None)
+        self.t_last: float = getattr(sizes, "t_last", 1.0)
+        self.straight: bool = getattr(sizes, "output", "velocity") == "velocity"
 
     @torch.no_grad()
     def velocity(self, z_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:

@@ -53,6 +53,17 @@ def squared_error(a: Tensor, b: Tensor, mask: Tensor | None) -> Tensor:
     return (error * mask).flatten(1).sum(1) / mask.flatten(1).sum(1).clamp(min=1)
 
 
+def absolute_error(a: Tensor, b: Tensor, mask: Tensor | None) -> Tensor:
+    """(b,) mean of ``|a - b|`` over the bins that count, as ``squared_error``."""
+    dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+    squares = (a.to(dtype) - b.to(dtype)).square().sum(1, keepdim=True)
+    error = squares.clamp(min=torch.finfo(dtype).tiny).sqrt()  # a finite gradient where a is b
+    if mask is None:
+        return error.flatten(1).mean(1)
+    mask = mask.expand_as(error)
+    return (error * mask).flatten(1).sum(1) / mask.flatten(1).sum(1).clamp(min=1)
+
+
 def reduce(per_sample: Tensor, batch: Batch) -> Tensor:
     """The loss: the mean of ``per_sample`` (b,), each sample weighing as many frames as count in it.
 
@@ -75,9 +86,20 @@ def hold(objective: nn.Module, teacher: Teacher | None) -> None:
     object.__setattr__(objective, "teacher", teacher)
 
 
+def within_reach(teacher: Teacher | None, t: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    """Intervals that start after the latest time that the teacher was trained at (``t_last``) start there; anchors stay anchors."""
+    last = getattr(teacher, "t_last", 1.0)
+    anchors, t = r <= t, t.clamp(max=last)
+    return t, torch.where(anchors, t, r)
+
+
 @torch.no_grad()
 def teacher_velocity(teacher: Teacher, z: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-    """The teacher's velocity in the precision of its weights (no autocast), on the device of ``z``."""
+    """The teacher's velocity in the precision of its weights (no autocast), on the device of ``z``.
+
+    After the latest time that it was trained at it is the velocity of that time at ``z``: so its own sampler takes the last step.
+    """
+    t = t.clamp(max=getattr(teacher, "t_last", 1.0))
     weight = next(teacher.network.parameters(), z)
     if weight.device != z.device:
         teacher.to(device=z.device)

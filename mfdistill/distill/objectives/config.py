@@ -40,10 +40,15 @@ class MeanFlowConfig:
     """v is the conditional velocity ``z_1 - z_0`` instead of the teacher's."""
     mf_first_order_coef: float = 1.0
     """c of the identity; only 1 has the average velocity as its fixed point (MeanFlowSE: 0.5)."""
-    mf_jvp_impl: Literal["forward", "forward-graph", "double-backward", "central"] = "forward"
-    """How the total derivative is taken (see ``flow.total_derivative``)."""
+    loss_type: Literal["mse", "mae"] = "mse"
+    """Mean over the bins of ``|error|^2`` or of ``|error|`` (MeanFlowSE: half their sum)."""
+    mf_jvp_impl: Literal["forward", "forward-graph", "double-backward", "central", "fd", "autograd", "auto"] = "forward"
+    """How the total derivative is taken (see ``flow.total_derivative``). MeanFlowSE's names: "fd" (central, its step is ``mf_jvp_eps``
+    times the mean size of state and velocity), "autograd" (double-backward), "auto" (forward, or fd where torch cannot; it says which)."""
     mf_jvp_eps: float = 1e-4
-    """Step of "central"."""
+    """Step of "central" and "fd" (MeanFlowSE: 1e-3)."""
+    mf_jvp_chunk: int = 0
+    """Samples whose derivative is taken at once, 0 = all; saves memory, changes nothing else."""
     mf_jvp_clip: float = 0.0
     """Largest norm of one sample's derivative over all bins, 0 = no clip (MeanFlowSE: 5, which binds everywhere)."""
     mf_weight_final: float = 1.0
@@ -60,6 +65,8 @@ class MeanFlowConfig:
     """gamma after ``mf_delta_warmup_frac`` of the run."""
     mf_delta_warmup_frac: float = 0.7
     """Share of the run over which gamma moves."""
+    T_rev: float = 1.0
+    """Intervals start at ``1 - T_rev`` or later."""
     t_eps: float = 0.0
     """Intervals end at ``1 - t_eps`` (MeanFlowSE: 0.03, and yet it samples to 1)."""
     time_kind: Literal["uniform", "logit-normal", "start-gap"] = "uniform"
@@ -85,7 +92,7 @@ class MeanFlowConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.mf_weight_final <= 1:
             raise UserError(f"meanflow mf_weight_final: {self.mf_weight_final} must lie between 0 and 1")
-        for name in ("mf_jvp_clip", "mf_warmup_frac", "tangent_warmup_frac", "adaptive_power"):
+        for name in ("mf_jvp_clip", "mf_jvp_chunk", "mf_warmup_frac", "tangent_warmup_frac", "adaptive_power"):
             if getattr(self, name) < 0:
                 raise UserError(f"meanflow {name}: {getattr(self, name)} must be 0 or more")
 
@@ -102,4 +109,5 @@ class MeanFlowConfig:
             anneal_fraction=self.mf_delta_warmup_frac,
             min_gap=self.min_gap,
             t_max=1 - self.t_eps,
+            t_min=1 - self.T_rev,
         )

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from mfdistill.distill.objectives.base import Batch, Logs, end_points, hold, progress, reduce, squared_error, teacher_velocity
+from mfdistill.distill.objectives.base import Batch, Logs, end_points, hold, progress, reduce, squared_error, teacher_velocity, within_reach
 from mfdistill.distill.objectives.config import IntegralConfig
+from mfdistill.errors import UserError
 from mfdistill.flow import GaussianPath, expand_time, interpolate, sample_interval, stages, trajectory, uniform
 from mfdistill.students.student import Student
 from mfdistill.teachers.protocol import Teacher
@@ -49,6 +50,8 @@ class IntegralObjective(nn.Module):
         hold(self, teacher)
         self.path = path
         self.config = config or IntegralConfig()
+        if not getattr(teacher, "straight", True) and self.config.state == "data":
+            raise UserError("integral state: 'data' needs a teacher trained on straight paths, and this one was not; set it to 'rollout'")
         self.seed = seed
 
     def forward(self, batch: Batch) -> tuple[Tensor, Logs]:
@@ -65,6 +68,7 @@ class IntegralObjective(nn.Module):
         config, cond = self.config, batch["cond"]
         x, index = batch["z_1"], batch["index"]
         t, r = sample_interval(config.interval, uniform(self.seed, index, "times", 4, device=x.device), progress(batch))
+        t, r = within_reach(self.teacher, t, r)
         z_0, z_1 = end_points(self.path, batch, self.seed)
         cost = config.substeps * stages(config.solver) * getattr(self.teacher, "branches", 1)
         nfe = torch.zeros(len(t), device=x.device)
@@ -86,6 +90,8 @@ class IntegralObjective(nn.Module):
             times, states = self._roll(z[spans], t[spans], r[spans], _rows(cond, spans, z))
             column = torch.arange(len(spans), device=x.device)
             start, end = pairs[:, spans].unbind(-1)                                     # (k, spans)
+            late = times[start, column] > getattr(self.teacher, "t_last", 1.0)          # beyond it only whole rollouts
+            start, end = start.masked_fill(late, 0), end.masked_fill(late, config.substeps)
             t_s[:, spans], r_s[:, spans] = times[start, column], times[end, column]
             z_s[:, spans] = states[start, column]
             length = (times[end, column] - times[start, column]).reshape(*start.shape, *[1] * (z.ndim - 1))

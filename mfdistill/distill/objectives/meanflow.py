@@ -5,10 +5,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mfdistill.distill.objectives.base import Batch, Logs, end_points, hold, norm, progress, reduce, squared_error, teacher_velocity, valid
+from mfdistill.distill.logs import say
+from mfdistill.distill.objectives.base import (
+    Batch,
+    Logs,
+    absolute_error,
+    end_points,
+    hold,
+    norm,
+    progress,
+    reduce,
+    squared_error,
+    teacher_velocity,
+    valid,
+    within_reach,
+)
 from mfdistill.distill.objectives.config import MeanFlowConfig
+from mfdistill.distill.objectives.derivative import derivative
 from mfdistill.errors import UserError
-from mfdistill.flow import GaussianPath, expand_time, interpolate, sample_interval, total_derivative, uniform
+from mfdistill.flow import GaussianPath, expand_time, interpolate, sample_interval, uniform
 from mfdistill.students.student import Student
 from mfdistill.teachers.protocol import Teacher
 
@@ -19,8 +34,8 @@ def ramp(progress: float, fraction: float) -> float:
 
 
 def meanflow_weight(config: MeanFlowConfig, progress: float) -> float:
-    """w of ``(1 - w) L_cfm + w L_mf``; 0 where the threshold skips the MeanFlow term."""
-    w = config.mf_weight_final * ramp(progress, config.mf_warmup_frac)
+    """w of ``(1 - w) L_cfm + w L_mf``; 0 where the threshold skips the MeanFlow term, and at the very start whatever the warm-up."""
+    w = config.mf_weight_final * min(1.0, progress / max(1e-9, config.mf_warmup_frac))
     return 0.0 if w < config.mf_skip_weight_thresh else w
 
 
@@ -45,10 +60,13 @@ class MeanFlowObjective(nn.Module):
     ):
         super().__init__()
         self.config = config or MeanFlowConfig()
+        self._impl: str = self.config.mf_jvp_impl
         if teacher is None and not self.config.teacher_free:
             raise UserError("meanflow: needs a teacher; name one or set teacher_free")
         self.model = student
         hold(self, None if self.config.teacher_free else teacher)
+        if not getattr(self.teacher, "straight", True):
+            raise UserError("meanflow: needs a teacher trained on straight paths, and this one was not; use objective 'integral'")
         self.path = path
         self.seed = seed
 
@@ -56,6 +74,7 @@ class MeanFlowObjective(nn.Module):
         config, cond, mask, p = self.config, batch["cond"], batch.get("loss_mask"), progress(batch)
         x = batch["z_1"]
         t, r = sample_interval(config.interval, uniform(self.seed, batch["index"], "times", 4, device=x.device), p)
+        t, r = within_reach(self.teacher, t, r)
         z_0, z_1 = end_points(self.path, batch, self.seed)
         z = interpolate(z_0, z_1, t)
         v = z_1 - z_0 if self.teacher is None else teacher_velocity(self.teacher, z, t, cond)
@@ -64,7 +83,7 @@ class MeanFlowObjective(nn.Module):
         logs: Logs = {"mf_weight": torch.tensor(w)}
         per_sample = torch.zeros_like(t)
         if w < 1:
-            error = squared_error(self.model(z, t, t, cond), v, mask)
+            error = self._error(self.model(z, t, t, cond), v, mask)
             per_sample = per_sample + (1 - w) * self._weighted(error)
             logs["cfm"] = error.detach().mean()
         if w > 0:
@@ -78,9 +97,7 @@ class MeanFlowObjective(nn.Module):
         self, z: Tensor, t: Tensor, r: Tensor, v: Tensor, cond: dict[str, Tensor], mask: Tensor | None, c: float, logs: Logs
     ) -> Tensor:
         config = self.config
-        u, du_dt = total_derivative(
-            lambda z, t, r: self.model(z, t, r, cond), z, t, r, v, method=config.mf_jvp_impl, eps=config.mf_jvp_eps
-        )
+        u, du_dt = self._derivative(z, t, r, v, cond)
         du_dt = du_dt.detach().to(v.dtype)
         size, reference = norm(du_dt, mask), norm(v, mask).clamp(min=1e-12)
         shrink = (config.mf_jvp_clip / (size + 1e-12)).clamp(max=1) if config.mf_jvp_clip else torch.ones_like(size)
@@ -93,7 +110,24 @@ class MeanFlowObjective(nn.Module):
             residual = u.detach() - target
             rms = squared_error(valid(residual, mask), torch.zeros_like(residual), mask).sqrt()
             target = u.detach() - residual / expand_time(rms + config.tangent_normalise_eps, z)
-        return squared_error(u, target, mask)
+        return self._error(u, target, mask)
+
+    def _derivative(self, z: Tensor, t: Tensor, r: Tensor, v: Tensor, cond: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """``(u, du_dt)`` as configured; "auto" decides at its first call."""
+        config = self.config
+        if self._impl == "auto":
+            try:
+                result = derivative(self.model, "forward", z, t, r, v, cond, config.mf_jvp_eps, config.mf_jvp_chunk)
+                self._impl, reason = "forward", "exact, and torch has a forward-mode rule for every operation of the network"
+            except UserError as error:
+                self._impl, result, reason = "fd", None, str(error)
+            say(f"mf_jvp_impl auto: {self._impl} ({reason})")
+            if result is not None:
+                return result
+        return derivative(self.model, self._impl, z, t, r, v, cond, config.mf_jvp_eps, config.mf_jvp_chunk)
+
+    def _error(self, a: Tensor, b: Tensor, mask: Tensor | None) -> Tensor:
+        return (squared_error if self.config.loss_type == "mse" else absolute_error)(a, b, mask)
 
     def _weighted(self, error: Tensor) -> Tensor:
         if not self.config.adaptive_power:
