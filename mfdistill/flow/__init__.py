@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mfdistill.flow.paths import CHANNEL_STD, GaussianPath, batch_time, expand_time, interpolate, noise_like
     from mfdistill.flow.solvers import SOLVERS, jump, schedule, solve, stages, sway, trajectory
     from mfdistill.flow.speech_grids import EPSS, cosine_times, f5_times
-    from mfdistill.flow.tableaus import TABLEAUS, Tableau, tableau, tableau_step
+    from mfdistill.flow.tableaus import TABLEAUS, Tableau, along, tableau, tableau_step
     from mfdistill.flow.times import annealed_gamma, sample_interval, sample_time
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "TABLEAUS",
     "Tableau",
     "TimeConfig",
+    "along",
     "annealed_gamma",
     "batch_time",
     "cosine_times",
@@ -58,7 +59,7 @@ __getattr__ = exports(
         "paths": "CHANNEL_STD GaussianPath batch_time expand_time interpolate noise_like",
         "solvers": "SOLVERS jump schedule solve stages sway trajectory",
         "speech_grids": "EPSS cosine_times f5_times",
-        "tableaus": "TABLEAUS Tableau tableau tableau_step",
+        "tableaus": "TABLEAUS Tableau along tableau tableau_step",
         "times": "annealed_gamma sample_interval sample_time",
     },
 )
