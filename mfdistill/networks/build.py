@@ -12,7 +12,10 @@ from mfdistill.errors import UserError
 from mfdistill.networks.causal_ncsnpp import CausalNCSNpp
 from mfdistill.networks.compact import CompactNet
 from mfdistill.networks.config import CausalNCSNppConfig, CompactConfig, DCUNetConfig, NCSNppConfig
+from mfdistill.networks.cosyvoice3 import CosyVoice3Network
 from mfdistill.networks.dcunet import DCUNet
+from mfdistill.networks.dit_config import CosyVoice3Config, F5Config, F5UNetTConfig
+from mfdistill.networks.f5 import F5Network
 from mfdistill.networks.matcha_config import MatchaUNetConfig
 from mfdistill.networks.matcha_unet import MatchaUNet
 from mfdistill.networks.ncsnpp import NCSNpp
@@ -23,6 +26,9 @@ NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
     "dcunet": (DCUNetConfig, DCUNet),
     "causal_ncsnpp": (CausalNCSNppConfig, CausalNCSNpp),
     "matcha_unet": (MatchaUNetConfig, MatchaUNet),
+    "cosyvoice3": (CosyVoice3Config, CosyVoice3Network),
+    "f5": (F5Config, F5Network),
+    "f5_unett": (F5UNetTConfig, F5Network),
 }
 
 

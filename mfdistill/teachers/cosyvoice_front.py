@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from mfdistill.errors import UserError
 from mfdistill.flow import jump, solve
-from mfdistill.networks.conformer import TokenEncoder, TokenEncoderConfig
+from mfdistill.networks.conformer import PreLookahead, TokenEncoder, TokenEncoderConfig
 from mfdistill.teachers.mel_flow import ESTIMATOR, checkpoint_file, flow_tensors
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ class TokenFront(nn.Module):
         if count < 1:
             raise UserError(f"tokens: {max(count, 0)} are left to say; give one or more (and {self.lookahead} more where not finalized)")
         if int(tokens.max()) >= self.input_embedding.num_embeddings:
-            raise UserError(f"tokens: {int(tokens.max())} is outside the table of {self.input_embedding.num_embeddings}; another tokenizer?")
+            size = self.input_embedding.num_embeddings
+            raise UserError(f"tokens: {int(tokens.max())} is outside this flow's table of {size}; take the tokenizer that belongs to it")
         if prompt_feat.shape[-1] != mels or prompt_feat.shape[1] >= self.ratio * tokens.shape[1]:
             raise UserError(f"prompt: a Mel of {tuple(prompt_feat.shape)} does not fit {tokens.shape[1]} tokens with {mels} bands; "
                             f"it needs (b, {self.ratio} frames per prompt token, {mels})")
@@ -97,24 +98,45 @@ class ConformerFront(TokenFront):
         return self.encoder_proj(self.encoder(tokens, valid, context, streaming))
 
 
+class LookaheadFront(TokenFront):
+    """CosyVoice 3's: a look at the tokens that follow, then every token ``ratio`` times."""
+
+    def __init__(self, vocab: int, speaker: int, mels: int, inner: int, lookahead: int):
+        super().__init__(vocab, mels, speaker, mels)
+        self.lookahead = lookahead
+        self.pre_lookahead_layer = PreLookahead(mels, inner, lookahead)
+
+    def encode(self, tokens: Tensor, valid: Tensor, context: Tensor | None, streaming: bool | Tensor) -> Tensor:
+        return self.pre_lookahead_layer(tokens, context).repeat_interleave(self.ratio, 1)
+
+
 def load_front(path: str | Path, device: torch.device | str = "cpu", chunk: int = 25) -> TokenFront:
     """The front end in a flow file (``flow.pt``, ``flow.safetensors``, ``s3gen*.safetensors``), in evaluation mode, frozen.
 
     Args:
-        chunk: tokens per chunk in streaming form; everything else is read from the file.
+        chunk: tokens per chunk in streaming form (CosyVoice 2); everything else is read from the file.
 
     Raises:
         UserError: a file without a front end, or with one of another system.
     """
     file = checkpoint_file(Path(path))
     tensors = {name: value for name, value in flow_tensors(file).items() if not name.startswith(ESTIMATOR)}
-    front = _conformer_front(tensors, file, chunk)
+    front = _lookahead_front(tensors) if _LOOKAHEAD in tensors else _conformer_front(tensors, file, chunk)
     own = front.state_dict()
     wrong = next((name for name in own if name not in tensors or tensors[name].shape != own[name].shape), None)
     if wrong is not None:
         raise UserError(f"{file}: its front end lacks {wrong}, or has it in another shape; is it a CosyVoice flow?")
     front.load_state_dict({name: tensors[name] for name in own})
     return front.requires_grad_(False).eval().to(device)
+
+
+_LOOKAHEAD = "pre_lookahead_layer.conv1.weight"
+
+
+def _lookahead_front(tensors: Mapping[str, Tensor]) -> LookaheadFront:
+    inner, mels, kernel = tensors[_LOOKAHEAD].shape
+    table, affine = (tensors.get(f"{name}.weight") for name in ("input_embedding", "spk_embed_affine_layer"))
+    return LookaheadFront(1 if table is None else len(table), 192 if affine is None else affine.shape[1], mels, inner, kernel - 1)
 
 
 def _conformer_front(tensors: Mapping[str, Tensor], file: Path, chunk: int) -> ConformerFront:

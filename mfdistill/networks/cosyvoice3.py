@@ -1,0 +1,106 @@
+"""CosyVoice3's token-to-Mel velocity network, a causal DiT, by its own names of weights, and the adapter to ``network(z_t, t, cond)``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mfdistill.networks.dit import CausalConvPosition, DiTBlock, FinalNorm, Rotary, SinusoidTime
+from mfdistill.networks.dit_config import CosyVoice3Config
+
+
+class InputEmbedding(nn.Module):
+    """State, prompt, ``mu`` and speaker in one layer, in this order, plus positions by causal convolution."""
+
+    def __init__(self, inputs: int, dim: int):
+        super().__init__()
+        self.proj = nn.Linear(inputs, dim)
+        self.conv_pos_embed = CausalConvPosition(dim)
+
+    def forward(self, parts: list[Tensor]) -> Tensor:
+        x = self.proj(torch.cat(parts, -1))
+        return self.conv_pos_embed(x) + x
+
+
+def chunk_attention(valid: Tensor, chunk: int, streaming: bool | Tensor) -> Tensor:
+    """Which keys each query sees, (b, n or 1, n): the valid ones; when streaming, of its own chunk of ``chunk`` frames and of all before.
+
+    Args:
+        valid: (b, n) boolean.
+        streaming: for all, or (b,) boolean for each sample.
+
+    A query that would see nothing sees everything (what comes of it is masked).
+    """
+    n, attend = valid.shape[1], valid[:, None]
+    if chunk > 0 and streaming is not False:
+        frame = torch.arange(n, device=valid.device)
+        past = frame < (frame[:, None] // chunk + 1) * chunk
+        if isinstance(streaming, Tensor):
+            past = past | ~streaming.bool().reshape(-1, 1, 1)
+        attend = attend & past
+    return attend | ~attend.any(-1, keepdim=True)
+
+
+class CausalDiT(nn.Module):
+    """State, prompt (b, mel_dim, n), mu (b, mu_dim, n), spks (b, spk_dim) -> velocity (b, mel_dim, n); not masked at the end."""
+
+    def __init__(self, config: CosyVoice3Config):
+        super().__init__()
+        c = self.config = config
+        self.time_embed = SinusoidTime(c.dim)
+        self.input_embed = InputEmbedding(2 * c.mel_dim + (c.mel_dim if c.mu_dim is None else c.mu_dim) + (c.spk_dim or 0), c.dim)
+        self.rotary_embed = Rotary(c.dim_head)
+        # the original rotates the first dim_head channels before it splits heads: the first head
+        self.transformer_blocks = nn.ModuleList(
+            DiTBlock(c.dim, c.heads, c.dim_head, c.ff_mult, 1, dropout=c.dropout) for _ in range(c.depth)
+        )
+        self.long_skip_connection = nn.Linear(2 * c.dim, c.dim, bias=False) if c.long_skip_connection else None
+        self.norm_out = FinalNorm(c.dim)
+        self.proj_out = nn.Linear(c.dim, c.mel_dim)
+
+    def forward(
+        self, z: Tensor, mask: Tensor, mu: Tensor, t: Tensor, spks: Tensor | None, cond: Tensor, streaming: bool | Tensor = False
+    ) -> Tensor:
+        n, time = z.shape[-1], self.time_embed(t)
+        parts = [part.transpose(1, 2) for part in (z, cond, mu)]
+        if self.config.spk_dim:
+            assert spks is not None
+            parts.append(spks[:, None].expand(-1, n, -1))
+        x = self.input_embed(parts)
+        attend = chunk_attention(mask[:, 0].bool(), self.config.static_chunk_size, streaming)
+        valid, angle, residual = attend[:, -1], self.rotary_embed(n), x
+        for block in self.transformer_blocks:
+            x = block(x, time, angle, valid, attend[:, None])
+        if self.long_skip_connection is not None:
+            x = self.long_skip_connection(torch.cat([x, residual], -1))
+        return self.proj_out(self.norm_out(x, time)).transpose(1, 2)
+
+
+class CosyVoice3Network(nn.Module):
+    """``network(z_t, t, cond) -> v`` in CosyVoice's layout (b, mels, n).
+
+    ``cond``: "mu" (b, mu_dim, n), "mask" (b, 1, n), 1 on valid frames, "spks" (b, spk_dim), "cond" (b, mels, n), the prompt's Mel
+    spectrogram and 0 after it. Optional "streaming", a boolean tensor, 0-d or (b,), instead of the attribute ``streaming``. The output
+    on padded frames means nothing and is not 0.
+    """
+
+    time_embedding_name = "estimator.time_embed"
+
+    def __init__(self, config: CosyVoice3Config):
+        super().__init__()
+        self.config, self.streaming = config, False
+        self.estimator = CausalDiT(config)
+
+    def forward(self, z_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        streaming = cond.get("streaming")
+        return self.estimator(
+            z_t,
+            cond["mask"],
+            cond["mu"],
+            t,
+            cond["spks"] if self.config.spk_dim else None,
+            cond["cond"],
+            self.streaming if streaming is None else streaming,
+        )
