@@ -1,4 +1,4 @@
-"""CosyVoice 2's token encoder: a look-ahead convolution and transformer blocks with relative positions, at the rate of tokens, then of Mels.
+"""CosyVoice 2's token encoder: look-ahead convolutions and transformer blocks with relative positions, at the tokens' rate, then the Mels'.
 
 State-dict names are the original's ``UpsampleConformerEncoder``'s (without convolution modules and second feed-forwards, as published).
 """

@@ -1,4 +1,4 @@
-"""Students of CosyVoice 2's flow in the layouts of programs that serve them: Chatterbox-Turbo's ``s3gen_meanflow``, and ``flow.pt`` + mixer.
+"""Students of CosyVoice 2's flow in the layouts of programs that serve it: Chatterbox-Turbo's ``s3gen_meanflow``, and ``flow.pt`` + mixer.
 
 One tensor is added to the teacher's: ``decoder.estimator.time_embed_mixer.weight`` (d, 2 d), applied after the time network; its first d
 columns multiply the current time's embedding, the others the destination's. Without it the file is the teacher's kind again. A program that

@@ -29,7 +29,7 @@ def load_cosyvoice2(
 
     Args:
         path: the file, or a folder with ``flow.pt`` or ``flow.safetensors``.
-        config: the estimator's sizes where they are not the published ones (``MatchaUNetConfig``), and ``fixed_noise`` and ``temperature`` of
+        config: the estimator's sizes where they are not the published ones (``MatchaUNetConfig``); ``fixed_noise`` and ``temperature`` of
             ``MelTeacher``; ``meanflow=False`` leaves a mixer of two times in the file out.
         guidance_strength: None is CosyVoice's 0.7 (a scale of 1.7).
         streaming: attention by chunks of ``static_chunk_size`` frames; ``cond["streaming"]`` changes it call by call.
@@ -41,8 +41,8 @@ def load_cosyvoice2(
     file = checkpoint_file(path)
     tensors = estimator_tensors(flow_tensors(file))
     if MIXER in tensors and options.get("meanflow", True):
-        raise UserError(f"{file}: has {MIXER}, so it is a student of two times; load it with load_student(kind='chatterbox'), or as a teacher "
-                        "without it with config={'meanflow': False}")
+        raise UserError(f"{file}: has {MIXER}, so it is a student of two times; load it with load_student(kind='chatterbox'), "
+                        "or as a teacher without it with config={'meanflow': False}")
     tensors.pop(MIXER, None)
     network = build_unet(sizes, streaming, file)
     load_estimator(network.estimator, tensors, file, "cosyvoice2")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -106,17 +105,6 @@ def fixed_noise(frames: int, mels: int = 80) -> Tensor:
     if frames > _FIXED_FRAMES:
         raise UserError(f"fixed noise: {frames} frames, but CosyVoice's buffer has {_FIXED_FRAMES}; split the text, or use fresh noise")
     return _noise_buffer(mels)[:, :, :frames]
-
-
-def cosine_times(steps: int) -> list[float]:
-    """CosyVoice's grid ``1 - cos(pi/2 k/steps)``, for ``solve(..., "euler")``; it is F5's sway of -1.
-
-    Raises:
-        UserError: no step.
-    """
-    if steps < 1:
-        raise UserError(f"steps: {steps} is not a number of steps; give 1 or more")
-    return [0.0, *(1 - math.cos(math.pi / 2 * k / steps) for k in range(1, steps)), 1.0]
 
 
 def training_pair(z_1: Tensor, noise: Tensor, t: Tensor, sigma_min: float = 1e-6) -> tuple[Tensor, Tensor]:
