@@ -22,7 +22,7 @@ ALLOWED = {
     "metrics": {"audio"},
     "report": {"metrics"},
     "teachers": {"networks", "flow", "tasks", "audio"},
-    "students": {"teachers", "networks", "flow", "tasks"},
+    "students": {"teachers", "networks", "flow", "tasks", "audio"},
     "distill": {"students", "teachers", "networks", "flow", "tasks", "data", "metrics", "audio"},
     "search": {"distill", "students", "teachers", "networks", "flow", "tasks", "data", "metrics", "report", "audio"},
     "commands": {"search", "distill", "students", "teachers", "networks", "flow", "tasks", "data", "metrics", "report", "audio"},

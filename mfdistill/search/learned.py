@@ -94,11 +94,13 @@ def load_solver(path: str | Path, b_min: float | None = None, c_max: float | Non
         raise UserError(f"{path}: holds no learned solver ({missing[0]} is missing)")
     said = foreign.values.get("hyper_parameters")
     said = said if isinstance(said, dict) else {}
-    numbers = {}
-    for name, given, published in (("b_min", b_min, 0.05), ("c_max", c_max, 0.85)):
+
+    def number(name: str, given: float | None, published: float) -> float:
         value = said.get(name, published) if given is None else given
-        numbers[name] = float(value) if isinstance(value, int | float) else published
-    return LearnedSolver(*(found[name].float() for name in ("a_raw", "b_raw", "c_raw")), **numbers)
+        return float(value) if isinstance(value, int | float) else published
+
+    a_raw, b_raw, c_raw = (found[name].float() for name in ("a_raw", "b_raw", "c_raw"))
+    return LearnedSolver(a_raw, b_raw, c_raw, number("b_min", b_min, 0.05), number("c_max", c_max, 0.85))
 
 
 def sample_learned(velocity: Callable[[Tensor, Tensor], Tensor], z_0: Tensor, solver: LearnedSolver) -> Tensor:

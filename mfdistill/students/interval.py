@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from mfdistill.errors import UserError
 from mfdistill.networks.delta import DeltaEmbedding
 
-Interval = Literal["mixed", "delta"]
+Interval = Literal["mixed", "delta", "unit"]
 
 
 class IntervalEmbedding(nn.Module):
@@ -39,8 +39,43 @@ class IntervalEmbedding(nn.Module):
         return e_t + F.linear(torch.cat([e_t, e_r], -1), self.weight - self.start)  # type: ignore[operator]
 
 
+class UnitIntervalEmbedding(nn.Module):
+    """Embeds a stacked pair [t, r] smoothly, in the place of an embedder whose frequencies are high (Fourier scale 16, ``sin(1000 t)``).
+
+    ``e = A f(t) + V silu(B [f(t); f(r - t)])`` with ``f`` = 1, t and four harmonics of half a period; A is the least-squares fit to the
+    embedder, V starts at zero. JVP objectives need it: the time derivative of the whole network grows with the frequencies. It costs the
+    equality with the teacher: what the teacher tells from the fast parts of its embedding is lost, and must be trained again.
+
+    Args:
+        embedding: maps (b,) to (b, d); not kept.
+    """
+
+    def __init__(self, embedding: nn.Module, harmonics: int = 4, times: int = 513):
+        super().__init__()
+        e = _probe(embedding, times)
+        self.harmonics = harmonics
+        f = self._features(torch.linspace(0, 1, times, dtype=torch.float64, device=e.device))
+        # solved by QR: the columns are nearly dependent only beyond what float64 resolves
+        q, triangle = torch.linalg.qr(f)
+        self.fit = nn.Parameter(torch.linalg.solve_triangular(triangle, q.T @ e.double(), upper=True).T.to(e.dtype).contiguous())
+        self.hidden, self.out = nn.Linear(2 * f.shape[1], e.shape[1]), nn.Linear(e.shape[1], e.shape[1], bias=False)
+        nn.init.zeros_(self.out.weight)
+        self.to(e)
+
+    def _features(self, t: Tensor) -> Tensor:
+        angle = torch.pi * t[:, None] * torch.arange(1, self.harmonics + 1, device=t.device, dtype=t.dtype)
+        return torch.cat([torch.ones_like(t)[:, None], t[:, None], angle.sin(), angle.cos()], -1)
+
+    def forward(self, time: Tensor) -> Tensor:
+        """time (b, 2) stacked [t, r], or (b,) for r = t. Returns (b, d)."""
+        t, r = time.unbind(-1) if time.ndim == 2 else (time, time)
+        f, of_gap = (self._features(value.to(self.fit.dtype)) for value in (t, r - t))
+        return F.linear(f, self.fit) + self.out(F.silu(self.hidden(torch.cat([f, of_gap], -1))))
+
+
 def two_times(embedding: nn.Module, interval: Interval) -> nn.Module:
-    """``embedding`` of one time as one of a pair [t, r]: an ``IntervalEmbedding`` ("mixed") or a ``DeltaEmbedding`` ("delta").
+    """``embedding`` of one time as one of a pair [t, r]: an ``IntervalEmbedding`` ("mixed"), a ``DeltaEmbedding`` ("delta") or
+    a ``UnitIntervalEmbedding`` ("unit").
 
     Raises:
         UserError: no such kind of interval.
@@ -49,6 +84,8 @@ def two_times(embedding: nn.Module, interval: Interval) -> nn.Module:
         raise UserError(f"interval: {interval!r} is not one of {', '.join(get_args(Interval))}")
     if interval == "mixed":
         return IntervalEmbedding(embedding)
+    if interval == "unit":
+        return UnitIntervalEmbedding(embedding)
     if isinstance(embedding, DeltaEmbedding):
         return embedding
     e = _probe(embedding)
@@ -56,10 +93,11 @@ def two_times(embedding: nn.Module, interval: Interval) -> nn.Module:
 
 
 @torch.no_grad()
-def _probe(embedding: nn.Module) -> Tensor:
+def _probe(embedding: nn.Module, times: int = 1) -> Tensor:
     like = next(embedding.parameters(), torch.zeros(1))
     was_training = embedding.training
-    e = embedding.eval()(torch.full((1,), 0.5, device=like.device, dtype=like.dtype))
+    at = torch.linspace(0, 1, times) if times > 1 else torch.full((1,), 0.5)
+    e = embedding.eval()(at.to(device=like.device, dtype=like.dtype))
     embedding.train(was_training)
     if not isinstance(e, Tensor) or e.ndim != 2:
         raise ValueError(f"{type(embedding).__name__} does not map (b,) times to (b, d), so it is no time embedding")

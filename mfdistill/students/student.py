@@ -31,8 +31,8 @@ class Student(nn.Module):
         schedule: times at which ``sample`` steps when it is not told (saved in ``config.json``).
         description: the network's "name" and "config", saved so that ``load_student`` can build it.
         parent: where it comes from, saved as it is.
-        interval: how r is embedded: "mixed" (``IntervalEmbedding``), or "delta", MeanFlowSE's branch for r - t (``DeltaEmbedding``); a
-            network that has such a branch keeps it.
+        interval: how r is embedded: "mixed" (``IntervalEmbedding``), "delta", MeanFlowSE's branch for r - t (``DeltaEmbedding``; a
+            network that has such a branch keeps it), or "unit", a smooth one instead of the network's (``UnitIntervalEmbedding``).
     """
 
     def __init__(
@@ -59,7 +59,8 @@ class Student(nn.Module):
     def from_teacher(
         cls, teacher: Teacher, schedule: int | Sequence[float] = 1, parent: Any = None, interval: Interval = "mixed"
     ) -> Student:
-        """A student that equals ``teacher`` at guidance strength 0 for every r, bit for bit in fp32; the teacher is not touched.
+        """A student that equals ``teacher`` at guidance strength 0 for every r, bit for bit in fp32, unless ``interval`` is "unit"; the
+        teacher is not touched.
 
         Parameters that the teacher's network marks as not trainable stay so, unless all of them are (a frozen teacher).
         """

@@ -22,7 +22,7 @@ from mfdistill.networks.config import CausalNCSNppConfig
 from mfdistill.tasks import Enhance, Task, TaskConfig, get_task
 from mfdistill.teachers.cfm import CFMTeacher
 from mfdistill.teachers.foreign import Foreign, read_foreign, walk_tensors
-from mfdistill.teachers.streamfm_sizes import front_end, sizes_of, split_config, spread_of
+from mfdistill.teachers.streamfm_sizes import bins_of, front_end, sizes_of, split_config, spread_of
 
 
 class StreamFMTeacher(CFMTeacher):
@@ -120,7 +120,7 @@ def load_streamfm(
     foreign = read_foreign(path)
     tensors = flat_tensors(foreign)
     sizes, features = split_config(config or {}, path)
-    network = build(section(tensors, "dnn."), sizes, path)
+    network = build(section(tensors, "dnn."), {**bins_of(tensors), **sizes}, path)
     if not network.config.conditional:
         raise UserError(f"{path}: is a predictor by itself, without time; it belongs in front of a flow: load the flow's file")
     predictor = None
@@ -147,7 +147,7 @@ def load_predictor(path: str | Path, device: torch.device | str = "cpu", config:
     """
     tensors = flat_tensors(read_foreign(path))
     sizes, _ = split_config(config or {}, path)
-    network = build(section(tensors, "initial_predictor.dnn.") or section(tensors, "dnn."), sizes, path)
+    network = build(section(tensors, "initial_predictor.dnn.") or section(tensors, "dnn."), {**bins_of(tensors), **sizes}, path)
     if network.config.conditional:
         raise UserError(f"{path}: is a flow, not a predictor")
     return network.to(device)

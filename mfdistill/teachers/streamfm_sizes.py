@@ -42,6 +42,12 @@ def split_config(config: Mapping[str, Any], path: str | Path) -> tuple[dict[str,
     return sizes, features
 
 
+def bins_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """``input_freqs`` by the stored window, where there is one."""
+    stored = tensors.get("feature_extractor.window_tensor")
+    return {} if stored is None else {"input_freqs": len(stored) // 2}
+
+
 def sizes_of(tensors: Mapping[str, Tensor], given: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
     """The sizes that the shapes tell.
 
@@ -80,8 +86,7 @@ def _sizes(tensors: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str,
     whole = tensors.get("input_layer.weight")
     inputs = whole.shape[1] if whole is not None else tensors["input_layer.depthwise_conv.weight"].shape[0] // ranks[0]
     sizes["input_channels"] = inputs
-    window_tensor = tensors.get("feature_extractor.window_tensor")
-    sizes["input_freqs"] = given.get("input_freqs") or (256 if window_tensor is None else len(window_tensor) // 2)
+    sizes["input_freqs"] = given.get("input_freqs") or 256
     bands = [tensors[f"down_modules.lvl{level}_rnb0.CGroupNorm_0.weight"].shape[1] for level in range(levels)]
     sizes["freq_groups"] = bands[0]
     freqs = [int(sizes["input_freqs"]) >> level for level in range(levels)]
@@ -106,11 +111,13 @@ def front_end(sizes: CausalNCSNppConfig, tensors: Mapping[str, Tensor], settings
         raise UserError(f"{path}: windows of {n_fft} samples give {n_fft // 2} bins, the network is for {sizes.input_freqs}")
     hop = int(settings.get("hop") or settings.get("hop_length") or n_fft // 2)
     said = settings.get("window")
-    numbers = {
-        name: float(settings[key] if settings.get(key) is not None else extractor.get(key, torch.tensor(default)))
-        for name, key, default in (("exponent", "alpha", 0.5), ("scale", "beta", 1.0))
-    }
-    config = StftConfig(int(settings.get("sampling_rate") or settings.get("sample_rate") or 16000), n_fft, hop, "sqrt-hann", **numbers)
+
+    def number(key: str, published: float) -> float:
+        value = settings.get(key)
+        return float(extractor.get(key, published) if value is None else value)
+
+    sample_rate = int(settings.get("sampling_rate") or settings.get("sample_rate") or 16000)
+    config = StftConfig(sample_rate, n_fft, hop, "sqrt-hann", number("alpha", 0.5), number("beta", 1.0))
     if said is not None:
         return dataclasses.replace(config, window="sqrt-hann" if "sqrt" in str(said).lower() else "hann")
     if stored is None:
