@@ -205,12 +205,39 @@ def record(options: Options, task: str, rows: Sequence[dict[str, Any]]) -> None:
     old = json.loads(stem.with_suffix(".json").read_text()) if stem.with_suffix(".json").is_file() else []
     both = [row for row in old if (row["task"], row["sample_rate"]) != (task, options.sample_rate)] + list(rows)
     write_table(stem, both)
+    readme(both)
     quality_plot(both, stem.with_suffix(".png"), columns=("pesq", "estoi", "sisdr", "dnsmos_ovrl", "spksim", "lsd"))
     for nfe in (2, 3):
         found = Path(options.out) / task / "student" / f"o3s-{nfe}"
         if found.with_suffix(".json").is_file():
             write_json(HERE / "results" / f"o3s-{task}-{nfe}.json", json.loads(found.with_suffix(".json").read_text()))
             (HERE / "results" / f"o3s-{task}-{nfe}.png").write_bytes(found.with_suffix(".png").read_bytes())
+
+
+def readme(rows: Sequence[dict[str, Any]]) -> None:
+    """Put the table between the marks in the README."""
+    from mfdistill.checkpoint import write_text
+    from mfdistill.report import markdown_table
+
+    columns = {"system": "", "train_hours": "hours", "pesq": "PESQ", "estoi": "ESTOI", "sisdr": "SI-SDR", "lsd": "LSD"}
+    columns |= {"spksim": "speaker similarity", "dnsmos_ovrl": "DNSMOS", "rtf": "RTF"}
+    parts = []
+    for task, rate in dict.fromkeys((row["task"], row["sample_rate"]) for row in rows):
+        own = [row for row in rows if (row["task"], row["sample_rate"]) == (task, rate)]
+        lines = [{"system": name_of(row)} | {key: row[key] for key in columns if key != "system"} for row in own]
+        title = f"`{task}`, {rate // 1000} kHz, {own[0]['n']} test utterances ({own[0]['machine']}):"
+        parts.append(f"{title}\n\n{markdown_table(lines, columns)}")
+    file = HERE.parent / "README.md"
+    before, start, rest = file.read_text(encoding="utf-8").partition("<!-- quality.json -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    write_text(file, before + start + "\n\n".join(parts) + "\n" + end + after)
+
+
+def name_of(row: dict[str, Any]) -> str:
+    """Of a row, for people."""
+    steps = "" if row["model"] in ("unprocessed", "regression") else f", {row['nfe']} step" + ("s" if row["nfe"] > 1 else "")
+    placed = f" placed by O3S on {row['searched']}" if row["schedule"] == "o3s" else ""
+    return f"**{row['model']}{steps}{placed}**" if row["claim"] else row["model"] + steps + placed
 
 
 def digest(file: Path) -> str:
