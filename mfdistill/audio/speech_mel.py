@@ -76,14 +76,15 @@ def speech_log_mel(wave: Tensor, config: SpeechMelConfig) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _filterbank(config: SpeechMelConfig) -> Tensor:
-    """(n_mels, n_fft // 2 + 1), computed in float64."""
+    """(n_mels, n_fft // 2 + 1), computed in the precision of torchaudio's (htk: single) and librosa's (double)."""
+    dtype = torch.float32 if config.scale == "htk" else torch.float64
     top = torch.tensor(config.f_max or config.sample_rate / 2, dtype=torch.float64)
-    bins = torch.linspace(0, config.sample_rate / 2, config.n_fft // 2 + 1, dtype=torch.float64)
+    bins = torch.linspace(0, config.sample_rate / 2, config.n_fft // 2 + 1, dtype=dtype)
     if config.scale == "htk":
-        mels = torch.linspace(0, 2595 * math.log10(1 + top.item() / 700), config.n_mels + 2, dtype=torch.float64)
+        mels = torch.linspace(0, 2595 * math.log10(1 + top.item() / 700), config.n_mels + 2, dtype=dtype)
         points = 700 * (10 ** (mels / 2595) - 1)
     else:
-        points = mel_to_hertz(torch.linspace(0, hertz_to_mel(top).item(), config.n_mels + 2, dtype=torch.float64))
+        points = mel_to_hertz(torch.linspace(0, hertz_to_mel(top).item(), config.n_mels + 2, dtype=dtype))
     distance, widths = points[:, None] - bins[None], points.diff()[:, None]
     triangles = torch.minimum(-distance[:-2] / widths[:-1], distance[2:] / widths[1:]).clamp(min=0)
     return triangles if config.scale == "htk" else triangles * (2 / (points[2:] - points[:-2]))[:, None]
