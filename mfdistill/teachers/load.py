@@ -49,6 +49,8 @@ def load_teacher(
         raise UserError(
             f"{place}: not recognised as a teacher; this version reads folders that teacher-train wrote, and kinds: {', '.join(TEACHERS)}"
         )
+    if kind not in TEACHERS and kind in RECOGNISED:
+        raise UserError(f"{place}: holds a student of kind {kind}, not a teacher; load it with load_student")
     if kind not in TEACHERS:
         raise UserError(f"--kind {kind}: unknown kind of teacher; this version has: {', '.join(TEACHERS)}")
     return TEACHERS[kind](place, device, config, guidance_strength, streaming)
