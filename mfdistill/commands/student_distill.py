@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,9 +21,14 @@ class StudentDistill:
     """Distil a teacher into a student that needs one to three network evaluations."""
 
     teacher: Annotated[str, tyro.conf.arg(metavar="FOLDER|HUB-ID")]
-    """The teacher's folder."""
+    """The teacher's folder, or a checkpoint file of another system."""
+    kind: str | None = None
+    """Kind of a checkpoint file that does not show it itself, such as flowse or sgmse."""
     objective: Literal["integral", "meanflow"] = "integral"
     """'integral' learns the teacher's displacements and needs no derivative; 'meanflow' learns the MeanFlow identity."""
+    interval: Literal["mixed", "delta", "unit"] = "mixed"
+    """How the end of the interval is embedded: 'mixed' with its beginning; 'delta', its length beside it as in MeanFlowSE; 'unit', both
+    anew and smoothly, for derivatives of networks with fast time embeddings (the student then does not begin at the teacher)."""
     nfe: int = 1
     """Steps of the schedule that is saved with the student, equal ones; os3-search places them."""
     config: str | None = None
@@ -45,6 +50,8 @@ def repeat(config: Mapping[str, Any], where: str) -> StudentDistill:
     kinds = {"integral": IntegralConfig, "meanflow": MeanFlowConfig}
     return StudentDistill(
         teacher=(config.get("parent") or {}).get("teacher", ""),
+        kind=(config.get("parent") or {}).get("kind"),
+        interval=config.get("interval") or "mixed",
         objective=name,
         data=corpus(config.get("data"), where),
         training=saved_training(dict(config), where),
@@ -60,6 +67,7 @@ def run(command: StudentDistill) -> Path:
     """
     from mfdistill.commands.training import launch
     from mfdistill.data import open_train
+    from mfdistill.distill.logs import say
     from mfdistill.distill.objectives import OBJECTIVES
     from mfdistill.distill.train import make_accelerator
     from mfdistill.errors import UserError
@@ -71,14 +79,17 @@ def run(command: StudentDistill) -> Path:
     if command.nfe < 1:
         raise UserError(f"--nfe {command.nfe}: must be at least 1")
     accelerator = make_accelerator(training)
-    teacher = load_teacher(command.teacher)
+    teacher = load_teacher(command.teacher, command.kind)
     task = getattr(teacher, "task", None)
     if task is None:
         raise UserError(f"--teacher {command.teacher}: has no task of this program; name a folder that teacher-train wrote")
-    parent = {"teacher": command.teacher, "sha256": digest_tensors(teacher.network.state_dict())}
-    student = Student.from_teacher(teacher, command.nfe, parent)
+    parent = {"teacher": command.teacher, "kind": command.kind, "sha256": digest_tensors(teacher.network.state_dict())}
+    student = Student.from_teacher(teacher, command.nfe, parent, command.interval)
     dataset = open_train(command.data, task.needs_noisy, task.sample_rate)
     settings = getattr(command, command.objective)
+    if isinstance(settings, IntegralConfig) and settings.state == "data" and not getattr(teacher, "straight", True):
+        say("integral.state: 'rollout', since this teacher's states do not lie on straight paths to the data")
+        settings = replace(settings, state="rollout")
     objective = OBJECTIVES[command.objective][1](student, teacher, task.path, settings, training.seed)
     model_config = {
         **student.config,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,10 @@ from mfdistill.checkpoint import load_config
 from mfdistill.distill.objectives.regression import estimate
 from mfdistill.errors import UserError
 from mfdistill.flow import noise, solve
-from mfdistill.students import load_student, sample
-from mfdistill.teachers.load import load_network, resolve
+from mfdistill.flow.grids import flowse_times
+from mfdistill.students import STUDENTS, load_student, sample
+from mfdistill.teachers.lightning import read_checkpoint
+from mfdistill.teachers.load import load_network, load_teacher, recognise, resolve
 
 if TYPE_CHECKING:
     from mfdistill.tasks import Task
@@ -48,12 +51,16 @@ class Model:
 
 
 def open_model(path: str | Path, device: torch.device | str = "cpu", role: str | None = None) -> Model:
-    """Load a folder that was trained here.
+    """Load a folder that was trained here, or a checkpoint of another system that has a task of ours (SGMSE, FlowSE, MeanFlowSE).
+
+    A MeanFlowSE checkpoint is a student if it was trained with its MeanFlow term, a teacher otherwise, unless ``role`` says which.
 
     Raises:
-        UserError: no such folder, damaged, or not of ``role``.
+        UserError: no such folder or file, damaged, or not of ``role``.
     """
     place = resolve(path)
+    if place.is_file():
+        return _open_foreign(place, device, role)
     config = load_config(place)
     found = role or config.get("role")
     if found == "student":
@@ -67,14 +74,43 @@ def open_model(path: str | Path, device: torch.device | str = "cpu", role: str |
     return Model(found, task, network, endpoint(found, network, task), config)
 
 
+def _open_foreign(place: Path, device: torch.device | str, role: str | None) -> Model:
+    if role is None:
+        average = recognise(place) in STUDENTS and read_checkpoint(place).settings.get("use_mfse", True)
+        role = "student" if average else "teacher"
+    if role == "student":
+        student = load_student(place, device=device)
+        task, module, config = student.task, student, student.config
+    elif role == "teacher":
+        teacher: Any = load_teacher(place, device=device)
+        task, module, config = getattr(teacher, "task", None), teacher.network, getattr(teacher, "config", {})
+    else:
+        raise UserError(f"{place}: a checkpoint of another system is no {role}; name a folder that teacher-train wrote")
+    if task is None:
+        raise UserError(f"{place}: has no task here, so it cannot be run on audio files")
+    return Model(role, task, module, endpoint(role, module, task), config)
+
+
 def endpoint(role: str, module: nn.Module, task: Task) -> Endpoint:
     """How ``module`` comes from z_0 to z_1: a teacher by Euler steps (10 where none are named), a student along its schedule, a
-    regression network at once."""
+    regression network at once. Steps of a teacher that was not trained up to t = 1 are FlowSE's: equal ones to there, and one to 1."""
     if role == "student":
-        return lambda z_0, cond, steps: sample(module, z_0, cond, steps)  # type: ignore[arg-type]
+        run = partial(_sample, module)
+        run.start = module.schedule[0]  # type: ignore[attr-defined, operator, index]
+        return run
     if role == "teacher":
-        return lambda z_0, cond, steps: solve(lambda z, t: module(z, t, cond), z_0, steps or 10, "euler")
+        t_last: float = getattr(getattr(module, "config", None), "t_last", 1.0)
+
+        def grid(steps: Steps | None) -> Steps:
+            steps = steps or 10
+            return flowse_times(steps, t_eps=1 - t_last) if isinstance(steps, int) and t_last < 1 else steps
+
+        return lambda z_0, cond, steps: solve(lambda z, t: module(z, t, cond), z_0, grid(steps), "euler")
     return lambda z_0, cond, steps: estimate(module, task.path, cond)
+
+
+def _sample(student: nn.Module, z_0: Tensor, cond: Mapping[str, Tensor], steps: Steps | None) -> Tensor:
+    return sample(student, z_0, cond, steps)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
@@ -103,7 +139,8 @@ def restore(
     _, channels, freqs, frames = cond["y"].shape
     numbers = torch.arange(frame, frame + frames) + index * _FRAMES
     eps = noise(seed, numbers, "restore", (channels, freqs), device=wave.device).permute(1, 2, 0)[None]
-    z_1 = model(task.path.prior(cond, eps), cond, steps)
+    start = float(steps[0]) if isinstance(steps, Sequence) else getattr(model, "start", 0.0) if steps is None else 0.0
+    z_1 = model(task.path.prior(cond, eps, start), cond, steps)
     return (task.waveform(z_1, wave.shape[-1]) / gain)[0]
 
 

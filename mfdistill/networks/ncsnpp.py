@@ -20,6 +20,7 @@ from mfdistill.networks.ouve import to_velocity
 from mfdistill.networks.time import current_time
 
 _HALF = 0.5**0.5
+_WEIGHTS = 2**26  # of attention, held at a time
 
 
 def fir_down(x: Tensor, kernel: Tensor) -> Tensor:
@@ -117,9 +118,16 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.GroupNorm_0(x).flatten(2)
         q, k, v = self.NIN_0(h), self.NIN_1(h), self.NIN_2(h)
-        weights = torch.softmax(torch.matmul(q.transpose(1, 2), k) * x.shape[1] ** -0.5, -1)
-        h = self.NIN_3(torch.matmul(v, weights.transpose(1, 2)))
+        # long recordings by groups of queries: the whole matrix of a minute would not fit
+        groups = q.split(max(1, _WEIGHTS // (len(q) * q.shape[2])), -1)
+        h = torch.cat([_attend(part, k, v) for part in groups], -1) if len(groups) > 1 else _attend(q, k, v)
+        h = self.NIN_3(h)
         return (x + h.reshape(x.shape)) * _HALF
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    weights = torch.softmax(torch.matmul(q.transpose(1, 2), k) * q.shape[1] ** -0.5, -1)
+    return torch.matmul(v, weights.transpose(1, 2))
 
 
 class Combine(nn.Module):
