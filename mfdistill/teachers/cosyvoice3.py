@@ -43,8 +43,9 @@ def load_cosyvoice3(
     if streaming and not sizes.static_chunk_size:
         raise UserError(f"{path}: static_chunk_size 0 has no chunks to stream in; give the frames per chunk in config")
     file = checkpoint_file(path)
+    tensors = estimator_tensors(flow_tensors(file))
     network = CosyVoice3Network(sizes)
-    load_estimator(network.estimator, estimator_tensors(flow_tensors(file)), file, "cosyvoice3")
+    load_estimator(network.estimator, tensors, file, "cosyvoice3")
     network.streaming = streaming
     strength = GUIDANCE if guidance_strength is None else float(guidance_strength)
     description = {"name": "cosyvoice3", "config": to_dict(sizes)}
