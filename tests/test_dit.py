@@ -312,3 +312,18 @@ def test_a_live_f5_is_a_teacher() -> None:
     assert torch.equal(student(z, t, torch.ones(2), cond), net(z, t, cond))
     with pytest.raises(UserError, match="give f5-tts's CFM"):
         live_f5(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "millions", "tensors"),
+    [
+        ("f5", {}, 337.1, 364),
+        ("f5", {"dim": 768, "depth": 18, "heads": 12}, 159.2, 308),
+        ("f5_unett", {}, 333.5, 363),
+        ("cosyvoice3", {}, 331.1, 323),
+    ],
+)
+def test_published_sizes(name: str, changes: dict[str, Any], millions: float, tensors: int) -> None:
+    with torch.device("meta"):
+        net = build_network(name, changes)
+    assert round(sum(p.numel() for p in net.parameters()) / 1e6, 1) == millions and len(net.state_dict()) == tensors
