@@ -194,10 +194,13 @@ def measure(options: Options, task: str) -> list[dict[str, Any]]:
 
 
 def halve(source: Path, target: Path) -> Path:
-    """A copy of a model folder in half precision."""
-    config = {key: value for key, value in load_config(source).items() if key != "format"}
+    """A copy of a model folder in half precision, with what is needed to use it."""
+    config = {key: value for key, value in load_config(source).items() if key in KEPT}
     save_folder(target, {key: value.half() for key, value in load_tensors(source).items()}, config)
     return target
+
+
+KEPT = ("role", "task", "network", "objective", "schedule", "schedules")
 
 
 def record(options: Options, task: str, rows: Sequence[dict[str, Any]]) -> None:
