@@ -1,8 +1,8 @@
 """Compressed complex STFT features and their inverse.
 
-``S -> scale |S|^exponent e^{j angle S}`` (``compression="log"``: ``scale log(1 + |S|)`` in its place), carried as two real channels ``(b, 2, f, n)``. The defaults are Stream.FM's (TASLP 2026,
-arXiv 2512.19442): 512/256 samples at 16 kHz, square-root Hann, 1/sqrt(N) scaling, Nyquist bin dropped. NCSN++ systems (SGMSE, FlowSE,
-MeanFlowSE) are ``StftConfig(n_fft=510, hop=128, window="hann", normalized=False, drop_nyquist=False, scale=0.15)``.
+``S -> scale |S|^exponent e^{j angle S}`` (``compression="log"``: ``scale log(1 + |S|)`` in its place), carried as two real
+channels ``(b, 2, f, n)``. The defaults are Stream.FM's (TASLP 2026, arXiv 2512.19442): 512/256 samples at 16 kHz, square-root Hann,
+1/sqrt(N) scaling, Nyquist bin dropped. NCSN++ systems (SGMSE, FlowSE, MeanFlowSE) are ``StftConfig(n_fft=510, hop=128, window="hann", normalized=False, drop_nyquist=False, scale=0.15)``.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ def inverse_features(z: Tensor, config: StftConfig, length: int) -> Tensor:
 
 
 def compress(spectrum: Tensor, config: StftConfig) -> Tensor:
-    """``scale |S|^exponent e^{j angle S}`` (or ``scale log(1 + |S|) e^{j angle S}``) of ``(b, 2, f, n)`` real and imaginary parts; 0 stays 0
-    with a finite gradient."""
+    """``scale |S|^exponent e^{j angle S}`` (or ``scale log(1 + |S|) e^{j angle S}``) of ``(b, 2, f, n)`` real and imaginary parts; 0
+    stays 0 with a finite gradient."""
     if config.compression == "log":
         magnitude = _magnitude(spectrum, _LINEAR_BELOW)
         return spectrum * (config.scale * magnitude.log1p() / magnitude)

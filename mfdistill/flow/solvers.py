@@ -78,8 +78,8 @@ def schedule(steps: int | Sequence[float]) -> list[float]:
 
 
 def sway(steps: int | Sequence[float], s: float = -1.0) -> list[float]:
-    """F5-TTS's sway sampling (arXiv 2410.06885): ``t + s (cos(pi t / 2) - 1 + t)`` on ``steps`` uniform steps or on the given times from 0 to
-    1; s < 0 puts more of them near the prior, -1 is CosyVoice's cosine schedule, 0 changes nothing."""
+    """F5-TTS's sway sampling (arXiv 2410.06885): ``t + s (cos(pi t / 2) - 1 + t)`` on ``steps`` uniform steps or on the given times from
+    0 to 1; s < 0 puts more of them near the prior, -1 is CosyVoice's cosine schedule, 0 changes nothing."""
     times = [t + s * (math.cos(math.pi * t / 2) - 1 + t) for t in schedule(steps)]
     return schedule([0.0, *times[1:-1], 1.0])
 

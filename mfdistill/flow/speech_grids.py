@@ -16,8 +16,8 @@ EPSS: dict[int, tuple[int, ...]] = {
 
 
 def f5_times(steps: int = 32, sway_coefficient: float | None = -1.0, epss: bool = True) -> list[float]:
-    """F5-TTS's grid for ``solve(..., "euler")``: its pruned steps where ``EPSS`` has so many and ``epss`` is true, equal ones otherwise; then
-    ``sway`` with ``sway_coefficient`` (None: none).
+    """F5-TTS's grid for ``solve(..., "euler")``: its pruned steps where ``EPSS`` has so many and ``epss`` is true, equal ones otherwise;
+    then ``sway`` with ``sway_coefficient`` (None: none).
 
     Raises:
         UserError: no step, or a coefficient that makes the times descend.
