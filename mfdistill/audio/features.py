@@ -2,7 +2,8 @@
 
 ``S -> scale |S|^exponent e^{j angle S}`` (``compression="log"``: ``scale log(1 + |S|)`` in its place), carried as two real
 channels ``(b, 2, f, n)``. The defaults are Stream.FM's (TASLP 2026, arXiv 2512.19442): 512/256 samples at 16 kHz, square-root Hann,
-1/sqrt(N) scaling, Nyquist bin dropped. NCSN++ systems (SGMSE, FlowSE, MeanFlowSE) are ``StftConfig(n_fft=510, hop=128, window="hann", normalized=False, drop_nyquist=False, scale=0.15)``.
+1/sqrt(N) scaling, Nyquist bin dropped. NCSN++ systems (SGMSE, FlowSE, MeanFlowSE) are
+``StftConfig(n_fft=510, hop=128, window="hann", normalized=False, drop_nyquist=False, scale=0.15)``.
 """
 
 from __future__ import annotations
