@@ -137,11 +137,9 @@ def restore(
     gain = task.gain(wave) if gain is None else gain
     cond = task.condition(wave * gain)
     _, channels, freqs, frames = cond["y"].shape
-    numbers = torch.arange(frame, frame + frames) + index * _FRAMES
-    eps = noise(seed, numbers, "restore", (channels, freqs), device=wave.device).permute(1, 2, 0)[None]
+    numbers = torch.arange(frame, frame + frames)
+    eps = noise(seed, numbers, f"restore/{index}", (channels, freqs), device=wave.device).permute(1, 2, 0)[None]
     start = float(steps[0]) if isinstance(steps, Sequence) else getattr(model, "start", 0.0) if steps is None else 0.0
     z_1 = model(task.path.prior(cond, eps, start), cond, steps)
     return (task.waveform(z_1, wave.shape[-1]) / gain)[0]
 
-
-_FRAMES = 2**32  # more than any recording has
