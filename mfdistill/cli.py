@@ -36,9 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _leave() -> None:
-    """End the process group, where a launcher made one."""
+    """End the process group, where a launcher made one; together, since a process that is still exchanging dies when another has left."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 
