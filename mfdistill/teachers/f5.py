@@ -13,7 +13,7 @@ from mfdistill.config import from_dict, to_dict
 from mfdistill.errors import UserError
 from mfdistill.networks.dit_config import F5Config, F5UNetTConfig
 from mfdistill.networks.f5 import F5Network
-from mfdistill.teachers.foreign import Foreign, read_foreign
+from mfdistill.teachers.foreign import Foreign, mismatches, read_foreign
 from mfdistill.teachers.mel_flow import looks_like
 
 GUIDANCE = 2.0
@@ -185,14 +185,7 @@ def _only_file(path: Path) -> Path:
 
 def _fit(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, kind: str) -> None:
     """Give a module without storage its weights."""
-    own = module.state_dict()
-    wrong = [f"lacks {key}" for key in own if key not in tensors]
-    wrong += [f"has {key}, which the network does not" for key in tensors if key not in own]
-    wrong += [
-        f"{key} is {tuple(tensors[key].shape)} where the network has {tuple(own[key].shape)}"
-        for key in own
-        if key in tensors and tensors[key].shape != own[key].shape
-    ]
+    wrong = mismatches(module.state_dict(), tensors)
     if wrong:
         raise UserError(
             f"{path}: its weights do not fit kind '{kind}' and these sizes: {wrong[0]} ({len(wrong)} such); {looks_like(tensors)}"

@@ -84,6 +84,17 @@ def read_foreign(path: str | Path) -> Foreign:
     return Foreign(file, {str(key): value for key, value in values.items()})
 
 
+def mismatches(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
+    """How a file's tensors differ from those of a network, ``own``, in name or shape; empty if they fit."""
+    wrong = [f"lacks {key}" for key in own if key not in tensors]
+    wrong += [f"has {key}, which the network does not" for key in tensors if key not in own]
+    return wrong + [
+        f"{key} is {tuple(tensors[key].shape)} where the network has {tuple(own[key].shape)}"
+        for key in own
+        if key in tensors and tensors[key].shape != own[key].shape
+    ]
+
+
 def walk_tensors(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     """All tensors in nested dictionaries, by dotted names."""
     for key, value in values.items():

@@ -17,7 +17,7 @@ from mfdistill.errors import UserError
 from mfdistill.networks import build_network
 from mfdistill.tasks import Task, TaskConfig, get_task
 from mfdistill.teachers.cfm import CFMTeacher
-from mfdistill.teachers.foreign import read_foreign, walk_tensors
+from mfdistill.teachers.foreign import mismatches, read_foreign, walk_tensors
 from mfdistill.teachers.protocol import Teacher
 
 _OPTIONS = {"teacher": "--teacher", "student": "--student"}
@@ -180,14 +180,7 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str | 
     Raises:
         UserError: names or shapes differ; the first of them is named.
     """
-    own = module.state_dict()
-    wrong = [f"lacks {key}" for key in own if key not in tensors]
-    wrong += [f"has {key}, which the network does not" for key in tensors if key not in own]
-    wrong += [
-        f"{key} is {tuple(tensors[key].shape)} where the network has {tuple(own[key].shape)}"
-        for key in own
-        if key in tensors and tensors[key].shape != own[key].shape
-    ]
+    wrong = mismatches(module.state_dict(), tensors)
     if wrong:
         raise UserError(f"{where}: weights do not fit config.json: {wrong[0]} ({len(wrong)} such); restore the folder or train again")
     module.load_state_dict(dict(tensors))

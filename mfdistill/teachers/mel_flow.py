@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mfdistill.errors import UserError
-from mfdistill.teachers.foreign import read_foreign, walk_tensors
+from mfdistill.teachers.foreign import mismatches, read_foreign, walk_tensors
 
 ESTIMATOR = "decoder.estimator."
 MIXER = "time_embed_mixer.weight"
@@ -166,13 +166,7 @@ def check_estimator(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], pa
     Raises:
         UserError: names or shapes differ; tells the first of them and what kind of file it looks like.
     """
-    wrong = [f"lacks {key}" for key in own if key not in tensors]
-    wrong += [f"has {key}, which the network does not" for key in tensors if key not in own]
-    wrong += [
-        f"{key} is {tuple(tensors[key].shape)} where the network has {tuple(own[key].shape)}"
-        for key in own
-        if key in tensors and tensors[key].shape != own[key].shape
-    ]
+    wrong = mismatches(own, tensors)
     if wrong:
         raise UserError(
             f"{path}: its weights do not fit kind '{kind}' and these sizes: {wrong[0]} ({len(wrong)} such); "
