@@ -49,8 +49,11 @@ def test_task_options_there_and_back() -> None:
     config = task_config("enhance", 16000, options)
     assert (config.sigma_0, config.stft.n_fft, config.stft.hop, config.stft.exponent) == (0.7, 510, 128, 0.3)
     assert config.sigma_1 == default_task("enhance").sigma_1
-    assert task_options(to_dict(config), "file") == ("enhance", 16000, options)
-    assert task_options(to_dict(default_task("vocode", 8000)), "file") == ("vocode", 8000, TaskOptions())
+    assert task_options(to_dict(config), "file") == ("enhance", 16000, options, False, "32/16")
+    assert task_options(to_dict(default_task("vocode", 8000)), "file") == ("vocode", 8000, TaskOptions(), False, "32/16")
+    causal = task_config("phase", 16000, TaskOptions(), True, "16/8")
+    assert (causal.stft.causal, causal.stft.n_fft, causal.stft.hop) == (True, 256, 128)
+    assert task_options(to_dict(causal), "file") == ("phase", 16000, TaskOptions(), True, "16/8")
     with pytest.raises(UserError, match="unknown key 'sigma_O'; did you mean"):
         task_options({"name": "enhance", "sigma_O": 1.0}, "file")
 

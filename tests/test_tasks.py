@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from mfdistill.errors import UserError
-from mfdistill.tasks import default_task, get_task
+from mfdistill.tasks import TASKS, default_task, get_task
 
 
-@pytest.mark.parametrize("name", ["enhance", "vocode"])
+@pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("rate", [8000, 16000])
 @pytest.mark.parametrize("length", [1, 37, 4000, 16001])
 def test_features_return_to_the_waveform(name: str, rate: int, length: int) -> None:
@@ -48,13 +48,39 @@ def test_degraded_vocoder_input_does_not_depend_on_the_sign_of_the_speech() -> N
     assert torch.equal(get_task(default_task("enhance")).degrade(wave), wave)
 
 
+def test_phase_retrieval_is_given_the_magnitude_of_the_target() -> None:
+    task = get_task(default_task("phase"))
+    wave = torch.randn(2, 8000, generator=torch.Generator().manual_seed(0))
+    x, y = task.target(wave), task.condition(wave)["y"]
+    torch.testing.assert_close(y[:, 0], x.norm(dim=1))
+    assert torch.equal(y[:, 1], torch.zeros_like(y[:, 1])) and torch.equal(task.degrade(wave), task.degrade(-wave))
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize(("framing", "window_ms"), [("32/16", 32), ("16/8", 16)])
+def test_causal_presets(name: str, framing: str, window_ms: int) -> None:
+    """Stream.FM's front end: half-overlapping windows; spread 0.25 around zero-phase features; no level where the input's own counts."""
+    config = default_task(name, 16000, causal=True, framing=framing)
+    assert (config.stft.causal, config.stft.n_fft, config.stft.hop) == (True, 16 * window_ms, 8 * window_ms)
+    assert config.stft.window == ("hann" if name == "vocode" else "sqrt-hann")
+    assert config.normalise == ("none" if name == "enhance" else "peak")
+    if name != "enhance":
+        assert (config.sigma_0, config.sigma_1, config.prior_mean, config.prior_shape) == (0.25, 0.001, "y", "flat")
+    wave, task = 0.1 * torch.randn(1, 4000, generator=torch.Generator().manual_seed(0)), get_task(config)
+    later = wave.clone()
+    later[:, 2000:] += 1
+    first = 2000 // config.stft.hop             # frame k ends before sample (k + 1) hop
+    before, after = task.condition(wave)["y"], task.condition(later)["y"]
+    assert torch.equal(before[..., :first], after[..., :first])
+
+
 def test_only_enhancement_needs_noisy_speech() -> None:
     assert get_task(default_task("enhance")).needs_noisy
     assert not get_task(default_task("vocode")).needs_noisy
 
 
 def test_unknown_task_and_rate_are_named() -> None:
-    with pytest.raises(UserError, match="task 'denoise' is unknown.*enhance, vocode"):
+    with pytest.raises(UserError, match="task 'denoise' is unknown.*enhance, vocode, phase"):
         default_task("denoise")
     with pytest.raises(UserError, match="sample_rate 44100.*8000 and 16000"):
         default_task("vocode", 44100)

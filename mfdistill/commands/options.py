@@ -64,29 +64,32 @@ class ValidOptions:
     """Of pesq, estoi, sisdr, lsd, spksim and dnsmos."""
 
 
-def task_config(name: str, sample_rate: int, options: TaskOptions) -> TaskConfig:
+def task_config(name: str, sample_rate: int, options: TaskOptions, causal: bool = False, framing: str = "32/16") -> TaskConfig:
     """The preset of a task with the options that are given."""
     from mfdistill.tasks import default_task
 
-    preset = default_task(name, sample_rate)
+    preset = default_task(name, sample_rate, causal, framing)
     given = {item.name: value for item in fields(options) if (value := getattr(options, item.name)) is not None}
     stft = {key: value for key, value in given.items() if hasattr(preset.stft, key)}
     own = {key: value for key, value in given.items() if key not in stft}
     return replace(preset, stft=replace(preset.stft, **stft), **own)
 
 
-def task_options(config: Mapping[str, Any], where: str) -> tuple[str, int, TaskOptions]:
-    """The inverse of ``task_config``: name, sample rate, and the options that differ from the preset's."""
-    from mfdistill.tasks import TaskConfig, default_task
+def task_options(config: Mapping[str, Any], where: str) -> tuple[str, int, TaskOptions, bool, str]:
+    """The inverse of ``task_config``: name, sample rate, options that differ from the preset's, whether it is causal, framing."""
+    from mfdistill.tasks import FRAMINGS, TaskConfig, default_task
 
     task = from_dict(TaskConfig, config, where)
-    preset = default_task(task.name, task.stft.sample_rate)
+    stft = task.stft
+    milliseconds = 1000 * stft.n_fft / stft.sample_rate, 1000 * stft.hop / stft.sample_rate
+    framing = next((name for name, values in FRAMINGS.items() if values == milliseconds), "32/16")
+    preset = default_task(task.name, stft.sample_rate, stft.causal, framing)
     changed: dict[str, Any] = {}
     for item in fields(TaskOptions):
         own, other = (whole.stft if hasattr(whole.stft, item.name) else whole for whole in (task, preset))
         if getattr(own, item.name) != getattr(other, item.name):
             changed[item.name] = getattr(own, item.name)
-    return task.name, task.stft.sample_rate, TaskOptions(**changed)
+    return task.name, stft.sample_rate, TaskOptions(**changed), stft.causal, framing
 
 
 def corpus(section: Mapping[str, Any] | None, where: str) -> Corpus:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,10 +20,14 @@ from mfdistill.networks.config import CompactConfig, CompactSizes
 class TeacherTrain:
     """Train a flow-matching teacher on a folder of speech (or, for comparison, a regression network of the same size)."""
 
-    task: Literal["vocode", "enhance"] = "vocode"
-    """Mel spectrogram to speech, or noisy to clean speech."""
+    task: Literal["vocode", "enhance", "phase"] = "vocode"
+    """Mel spectrogram to speech, noisy to clean speech, or STFT magnitudes to speech."""
     sample_rate: int = 16000
     """Hz: 16000, or 8000 at a fraction of the cost."""
+    causal: bool = False
+    """Frames and network see nothing later, so that the model streams (see mfdistill stream)."""
+    framing: Literal["32/16", "16/8"] = "32/16"
+    """Window and hop in milliseconds; a causal model's total latency is their sum."""
     objective: Literal["cfm", "regression"] = "cfm"
     """'regression' predicts the clean features at once, without noise: the baseline of evaluate."""
     init: str | None = None
@@ -42,13 +46,15 @@ def repeat(config: Mapping[str, Any], where: str) -> TeacherTrain:
     """The command that made a run, from its ``config.json``."""
     from mfdistill.commands.training import saved_training
 
-    name, sample_rate, options = task_options(config.get("task") or {}, f"{where}: task")
+    name, sample_rate, options, causal, framing = task_options(config.get("task") or {}, f"{where}: task")
     objective = dict(config.get("objective") or {})
     network = from_dict(CompactConfig, (config.get("network") or {}).get("config") or {}, f"{where}: network")
     parent = config.get("parent") or {}
     return TeacherTrain(
         task=name,  # type: ignore[arg-type]
         sample_rate=sample_rate,
+        causal=causal,
+        framing=framing,  # type: ignore[arg-type]
         objective="regression" if config.get("role") == "regression" else "cfm",
         init=parent.get("init"),
         data=corpus(config.get("data"), where),
@@ -79,7 +85,7 @@ def run(command: TeacherTrain) -> Path:
 
     training = command.training
     accelerator = make_accelerator(training)
-    task = get_task(task_config(command.task, command.sample_rate, command.task_options))
+    task = get_task(task_config(command.task, command.sample_rate, command.task_options, command.causal, command.framing))
     parent: dict[str, Any] | None = None
     dataset = open_train(command.data, task.needs_noisy, task.sample_rate)
     if command.init is not None:
@@ -90,7 +96,8 @@ def run(command: TeacherTrain) -> Path:
         network, description = start.module, dict(start.config["network"])
         parent = {"init": command.init, "sha256": digest_tensors(network.state_dict())}
     else:
-        sizes = fit_network_config(task, dataset, command.network, residual_std=measured(training))
+        wanted = replace(command.network, causal=command.network.causal or command.causal)
+        sizes = fit_network_config(task, dataset, wanted, residual_std=measured(training))
         torch.manual_seed(training.seed)
         network = build_network("compact", sizes)
         description = {"name": "compact", "config": to_dict(sizes)}

@@ -10,6 +10,7 @@ from mfdistill.report.tables import cell, markdown_table, shown_columns
 _TASKS = {
     "enhance": "speech enhancement (noisy speech in, clean speech out)",
     "vocode": "vocoding (Mel spectrogram in, waveform out)",
+    "phase": "phase retrieval (STFT magnitudes in, waveform out)",
 }
 _BOOKKEEPING = {"checkpoint_sha256", "commit", "machine", "checkpoint", "claim", "failed"}
 _STATED = {"task", "network", "pesq_mode", "sample_rate", "split"}  # once, above the table

@@ -1,0 +1,60 @@
+"""What a restoration task is: how the condition is made from audio, in which features, and from which prior the flow starts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mfdistill.audio.features import inverse_features, padded_length, stft_features
+from mfdistill.flow import GaussianPath
+from mfdistill.tasks.config import TaskConfig
+
+
+class Task:
+    """One task. Waveforms are ``(b, samples)``, features ``(b, 2, f, n)``; ``cond`` is ``{"y": features}``."""
+
+    def __init__(self, config: TaskConfig):
+        self.config = config
+        self.sample_rate = config.stft.sample_rate
+        self.path = GaussianPath(
+            config.sigma_0, config.sigma_1, config.prior_mean, config.prior_shape, config.prior_floor, config.prior_profile
+        )
+
+    needs_noisy = True
+
+    def gain(self, degraded: Tensor) -> Tensor:
+        """Factor ``(b, 1)`` that brings the degraded signal to the level the features are made at; silence keeps its level."""
+        if self.config.normalise == "none":
+            return torch.ones_like(degraded[:, :1])
+        peak = degraded.abs().amax(-1, keepdim=True)
+        return torch.where(peak < 1e-6, torch.ones_like(peak), 1 / peak.clamp_min(1e-6))
+
+    def features(self, wave: Tensor) -> Tensor:
+        """``(b, samples) -> (b, 2, f, n)``; the end is padded as the configuration says."""
+        z = stft_features(torch.nn.functional.pad(wave, (0, self._length(wave.shape[-1]) - wave.shape[-1])), self.config.stft)
+        return torch.nn.functional.pad(z, (0, -z.shape[-1] % self.config.frame_multiple))
+
+    def _length(self, length: int) -> int:
+        """Samples that are transformed; reflection needs more than half a window of them."""
+        stft = self.config.stft
+        return padded_length(length, stft) if self.config.whole_hops else max(length, stft.n_fft // 2 + 1)
+
+    def target(self, clean: Tensor) -> Tensor:
+        """Features of the clean signal (already at the task's level)."""
+        return self.features(clean)
+
+    def condition(self, degraded: Tensor) -> dict[str, Tensor]:
+        """The conditioning of the networks from the degraded signal (already at the task's level)."""
+        return self.observe(self.features(degraded))
+
+    def observe(self, z: Tensor) -> dict[str, Tensor]:
+        """The same from the degraded signal's features ``(b, 2, f, n)``, every frame by itself."""
+        return {"y": z}
+
+    def degrade(self, clean: Tensor) -> Tensor:
+        """What the task's input sounds like, from what it is given; enhancement is given its noisy input."""
+        return clean
+
+    def waveform(self, z_1: Tensor, length: int) -> Tensor:
+        """Features ``(b, 2, f, n)`` back to ``(b, length)``."""
+        return inverse_features(z_1, self.config.stft, self._length(length))[..., :length]

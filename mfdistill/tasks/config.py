@@ -1,0 +1,32 @@
+"""A task by its numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mfdistill.audio.features import StftConfig
+
+TaskName = Literal["enhance", "vocode", "phase"]
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """A task by its numbers. ``normalise`` is the level that features are made at: 'peak' of the degraded signal, or 'none'.
+
+    ``whole_hops``: signals are padded to whole hops, which keeps the last samples from lying under the end of one window; SGMSE, FlowSE and
+    MeanFlowSE do not. ``frame_multiple``: features get frames of zeros at the end up to a multiple of it (theirs is 64).
+    """
+
+    name: TaskName = "enhance"
+    stft: StftConfig = field(default_factory=StftConfig)
+    sigma_0: float = 0.3
+    sigma_1: float = 0.001
+    prior_mean: Literal["y", "e", "zero"] = "y"
+    prior_shape: Literal["flat", "magnitude", "profile"] = "flat"
+    prior_floor: float = 0.02
+    prior_profile: tuple[float, ...] = ()
+    n_mels: int = 80
+    normalise: Literal["peak", "none"] = "peak"
+    whole_hops: bool = True
+    frame_multiple: int = 1
