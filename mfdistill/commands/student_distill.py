@@ -29,6 +29,8 @@ class StudentDistill:
     interval: Literal["mixed", "delta", "unit"] = "mixed"
     """How the end of the interval is embedded: 'mixed' with its beginning; 'delta', its length beside it as in MeanFlowSE; 'unit', both
     anew and smoothly, for derivatives of networks with fast time embeddings (the student then does not begin at the teacher)."""
+    causal: bool = False
+    """The student sees no later frame, so that it streams, whatever its teacher sees (see mfdistill stream)."""
     nfe: int = 1
     """Steps of the schedule that is saved with the student, equal ones; os3-search places them."""
     config: str | None = None
@@ -52,6 +54,7 @@ def repeat(config: Mapping[str, Any], where: str) -> StudentDistill:
         teacher=(config.get("parent") or {}).get("teacher", ""),
         kind=(config.get("parent") or {}).get("kind"),
         interval=config.get("interval") or "mixed",
+        causal=bool(((config.get("task") or {}).get("stft") or {}).get("causal", False)),
         objective=name,
         data=corpus(config.get("data"), where),
         training=saved_training(dict(config), where),
@@ -73,6 +76,7 @@ def run(command: StudentDistill) -> Path:
     from mfdistill.errors import UserError
     from mfdistill.search.cache import digest_tensors
     from mfdistill.students import Student
+    from mfdistill.students.causal import causal_start
     from mfdistill.teachers import load_teacher
 
     training = command.training
@@ -84,7 +88,9 @@ def run(command: StudentDistill) -> Path:
     if task is None:
         raise UserError(f"--teacher {command.teacher}: has no task of this program; name a folder that teacher-train wrote")
     parent = {"teacher": command.teacher, "kind": command.kind, "sha256": digest_tensors(teacher.network.state_dict())}
-    student = Student.from_teacher(teacher, command.nfe, parent, command.interval)
+    start = causal_start(teacher) if command.causal else teacher
+    student = Student.from_teacher(start, command.nfe, parent, command.interval)
+    task = getattr(start, "task", task)
     dataset = open_train(command.data, task.needs_noisy, task.sample_rate)
     settings = getattr(command, command.objective)
     if isinstance(settings, IntegralConfig) and settings.state == "data" and not getattr(teacher, "straight", True):
