@@ -27,7 +27,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
 @pytest.mark.parametrize("name", ["enhance", "vocode"])
 def test_residual_std_is_what_it_says(name: str, data: DataConfig) -> None:
     task = get_task(default_task(name, 8000))
-    dataset = open_train(data, task.needs_noisy, 8000)
+    dataset = open_train(data, task.degradation, 8000)
     config = fit_network_config(task, dataset, CompactSizes(channels=4), count=2, batch_size=4)
     items = [dataset[i] for i in range(8)]  # type: ignore[index]
     clean, degraded = (torch.stack([item[key] for item in items]) for key in ("clean", "degraded"))
@@ -49,7 +49,7 @@ def test_task_options_there_and_back() -> None:
     config = task_config("enhance", 16000, options)
     assert (config.sigma_0, config.stft.n_fft, config.stft.hop, config.stft.exponent) == (0.7, 510, 128, 0.3)
     assert config.sigma_1 == default_task("enhance").sigma_1
-    assert task_options(to_dict(config), "file") == ("enhance", 16000, options, False, "32/16")
+    assert task_options(to_dict(config), "file") == ("enhance", 16000, options, False, None)
     assert task_options(to_dict(default_task("vocode", 8000)), "file") == ("vocode", 8000, TaskOptions(), False, "32/16")
     causal = task_config("phase", 16000, TaskOptions(), True, "16/8")
     assert (causal.stft.causal, causal.stft.n_fft, causal.stft.hop) == (True, 256, 128)

@@ -85,7 +85,7 @@ def run(command: Evaluate) -> list[dict[str, Any]]:
     named(command.metrics)
     accelerator = Accelerator()
     task, entries = _entries(command, accelerator.device)
-    utterances = open_eval(command.data, command.split, task.needs_noisy, task.sample_rate, limit=command.limit)
+    utterances = open_eval(command.data, command.split, task.degradation, task.sample_rate, limit=command.limit)
     main = accelerator.is_main_process
     if main:
         what = f"{len(utterances)} utterances of {command.data.source} ({command.split})"

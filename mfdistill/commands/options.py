@@ -33,8 +33,9 @@ class TaskOptions:
     """Spread at the data."""
     prior_mean: Literal["y", "zero"] | None = None
     """The flow starts around the condition's features, or around zero."""
-    prior_shape: Literal["flat", "magnitude"] | None = None
-    """Spread everywhere the same, or following the condition's magnitude."""
+    prior_shape: Literal["flat", "magnitude", "profile"] | None = None
+    """Spread everywhere the same, following the condition's magnitude, or one for every frequency (needs --spread data, or bandwidth's
+    preset)."""
     prior_floor: float | None = None
     """Magnitude below which that spread stops shrinking."""
     n_mels: int | None = None
@@ -64,7 +65,7 @@ class ValidOptions:
     """Of pesq, estoi, sisdr, lsd, spksim and dnsmos."""
 
 
-def task_config(name: str, sample_rate: int, options: TaskOptions, causal: bool = False, framing: str = "32/16") -> TaskConfig:
+def task_config(name: str, sample_rate: int, options: TaskOptions, causal: bool = False, framing: str | None = None) -> TaskConfig:
     """The preset of a task with the options that are given."""
     from mfdistill.tasks import default_task
 
@@ -72,17 +73,19 @@ def task_config(name: str, sample_rate: int, options: TaskOptions, causal: bool 
     given = {item.name: value for item in fields(options) if (value := getattr(options, item.name)) is not None}
     stft = {key: value for key, value in given.items() if hasattr(preset.stft, key)}
     own = {key: value for key, value in given.items() if key not in stft}
+    if own.get("prior_shape", "profile") != "profile":
+        own["prior_profile"] = ()
     return replace(preset, stft=replace(preset.stft, **stft), **own)
 
 
-def task_options(config: Mapping[str, Any], where: str) -> tuple[str, int, TaskOptions, bool, str]:
+def task_options(config: Mapping[str, Any], where: str) -> tuple[str, int, TaskOptions, bool, str | None]:
     """The inverse of ``task_config``: name, sample rate, options that differ from the preset's, whether it is causal, framing."""
     from mfdistill.tasks import FRAMINGS, TaskConfig, default_task
 
     task = from_dict(TaskConfig, config, where)
     stft = task.stft
     milliseconds = 1000 * stft.n_fft / stft.sample_rate, 1000 * stft.hop / stft.sample_rate
-    framing = next((name for name, values in FRAMINGS.items() if values == milliseconds), "32/16")
+    framing = next((name for name, values in FRAMINGS.items() if values == milliseconds), None)
     preset = default_task(task.name, stft.sample_rate, stft.causal, framing)
     changed: dict[str, Any] = {}
     for item in fields(TaskOptions):

@@ -53,7 +53,7 @@ def run(command: OS3Search) -> dict[str, Any]:
         search = replace(search, teacher=parent.get("teacher"))
     if search.nfe == 1:
         raise UserError("--nfe 1: one step has no inner time to place; search with --nfe 2 or more")
-    utterances = open_eval(command.data, "valid", task.needs_noisy, task.sample_rate, limit=search.limit)
+    utterances = open_eval(command.data, "valid", task.degradation, task.sample_rate, limit=search.limit)
     if accelerator.is_main_process:
         better = "higher" if direction > 0 else "lower"
         count = min(len(utterances), search.limit or len(utterances))

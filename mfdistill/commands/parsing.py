@@ -21,6 +21,7 @@ import tyro
 
 import mfdistill
 from mfdistill.checkpoint import load_config
+from mfdistill.commands.degrade import Degrade
 from mfdistill.commands.demo import Demo
 from mfdistill.commands.evaluate import Evaluate
 from mfdistill.commands.info import Info
@@ -37,6 +38,7 @@ COMMANDS: dict[str, type] = {
     "os3-search": OS3Search,
     "evaluate": Evaluate,
     "restore": Restore,
+    "degrade": Degrade,
     "demo": Demo,
     "info": Info,
 }

@@ -84,7 +84,7 @@ def seconds_per_update(command: Demo, accelerator: Any) -> tuple[int, float, flo
     from mfdistill.teachers import CFMTeacher
 
     task = get_task(task_config(command.task, command.sample_rate, TaskOptions()))
-    data = open_train(command.data, task.needs_noisy, task.sample_rate)
+    data = open_train(command.data, task.degradation, task.sample_rate)
     network = build_network("compact", fit_network_config(task, data, command.network, count=1)).to(accelerator.device)
     teacher = CFMTeacher(network, task)
     stream = batches(data, max(1, BATCH // accelerator.num_processes), num_workers=0)

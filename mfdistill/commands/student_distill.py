@@ -91,7 +91,7 @@ def run(command: StudentDistill) -> Path:
     start = causal_start(teacher) if command.causal else teacher
     student = Student.from_teacher(start, command.nfe, parent, command.interval)
     task = getattr(start, "task", task)
-    dataset = open_train(command.data, task.needs_noisy, task.sample_rate)
+    dataset = open_train(command.data, task.degradation, task.sample_rate)
     settings = getattr(command, command.objective)
     if isinstance(settings, IntegralConfig) and settings.state == "data" and not getattr(teacher, "straight", True):
         say("integral.state: 'rollout', since this teacher's states do not lie on straight paths to the data")

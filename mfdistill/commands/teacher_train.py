@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import OmitArgPrefixes
 
@@ -15,19 +15,26 @@ from mfdistill.distill.settings import TrainConfig
 from mfdistill.flow.config import TimeConfig
 from mfdistill.networks.config import CompactConfig, CompactSizes
 
+if TYPE_CHECKING:
+    from mfdistill.tasks import Task, TaskConfig
+
 
 @dataclass(frozen=True)
 class TeacherTrain:
     """Train a flow-matching teacher on a folder of speech (or, for comparison, a regression network of the same size)."""
 
-    task: Literal["vocode", "enhance", "phase"] = "vocode"
-    """Mel spectrogram to speech, noisy to clean speech, or STFT magnitudes to speech."""
+    task: Literal["vocode", "enhance", "phase", "dereverb", "codec", "bandwidth"] = "vocode"
+    """Mel spectrogram to speech, noisy to clean speech, STFT magnitudes to speech, reverberant to dry, coded to what was coded, or
+    band-limited to full-band speech."""
     sample_rate: int = 16000
     """Hz: 16000, or 8000 at a fraction of the cost."""
     causal: bool = False
     """Frames and network see nothing later, so that the model streams (see mfdistill stream)."""
-    framing: Literal["32/16", "16/8"] = "32/16"
-    """Window and hop in milliseconds; a causal model's total latency is their sum."""
+    framing: Literal["32/16", "16/8", "40/20"] | None = None
+    """Window and hop in milliseconds; a causal model's total latency is their sum. By default 40/20 for codec, 32/16 for other tasks."""
+    spread: Literal["preset", "data"] = "preset"
+    """'data' measures the prior's spread on the training data (Stream.FM's rule) where --sigma-0 does not give it: one number, or with
+    --prior-shape profile (bandwidth's) one for every frequency."""
     objective: Literal["cfm", "regression"] = "cfm"
     """'regression' predicts the clean features at once, without noise: the baseline of evaluate."""
     init: str | None = None
@@ -55,6 +62,7 @@ def repeat(config: Mapping[str, Any], where: str) -> TeacherTrain:
         sample_rate=sample_rate,
         causal=causal,
         framing=framing,  # type: ignore[arg-type]
+        spread="data" if own_profile(config.get("task") or {}, causal, framing) else "preset",
         objective="regression" if config.get("role") == "regression" else "cfm",
         init=parent.get("init"),
         data=corpus(config.get("data"), where),
@@ -63,6 +71,14 @@ def repeat(config: Mapping[str, Any], where: str) -> TeacherTrain:
         times=from_dict(TimeConfig, objective.get("times") or {}, f"{where}: objective.times"),
         task_options=options,
     )
+
+
+def own_profile(task: Mapping[str, Any], causal: bool, framing: str | None) -> bool:
+    """Whether a run's spread over the frequencies is not its preset's: it was measured, and is too long to be an option."""
+    from mfdistill.tasks import default_task
+
+    profile = tuple(task.get("prior_profile") or ())
+    return bool(profile) and profile != default_task(task["name"], task["stft"]["sample_rate"], causal, framing).prior_profile
 
 
 def run(command: TeacherTrain) -> Path:
@@ -87,7 +103,9 @@ def run(command: TeacherTrain) -> Path:
     accelerator = make_accelerator(training)
     task = get_task(task_config(command.task, command.sample_rate, command.task_options, command.causal, command.framing))
     parent: dict[str, Any] | None = None
-    dataset = open_train(command.data, task.needs_noisy, task.sample_rate)
+    dataset = open_train(command.data, task.degradation, task.sample_rate)
+    if command.spread == "data":
+        task = get_task(spread_of(training, task, dataset, command.task_options.sigma_0 is not None))
     if command.init is not None:
         start = open_model(command.init)
         if start.role == "student":
@@ -127,6 +145,28 @@ def same_role(init: str) -> None:
     from mfdistill.errors import UserError
 
     raise UserError(f"--init {init}: holds a student; name a teacher or a regression network")
+
+
+def spread_of(training: TrainConfig, task: Task, dataset: Any, given: bool) -> TaskConfig:
+    """The task with its prior's spread measured on the data, or as the run to be resumed has measured it.
+
+    Raises:
+        UserError: a spread was given too.
+    """
+    from mfdistill.checkpoint import load_config
+    from mfdistill.distill.logs import say
+    from mfdistill.distill.spread import measure_spread
+    from mfdistill.errors import UserError
+    from mfdistill.tasks import TaskConfig
+
+    if given:
+        raise UserError("--sigma-0 and --spread data exclude each other: give one of them")
+    if training.resume and (Path(training.out) / "config.json").is_file():
+        return from_dict(TaskConfig, load_config(training.out).get("task") or {}, f"{training.out}/config.json: task")
+    found = measure_spread(task, dataset)
+    profile = f", profile {min(found.prior_profile):g} to {max(found.prior_profile):g}" if found.prior_profile else ""
+    say(f"spread measured on the data: sigma_0 {found.sigma_0:g}{profile}")
+    return found
 
 
 def measured(training: TrainConfig) -> float | None:

@@ -38,7 +38,7 @@ def launch(
     role = model_config["role"]
     validate = None
     if valid.valid_files > 0:
-        utterances = open_eval(data, "valid", task.needs_noisy, task.sample_rate, limit=valid.valid_files)
+        utterances = open_eval(data, "valid", task.degradation, task.sample_rate, limit=valid.valid_files)
         validate = make_validate(objective, role, task, utterances, valid.valid_nfe, valid.valid_metrics, training.seed, data.crop_s)
     if accelerator.is_main_process:
         params = sum(p.numel() for p in objective.parameters() if p.requires_grad)

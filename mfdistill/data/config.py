@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from mfdistill.errors import UserError
+
+CodecName = Literal["opus", "vorbis", "gsm", "g721", "ulaw"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,18 @@ class DataConfig:
     """Hz; the task's own rate is used, and another one here is an error."""
     crop_s: float = 2.0
     snr_db: tuple[float, float] = (0.0, 15.0)
+    rirs: str | None = None
+    """dereverb: folder of room impulse responses, or 'simulated' (pyroomacoustics). None: the corpus's own degraded twins, else its folder
+    'rir', else simulated."""
+    rt60_s: tuple[float, float] | None = None
+    """Reverberation times of simulated rooms; None is 0.2 to 0.8."""
+    codec: CodecName | None = None
+    """codec: what speech is coded with. None: the corpus's own degraded twins, else opus."""
+    codec_kbps: tuple[float, float] | None = None
+    """Bit rates of opus, 6 to 256 kbit/s; None is 6."""
+    cutoff: tuple[float, ...] | None = None
+    """bandwidth: where speech is cut off, in parts of the Nyquist frequency. None: the corpus's own degraded twins, else 1/4 to 1 in
+    steps of 1/8."""
     gain_db: tuple[float, float] = (-12.0, 0.0)
     """Random level change of a training sample; less where it would clip."""
     seed: int = 0
@@ -43,9 +58,13 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not self.crop_s > 0:
             raise UserError(f"data.crop_s={self.crop_s}: must be positive; 2.0 is usual")
-        for name in ("snr_db", "gain_db"):
-            low, high = getattr(self, name)
-            if not low <= high:
+        if self.rt60_s is not None and not 0 < self.rt60_s[0]:
+            raise UserError(f"data.rt60_s={self.rt60_s}: must be positive; 0.2 0.8 is usual")
+        if self.cutoff is not None and not (self.cutoff and all(0 < cutoff <= 1 for cutoff in self.cutoff)):
+            raise UserError(f"data.cutoff={self.cutoff}: needs one or more parts of the Nyquist frequency, above 0 and up to 1")
+        for name in ("snr_db", "gain_db", "rt60_s", "codec_kbps"):
+            if (given := getattr(self, name)) is not None and not given[0] <= given[1]:
+                low, high = given
                 raise UserError(f"data.{name}={low, high}: the first number must not be larger than the second")
         for name, least in (("seed", 0), ("shuffle_buffer", 1), ("max_files", 1)):
             value = getattr(self, name)

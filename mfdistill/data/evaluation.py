@@ -5,25 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
-from mfdistill.audio.degrade import limit_peak, mix_at_snr
+from mfdistill.audio.degrade import limit_peak
 from mfdistill.data.config import DataConfig, check_rate
+from mfdistill.data.degradations import kind_of, made_anyway, open_degradation
 from mfdistill.data.folders import stable_hash
-from mfdistill.data.mixing import generator, noise_segment
-from mfdistill.data.sources import open_noises, open_rows
+from mfdistill.data.mixing import generator
+from mfdistill.data.sources import open_rows
 from mfdistill.data.streaming import first_rows
 from mfdistill.data.waves import Waves, check_pairs
 from mfdistill.errors import UserError
+from mfdistill.tasks.config import Degradation as Kind
 
-EVAL_SNRS_DB = (2.5, 7.5, 12.5, 17.5)  # VoiceBank-DEMAND's test set (Valentini-Botinhao et al., 2016)
 _SEED = 20160913  # not the training seed: every run is measured on the same mixtures
 
 
 def open_eval(
-    config: DataConfig, split: Literal["valid", "test"], needs_noisy: bool, sample_rate: int, limit: int | None = None
+    config: DataConfig, split: Literal["valid", "test"], degradation: Kind | bool, sample_rate: int, limit: int | None = None
 ) -> EvalSet:
-    """Whole utterances of a split, at most ``limit``: the first ones in an order that goes through the speakers in turn.
+    """Whole utterances of a split, degraded as ``open_train`` says, at most ``limit``: the first ones in an order that goes through the
+    speakers in turn.
 
     An utterance's mixture is the same for every ``limit``, seed and process.
 
@@ -35,23 +38,24 @@ def open_eval(
         raise UserError(f"limit={limit}: must be at least 1")
     if split not in ("valid", "test"):
         raise UserError(f"split={split!r}: must be 'valid' or 'test'")
-    return EvalSet(config, split, needs_noisy, sample_rate, limit)
+    return EvalSet(config, split, kind_of(degradation), sample_rate, limit)
 
 
 class EvalSet(Sequence[dict[str, Any]]):
     """``ds[i] -> {"name", "speaker", "text" (or None), "clean": (s,), "degraded": (s,), "snr_db" (None unless mixed here)}``."""
 
-    def __init__(self, config: DataConfig, split: str, needs_noisy: bool, sample_rate: int, limit: int | None) -> None:
-        rows = first_rows(config, split, needs_noisy, limit) if config.streaming else open_rows(config, split, needs_noisy)
+    def __init__(self, config: DataConfig, split: str, kind: Kind, sample_rate: int, limit: int | None) -> None:
+        paired = kind != "none" and not made_anyway(config, kind)
+        rows = first_rows(config, split, paired, limit) if config.streaming else open_rows(config, split, paired)
         rows = rows.select(_in_turn(list(rows["name"]), list(rows["speaker"]))[:limit])
         self.names: list[str] = [str(name) for name in rows["name"]]
         self.speakers: list[str] = [str(speaker) for speaker in rows["speaker"]]
         self.texts: list[str | None] = list(rows["text"])
         self.clean = Waves(rows, "clean", sample_rate)
-        self.noisy = Waves(rows, "noisy", sample_rate) if needs_noisy and "noisy" in rows.column_names else None
+        self.noisy = Waves(rows, "noisy", sample_rate) if "noisy" in rows.column_names else None
         if self.noisy is not None:
             check_pairs(self.clean, self.noisy)
-        self.noises = Waves(open_noises(config, split), "clean", sample_rate) if needs_noisy and self.noisy is None else None
+        self.degradation = open_degradation(config, kind, split, sample_rate) if self.noisy is None else None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -63,17 +67,16 @@ class EvalSet(Sequence[dict[str, Any]]):
             raise IndexError(i)
         i %= len(self)
         clean = self.clean[i]
-        degraded, snr_db = clean, None
+        degraded: np.ndarray = clean
+        about: dict[str, Any] = {"snr_db": None}
         if self.noisy is not None:
             degraded = self.noisy[i]
-        elif self.noises is not None:
-            rng = generator(_SEED, stable_hash(self.names[i]))
-            noise = noise_segment(rng, self.noises[int(rng.integers(len(self.noises)))], clean.size)
-            snr_db = EVAL_SNRS_DB[i % len(EVAL_SNRS_DB)]
-            degraded = mix_at_snr(clean, noise, snr_db)
+        elif self.degradation is not None:
+            degraded, told = self.degradation.evaluate(generator(_SEED, stable_hash(self.names[i])), clean, i)
+            about |= told
         clean, degraded = limit_peak(clean, degraded)
         audio = {"clean": torch.from_numpy(clean), "degraded": torch.from_numpy(degraded)}
-        return {"name": self.names[i], "speaker": self.speakers[i], "text": self.texts[i], "snr_db": snr_db, **audio}
+        return {"name": self.names[i], "speaker": self.speakers[i], "text": self.texts[i], **about, **audio}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[i] for i in range(len(self)))

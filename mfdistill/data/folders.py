@@ -42,14 +42,16 @@ def folder_rows(root: Path, split: str, names: dict[str, str], noisy: bool) -> l
     return hold_out(_rows(root, *_with(present["train"], noisy)), split, names.keys() - present.keys(), str(root))
 
 
-def noise_files(folder: Path, split: str) -> list[Path]:
-    """Noises for a split: ``train/`` (also for valid) and ``test/`` where the folder has both, else a fifth is kept for the test.
+def noise_files(folder: Path, split: str, what: str = "noises", option: str = "noise") -> list[Path]:
+    """Noises (or impulse responses) for a split: ``train/`` (also for valid) and ``test/`` where the folder has both, else a fifth is kept
+    for the test.
 
     Raises:
         UserError: no such folder or no audio in it.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder of noises; name one with noise, or 'embedded' for synthetic noises")
+        other = {"noise": "'embedded' for synthetic noises", "rirs": "'simulated' for simulated rooms"}[option]
+        raise UserError(f"{folder}: no such folder of {what}; name one with {option}, or {other}")
     if (folder / "train").is_dir() and (folder / "test").is_dir():
         return _audio(folder / ("test" if split == "test" else "train"))
     files = _audio(folder)

@@ -1,12 +1,15 @@
-"""One training or evaluation sample from decoded recordings: crop, noise, level. Numpy; randomness only from the given generator."""
+"""One training or evaluation sample from decoded recordings: crop, degradation, level. Numpy; randomness only from the given generator."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from mfdistill.audio.degrade import fit_length, limit_peak, mix_at_snr
+from mfdistill.audio.degrade import fit_length, limit_peak
 from mfdistill.data.config import DataConfig
-from mfdistill.data.waves import Waves
+
+Degrade = Callable[[np.random.Generator, np.ndarray], np.ndarray]
 
 _TRIES = 4
 _QUIET = 0.1  # a crop with less than this part of its recording's mean power is drawn again
@@ -18,9 +21,9 @@ def generator(seed: int, index: int) -> np.random.Generator:
 
 
 def training_sample(
-    rng: np.random.Generator, clean: np.ndarray, noisy: np.ndarray | None, noises: Waves | None, crop: int, config: DataConfig
+    rng: np.random.Generator, clean: np.ndarray, noisy: np.ndarray | None, degrade: Degrade | None, crop: int, config: DataConfig
 ) -> tuple[np.ndarray, np.ndarray]:
-    """``(clean, degraded)``, float32 ``(crop,)`` each, from a recording ``clean (s,)`` and its ``noisy`` twin or a choice of ``noises``.
+    """``(clean, degraded)``, float32 ``(crop,)`` each, from a recording ``clean (s,)`` and its ``noisy`` twin or what ``degrade`` makes.
 
     Without either, degraded equals clean. Both get one random gain, less where one of them would clip.
     """
@@ -29,9 +32,8 @@ def training_sample(
     degraded = target
     if noisy is not None:
         degraded = cut(noisy, start, crop)
-    elif noises is not None:
-        noise = noise_segment(rng, noises[int(rng.integers(len(noises)))], crop)
-        degraded = mix_at_snr(target, noise, float(rng.uniform(*config.snr_db)))
+    elif degrade is not None:
+        degraded = degrade(rng, target)
     gain = np.float32(10 ** (float(rng.uniform(*config.gain_db)) / 20))
     return limit_peak(target * gain, degraded * gain)
 

@@ -22,12 +22,11 @@ _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 
 def open_rows(config: DataConfig, split: str, noisy: bool) -> Dataset:
-    """The utterances of ``split``; ``noisy``: with a column of noisy twins where the source has them and ``config.noise`` is not set.
+    """The utterances of ``split``; ``noisy``: with a column of degraded twins where the source has them.
 
     Raises:
         UserError: the source is missing, empty, incomplete or has other columns.
     """
-    noisy = noisy and config.noise is None
     source = config.source
     if source == "embedded":
         from mfdistill.data.embedded import embedded_corpus

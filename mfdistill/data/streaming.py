@@ -13,11 +13,13 @@ import torch
 from torch.utils.data import IterableDataset
 
 from mfdistill.data.config import DataConfig
+from mfdistill.data.degradations import made_anyway, open_degradation
 from mfdistill.data.folders import HELD_OUT
 from mfdistill.data.mixing import generator, training_sample
-from mfdistill.data.sources import as_dataset, is_table, load_table, open_noises, uniform_columns
-from mfdistill.data.waves import Waves, decode
+from mfdistill.data.sources import as_dataset, is_table, load_table, uniform_columns
+from mfdistill.data.waves import decode
 from mfdistill.errors import UserError
+from mfdistill.tasks.config import Degradation as Kind
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -35,14 +37,15 @@ class StreamTrainSet(IterableDataset[dict[str, Any]]):
     through; what ``shuffle_buffer`` holds is kept undecoded.
     """
 
-    def __init__(self, config: DataConfig, needs_noisy: bool, sample_rate: int) -> None:
+    def __init__(self, config: DataConfig, kind: Kind, sample_rate: int) -> None:
         self.config = config
         self.sample_rate = sample_rate
         self.crop = round(config.crop_s * sample_rate)
-        self._table, missing = _open_stream(config, "train", needs_noisy)
+        paired = kind != "none" and not made_anyway(config, kind)
+        self._table, missing = _open_stream(config, "train", paired)
         self._missing = [part for part in ("valid", "test") if part in missing]
-        self._paired = needs_noisy and "noisy" in (self._table.column_names or [])
-        self.noises = Waves(open_noises(config, "train"), "clean", sample_rate) if needs_noisy and not self._paired else None
+        self._paired = paired and "noisy" in (self._table.column_names or [])
+        self.degradation = open_degradation(config, kind, "train", sample_rate) if not self._paired else None
         self.files = max(int(self._table.num_shards), 1)
         self.lanes = min(MAX_LANES, 2 ** int(math.log2(self.files)))
 
@@ -73,7 +76,8 @@ class StreamTrainSet(IterableDataset[dict[str, Any]]):
         noisy = decode(row["noisy"], label, self.sample_rate) if self._paired else None
         if noisy is not None and noisy.shape != clean.shape:
             raise UserError(f"{label}: noisy has {noisy.size} samples, clean {clean.size}; pairs must be aligned sample by sample")
-        target, degraded = training_sample(generator(self.config.seed, index), clean, noisy, self.noises, self.crop, self.config)
+        degrade = self.degradation.train if self.degradation is not None else None
+        target, degraded = training_sample(generator(self.config.seed, index), clean, noisy, degrade, self.crop, self.config)
         return {"clean": torch.from_numpy(target), "degraded": torch.from_numpy(degraded), "index": index}
 
     def _lane(self, lane: int) -> Iterator[dict[str, Any]]:
@@ -95,7 +99,7 @@ class StreamTrainSet(IterableDataset[dict[str, Any]]):
     @property
     def summary(self) -> str:
         """One line for logs."""
-        kind = "noisy twins" if self._paired else f"{len(self.noises)} noises" if self.noises is not None else "no noise"
+        kind = "degraded twins" if self._paired else self.degradation.summary if self.degradation is not None else "no degradation"
         return f"stream of {self.files} file(s) in {self.lanes} lane(s), {kind}"
 
 
@@ -136,7 +140,7 @@ def _open_stream(config: DataConfig, split: str, noisy: bool) -> tuple[Any, list
     if not is_table(config.source):
         raise UserError(f"{config.source}: only hub ids and parquet files can be streamed; leave streaming out for folders")
     table, missing = load_table(config.source, config, split, streaming=True)
-    return uniform_columns(table, config, noisy and config.noise is None, config.source), missing
+    return uniform_columns(table, config, noisy, config.source), missing
 
 
 def _held_out(row: dict[str, Any], parts: list[str]) -> str | None:

@@ -10,24 +10,27 @@ import torch
 from torch.utils.data import Dataset
 
 from mfdistill.data.config import DataConfig, check_rate
+from mfdistill.data.degradations import kind_of, made_anyway, open_degradation
 from mfdistill.data.mixing import generator, training_sample
-from mfdistill.data.sources import open_noises, open_rows
+from mfdistill.data.sources import open_rows
 from mfdistill.data.streaming import StreamTrainSet
 from mfdistill.data.waves import Waves, check_pairs
+from mfdistill.tasks.config import Degradation as Kind
 
 Sample = dict[str, Any]  # clean (s,), degraded (s,), index
 
 
-def open_train(config: DataConfig, needs_noisy: bool, sample_rate: int) -> TrainSet | StreamTrainSet:
-    """The training split; ``needs_noisy``: degraded is a noisy recording or a mixture on the fly, else it equals clean.
+def open_train(config: DataConfig, degradation: Kind | bool, sample_rate: int) -> TrainSet | StreamTrainSet:
+    """The training split; degraded is the corpus's degraded twin, or made on the fly by ``degradation`` (True: 'noise'); with 'none' or
+    False it equals clean.
 
     Raises:
         UserError: source or noise missing, empty, incomplete, damaged, or of another sample rate than the configuration says.
     """
     check_rate(config, sample_rate)
     if config.streaming:
-        return StreamTrainSet(config, needs_noisy, sample_rate)
-    return TrainSet(config, needs_noisy, sample_rate)
+        return StreamTrainSet(config, kind_of(degradation), sample_rate)
+    return TrainSet(config, kind_of(degradation), sample_rate)
 
 
 class TrainSet(Dataset[Sample]):
@@ -36,16 +39,16 @@ class TrainSet(Dataset[Sample]):
     In an epoch every recording comes as often as crops fit into it, so each second of speech weighs the same.
     """
 
-    def __init__(self, config: DataConfig, needs_noisy: bool, sample_rate: int) -> None:
+    def __init__(self, config: DataConfig, kind: Kind, sample_rate: int) -> None:
         self.config = config
         self.crop = round(config.crop_s * sample_rate)
-        rows = open_rows(config, "train", needs_noisy)
+        rows = open_rows(config, "train", kind != "none" and not made_anyway(config, kind))
         self.clean = Waves(rows, "clean", sample_rate)
         self.speakers = sorted({str(speaker) for speaker in rows["speaker"]} - {""})
-        self.noisy = Waves(rows, "noisy", sample_rate) if needs_noisy and "noisy" in rows.column_names else None
+        self.noisy = Waves(rows, "noisy", sample_rate) if "noisy" in rows.column_names else None
         if self.noisy is not None:
             check_pairs(self.clean, self.noisy)
-        self.noises = Waves(open_noises(config, "train"), "clean", sample_rate) if needs_noisy and self.noisy is None else None
+        self.degradation = open_degradation(config, kind, "train", sample_rate) if self.noisy is None else None
         self._entries = np.repeat(np.arange(len(self.clean)), np.maximum(np.round(self.clean.lengths / self.crop).astype(int), 1))
         self._order: tuple[int, np.ndarray] = (-1, self._entries)
 
@@ -56,7 +59,8 @@ class TrainSet(Dataset[Sample]):
         i = self.recording(index)
         noisy = self.noisy[i] if self.noisy is not None else None
         rng = generator(self.config.seed, index)
-        clean, degraded = training_sample(rng, self.clean[i], noisy, self.noises, self.crop, self.config)
+        degrade = self.degradation.train if self.degradation is not None else None
+        clean, degraded = training_sample(rng, self.clean[i], noisy, degrade, self.crop, self.config)
         return {"clean": torch.from_numpy(clean), "degraded": torch.from_numpy(degraded), "index": index}
 
     def recording(self, index: int) -> int:
@@ -83,7 +87,8 @@ class TrainSet(Dataset[Sample]):
     @property
     def summary(self) -> str:
         """One line for logs."""
-        kind = "noisy twins" if self.noisy is not None else f"{len(self.noises)} noises" if self.noises is not None else "no noise"
+        made = self.degradation.summary if self.degradation is not None else "no degradation"
+        kind = "degraded twins" if self.noisy is not None else made
         speakers = f", {len(self.speakers)} speakers" if self.speakers else ""
         return f"{len(self.clean)} recordings, {self.clean.seconds / 60:.1f} min{speakers}, {kind}"
 

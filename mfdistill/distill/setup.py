@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from mfdistill.data.batches import batches
 from mfdistill.distill.batch import make_batch
 from mfdistill.errors import UserError
@@ -19,7 +21,8 @@ def fit_network_config(
 ) -> CompactConfig:
     """Sizes completed by what follows from task and data, for the network's preconditioning.
 
-    ``residual_std`` is ``sqrt(mean |x - m|^2 / mean(|y|^2 + floor^2))`` over ``count`` training batches, to three digits (x clean
+    ``residual_std`` is ``sqrt(mean |x - m|^2 / mean(|y|^2 + floor^2))`` (where the prior has a profile: over the mean of its squares) over
+    ``count`` training batches, to three digits (x clean
     features, m the mean of the prior, y those of the condition); the rest is the task's path and number of bins.
 
     Args:
@@ -35,7 +38,8 @@ def fit_network_config(
         raise UserError(f"--network.band-stride {sizes.band_stride}: does not divide the {stft.bins} bins of this task")
     known = {field.name: getattr(sizes, field.name) for field in fields(CompactSizes)}
     fitted = CompactConfig(
-        **known, freqs=stft.bins, sigma_0=path.sigma_0, sigma_1=path.sigma_1, mean=path.mean, shape=path.shape, floor=path.floor
+        **known, freqs=stft.bins, sigma_0=path.sigma_0, sigma_1=path.sigma_1, mean=path.mean, shape=path.shape, floor=path.floor,
+        profile=path.profile,
     )
     return replace(fitted, residual_std=residual_std or _residual_std(task, dataset, count, batch_size))
 
@@ -48,7 +52,8 @@ def _residual_std(task: Task, dataset: Any, count: int, batch_size: int) -> floa
         x, y = batch["z_1"], batch["cond"]["y"]
         m, _ = task.path.end_means(x, batch["cond"])
         residual += float((x - m).square().sum(1).double().mean())
-        level += float(y.square().sum(1).double().mean()) + task.path.floor**2
+        profile = torch.tensor(task.path.profile, dtype=torch.float64)
+        level += float(profile.square().mean() if task.path.profile else y.square().sum(1).double().mean() + task.path.floor**2)
     if not residual > 0:
         raise UserError("--data: condition and clean speech are the same in the first batches: nothing to learn; check the corpus")
     return float(f"{(residual / level) ** 0.5:.3g}")  # digits that no other summation order changes: a resumed run must find them again

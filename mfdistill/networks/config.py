@@ -43,6 +43,7 @@ class CompactConfig(CompactSizes):
     mean: str = "y"
     shape: str = "flat"
     floor: float = 0.02
+    profile: tuple[float, ...] = ()
     residual_std: float = 1.0
 
 

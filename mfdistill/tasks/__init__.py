@@ -1,4 +1,4 @@
-"""Restoration tasks: enhancement, vocoding, phase retrieval."""
+"""Restoration tasks: enhancement, vocoding, phase retrieval, dereverberation, codec post-filter, bandwidth extension."""
 
 from mfdistill.tasks.base import Task
 from mfdistill.tasks.config import TaskConfig

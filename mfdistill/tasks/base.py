@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mfdistill.audio.features import inverse_features, padded_length, stft_features
 from mfdistill.flow import GaussianPath
-from mfdistill.tasks.config import TaskConfig
+from mfdistill.tasks.config import Degradation, TaskConfig
 
 
 class Task:
@@ -20,7 +20,8 @@ class Task:
             config.sigma_0, config.sigma_1, config.prior_mean, config.prior_shape, config.prior_floor, config.prior_profile
         )
 
-    needs_noisy = True
+    degradation: Degradation = "noise"
+    """How the degraded signal of a training pair comes from the clean one (see ``data.open_train``)."""
 
     def gain(self, degraded: Tensor) -> Tensor:
         """Factor ``(b, 1)`` that brings the degraded signal to the level the features are made at; silence keeps its level."""

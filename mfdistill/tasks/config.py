@@ -7,7 +7,8 @@ from typing import Literal
 
 from mfdistill.audio.features import StftConfig
 
-TaskName = Literal["enhance", "vocode", "phase"]
+TaskName = Literal["enhance", "vocode", "phase", "dereverb", "codec", "bandwidth"]
+Degradation = Literal["none", "noise", "reverb", "codec", "bandwidth"]
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ class Phase(Task):
     The input of ``condition`` is a waveform whose phase is never used.
     """
 
-    needs_noisy = False
+    degradation = "none"
 
     def observe(self, z: Tensor) -> dict[str, Tensor]:
-        magnitude = torch.hypot(z[:, 0], z[:, 1])
+        magnitude = z.square().sum(1).sqrt()
         return {"y": torch.stack([magnitude, torch.zeros_like(magnitude)], 1)}
 
     def degrade(self, clean: Tensor) -> Tensor:

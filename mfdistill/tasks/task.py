@@ -7,16 +7,29 @@ from collections.abc import Callable
 
 from mfdistill.audio.features import StftConfig
 from mfdistill.errors import UserError
+from mfdistill.tasks.bandwidth import Bandwidth, bandwidth_preset
 from mfdistill.tasks.base import Task
+from mfdistill.tasks.codec import Codec, codec_preset
 from mfdistill.tasks.config import TaskConfig
+from mfdistill.tasks.dereverb import Dereverb, dereverb_preset
 from mfdistill.tasks.enhance import Enhance, enhance_preset
 from mfdistill.tasks.phase import Phase, phase_preset
 from mfdistill.tasks.vocode import Vocode, vocode_preset
 
-TASKS: dict[str, type[Task]] = {"enhance": Enhance, "vocode": Vocode, "phase": Phase}
-PRESETS: dict[str, Callable[[StftConfig], TaskConfig]] = {"enhance": enhance_preset, "vocode": vocode_preset, "phase": phase_preset}
-FRAMINGS = {"32/16": (32, 16), "16/8": (16, 8)}
+TASKS: dict[str, type[Task]] = {
+    "enhance": Enhance, "vocode": Vocode, "phase": Phase, "dereverb": Dereverb, "codec": Codec, "bandwidth": Bandwidth,
+}  # fmt: skip
+PRESETS: dict[str, Callable[[StftConfig], TaskConfig]] = {
+    "enhance": enhance_preset, "vocode": vocode_preset, "phase": phase_preset,
+    "dereverb": dereverb_preset, "codec": codec_preset, "bandwidth": bandwidth_preset,
+}  # fmt: skip
+FRAMINGS = {"32/16": (32, 16), "16/8": (16, 8), "40/20": (40, 20)}
 """Window and hop in milliseconds."""
+
+
+def own_framing(name: str) -> str:
+    """The framing of a task's preset, in ``FRAMINGS``: 40/20 ms for codecs of 20 ms frames, 32/16 ms for all others."""
+    return "40/20" if name == "codec" else "32/16"
 
 
 def get_task(config: TaskConfig) -> Task:
@@ -30,18 +43,19 @@ def get_task(config: TaskConfig) -> Task:
     return TASKS[config.name](config)
 
 
-def default_task(name: str, sample_rate: int = 16000, causal: bool = False, framing: str = "32/16") -> TaskConfig:
+def default_task(name: str, sample_rate: int = 16000, causal: bool = False, framing: str | None = None) -> TaskConfig:
     """The preset of a task at 8 or 16 kHz.
 
     Args:
         causal: frames end at their newest sample, for streams, and the level and spread are those of streams.
-        framing: one of ``FRAMINGS``.
+        framing: one of ``FRAMINGS``; None is the task's own.
 
     Raises:
         UserError: no such task or framing, or a sample rate without a preset.
     """
     if sample_rate not in (8000, 16000):
         raise UserError(f"sample_rate {sample_rate}: presets exist for 8000 and 16000; resample or give the task's stft yourself")
+    framing = framing or own_framing(name)
     if framing not in FRAMINGS:
         raise UserError(f"framing {framing!r}: presets exist for {', '.join(FRAMINGS)} ms; give n_fft and hop for another")
     if name not in PRESETS:

@@ -18,7 +18,7 @@ class Vocode(Task):
     The input of ``condition`` is a waveform whose phase is never used.
     """
 
-    needs_noisy = False
+    degradation = "none"
 
     def __init__(self, config: TaskConfig):
         super().__init__(config)

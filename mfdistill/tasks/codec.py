@@ -1,0 +1,18 @@
+"""Post-filter of a speech codec."""
+
+from __future__ import annotations
+
+from mfdistill.audio.features import StftConfig
+from mfdistill.tasks.base import Task
+from mfdistill.tasks.config import TaskConfig
+
+
+class Codec(Task):
+    """Decoded speech of a codec at a low bit rate to what went into it."""
+
+    degradation = "codec"
+
+
+def codec_preset(stft: StftConfig) -> TaskConfig:
+    """Stream.FM's spread around the decoded features, for causal and other framing alike."""
+    return TaskConfig("codec", stft, sigma_0=0.35, prior_mean="y", prior_shape="flat")

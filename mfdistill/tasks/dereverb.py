@@ -1,0 +1,18 @@
+"""Dereverberation."""
+
+from __future__ import annotations
+
+from mfdistill.audio.features import StftConfig
+from mfdistill.tasks.base import Task
+from mfdistill.tasks.config import TaskConfig
+
+
+class Dereverb(Task):
+    """Reverberant speech to speech as it leaves the mouth (the direct path alone)."""
+
+    degradation = "reverb"
+
+
+def dereverb_preset(stft: StftConfig) -> TaskConfig:
+    """Stream.FM's spread around the reverberant features, for causal and other framing alike."""
+    return TaskConfig("dereverb", stft, sigma_0=0.35, prior_mean="y", prior_shape="flat")
