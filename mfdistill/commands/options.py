@@ -80,9 +80,9 @@ def task_config(name: str, sample_rate: int, options: TaskOptions, causal: bool 
 
 def task_options(config: Mapping[str, Any], where: str) -> tuple[str, int, TaskOptions, bool, str | None]:
     """The inverse of ``task_config``: name, sample rate, options that differ from the preset's, whether it is causal, framing."""
-    from mfdistill.tasks import FRAMINGS, TaskConfig, default_task
+    from mfdistill.tasks import FRAMINGS, default_task, read_task_config
 
-    task = from_dict(TaskConfig, config, where)
+    task = read_task_config(config, where)
     stft = task.stft
     milliseconds = 1000 * stft.n_fft / stft.sample_rate, 1000 * stft.hop / stft.sample_rate
     framing = next((name for name, values in FRAMINGS.items() if values == milliseconds), None)

@@ -69,7 +69,7 @@ def run(command: StudentDistill) -> Path:
         UserError: bad options, teacher or data. Interrupted: stopped by a signal, after saving.
     """
     from mfdistill.commands.training import launch
-    from mfdistill.data import open_train
+    from mfdistill.data.speech import open_task_train
     from mfdistill.distill.logs import say
     from mfdistill.distill.objectives import OBJECTIVES
     from mfdistill.distill.train import make_accelerator
@@ -91,7 +91,7 @@ def run(command: StudentDistill) -> Path:
     start = causal_start(teacher) if command.causal else teacher
     student = Student.from_teacher(start, command.nfe, parent, command.interval)
     task = getattr(start, "task", task)
-    dataset = open_train(command.data, task.degradation, task.sample_rate)
+    dataset = open_task_train(command.data, task)
     settings = getattr(command, command.objective)
     if isinstance(settings, IntegralConfig) and settings.state == "data" and not getattr(teacher, "straight", True):
         say("integral.state: 'rollout', since this teacher's states do not lie on straight paths to the data")

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from tyro.conf import OmitArgPrefixes
 
 from mfdistill.commands.options import Corpus, TaskOptions, ValidOptions, corpus, task_config, task_options
+from mfdistill.commands.speech_train import MEL_TASKS, SpeechOptions, repeated
 from mfdistill.config import from_dict, to_dict
 from mfdistill.distill.settings import TrainConfig
 from mfdistill.flow.config import TimeConfig
 from mfdistill.networks.config import CompactConfig, CompactSizes
+from mfdistill.networks.frames_config import FramesSizes
 
 if TYPE_CHECKING:
     from mfdistill.tasks import Task, TaskConfig
@@ -23,9 +25,9 @@ if TYPE_CHECKING:
 class TeacherTrain:
     """Train a flow-matching teacher on a folder of speech (or, for comparison, a regression network of the same size)."""
 
-    task: Literal["vocode", "enhance", "phase", "dereverb", "codec", "bandwidth"] = "vocode"
+    task: Literal["vocode", "enhance", "phase", "dereverb", "codec", "bandwidth", "token2mel", "text2mel"] = "vocode"
     """Mel spectrogram to speech, noisy to clean speech, STFT magnitudes to speech, reverberant to dry, coded to what was coded, or
-    band-limited to full-band speech."""
+    band-limited to full-band speech, speech units or text (with a prompt) to a Mel spectrogram."""
     sample_rate: int = 16000
     """Hz: 16000, or 8000 at a fraction of the cost."""
     causal: bool = False
@@ -47,6 +49,9 @@ class TeacherTrain:
     network: CompactSizes = field(default_factory=CompactSizes)
     times: TimeConfig = field(default_factory=TimeConfig)
     task_options: OmitArgPrefixes[TaskOptions] = field(default_factory=TaskOptions)
+    speech: SpeechOptions = field(default_factory=SpeechOptions)
+    frames: FramesSizes = field(default_factory=FramesSizes)
+    """Network of token2mel and text2mel (the others have 'network')."""
 
 
 def repeat(config: Mapping[str, Any], where: str) -> TeacherTrain:
@@ -55,7 +60,9 @@ def repeat(config: Mapping[str, Any], where: str) -> TeacherTrain:
 
     name, sample_rate, options, causal, framing = task_options(config.get("task") or {}, f"{where}: task")
     objective = dict(config.get("objective") or {})
-    network = from_dict(CompactConfig, (config.get("network") or {}).get("config") or {}, f"{where}: network")
+    mel = repeated(config, where) if name in MEL_TASKS else {}
+    sizes = {} if mel else (config.get("network") or {}).get("config") or {}
+    network = from_dict(CompactConfig, sizes, f"{where}: network")
     parent = config.get("parent") or {}
     return TeacherTrain(
         task=name,  # type: ignore[arg-type]
@@ -70,6 +77,7 @@ def repeat(config: Mapping[str, Any], where: str) -> TeacherTrain:
         network=CompactSizes(**{item.name: getattr(network, item.name) for item in fields(CompactSizes)}),
         times=from_dict(TimeConfig, objective.get("times") or {}, f"{where}: objective.times"),
         task_options=options,
+        **mel,
     )
 
 
@@ -87,6 +95,10 @@ def run(command: TeacherTrain) -> Path:
     Raises:
         UserError: bad options or data. Interrupted: stopped by a signal, after saving.
     """
+    if command.task in MEL_TASKS:
+        from mfdistill.commands.speech_train import run as run_mel
+
+        return run_mel(command)
     import torch
 
     from mfdistill.commands.training import launch, same_task

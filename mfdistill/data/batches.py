@@ -43,7 +43,7 @@ def batches(
         raise ValueError(f"need 0 <= rank < world and start_step >= 0, got {rank}, {world}, {start_step}")
     size = global_batch // (world * accumulation)
     indices = (index for step in count(start_step) for index in dataset.share(step, global_batch, rank, world))
-    samples = _in_order(dataset.jobs(indices), num_workers, ahead=_AHEAD * size)
+    samples = in_order(dataset.jobs(indices), num_workers, ahead=_AHEAD * size)
     try:
         while True:
             yield collate(list(islice(samples, size)))
@@ -53,11 +53,12 @@ def batches(
 
 def collate(samples: list[Sample]) -> dict[str, Any]:
     """Stack samples of one length."""
-    waves = {key: torch.stack([sample[key] for sample in samples]) for key in ("clean", "degraded")}
-    return {**waves, "index": torch.tensor([sample["index"] for sample in samples], dtype=torch.long)}
+    keys = [key for key, value in samples[0].items() if isinstance(value, torch.Tensor)]
+    tensors = {key: torch.stack([sample[key] for sample in samples]) for key in keys}
+    return {**tensors, "index": torch.tensor([sample["index"] for sample in samples], dtype=torch.long)}
 
 
-def _in_order(jobs: Iterator[Callable[[], Sample]], workers: int, ahead: int) -> Generator[Sample, None, None]:
+def in_order(jobs: Iterator[Callable[[], Sample]], workers: int, ahead: int) -> Generator[Sample, None, None]:
     """Results of ``jobs`` in their order. Threads, not processes: decoding releases the interpreter lock and the cache is shared."""
     if workers < 1:
         for job in jobs:

@@ -9,8 +9,9 @@ import ctypes
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 
 class Speech(TypedDict):
@@ -30,31 +31,68 @@ def synthesise(jobs: list[Speech], folder: Path) -> int:
     Raises:
         UserError: espeakng-loader is not installed, or espeak-ng fails.
     """
+    return int(_ask({"folder": str(folder), "jobs": jobs}, "data.source=embedded"))
+
+
+def phonemes(texts: Sequence[str], language: str) -> list[str]:
+    """What espeak-ng reads in each text, in the phonetic alphabet (IPA) with its stress marks.
+
+    Raises:
+        UserError: espeakng-loader is not installed, or espeak-ng fails (no such language, say).
+    """
+    return json.loads(_ask({"language": language, "texts": list(texts)}, "speech.text=phonemes"))
+
+
+def _ask(request: dict[str, Any], what: str) -> str:
+    """The answer of this file run as a script; ``what`` needs it."""
     from importlib.util import find_spec
 
     from mfdistill.errors import UserError
 
     if find_spec("espeakng_loader") is None:
-        raise UserError("data.source=embedded: needs the speech synthesiser espeak-ng; run: pip install espeakng-loader")
-    request = json.dumps({"folder": str(folder), "jobs": jobs})
+        raise UserError(f"{what}: needs the speech synthesiser espeak-ng; run: pip install espeakng-loader")
     # -P: the modules beside this file must not hide others of the same name
-    done = subprocess.run([sys.executable, "-P", __file__], input=request, capture_output=True, text=True, encoding="utf-8", check=False)
+    ask = json.dumps(request)
+    done = subprocess.run([sys.executable, "-P", __file__], input=ask, capture_output=True, text=True, encoding="utf-8", check=False)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         raise UserError(f"espeak-ng failed ({last}); free disk space, or pip install --force-reinstall espeakng-loader")
-    return int(done.stdout)
+    return done.stdout
 
 
-def _speak(folder: Path, jobs: list[Speech]) -> int:
-    # names and numbers of espeak-ng's speak_lib.h (1.52)
-    synchronous, characters, utf8 = 2, 1, 1
-    rate_parameter, pitch_parameter, range_parameter = 1, 3, 4
+# names and numbers of espeak-ng's speak_lib.h (1.52)
+_SYNCHRONOUS, _CHARACTERS, _UTF8, _IPA = 2, 1, 1, 2
+
+
+def _library() -> tuple[ctypes.CDLL, int]:
+    """The library, ready, and its sample rate."""
     import espeakng_loader
 
     library = ctypes.CDLL(espeakng_loader.get_library_path())
-    rate = library.espeak_Initialize(synchronous, 0, espeakng_loader.get_data_path().encode(), 0)
+    rate = library.espeak_Initialize(_SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), 0)
     if rate <= 0:
         raise SystemExit("cannot be initialised")
+    return library, rate
+
+
+def _transcribe(language: str, texts: list[str]) -> list[str]:
+    library, _ = _library()
+    if library.espeak_SetVoiceByName(language.encode()) != 0:
+        raise SystemExit(f"has no language {language}")
+    library.espeak_TextToPhonemes.restype = ctypes.c_char_p
+    found = []
+    for text in texts:
+        rest = ctypes.c_char_p(text.encode())
+        clauses = []
+        while rest.value is not None:  # a clause at a time; the pointer moves on, and is null at the end
+            clauses.append((library.espeak_TextToPhonemes(ctypes.byref(rest), _UTF8, _IPA) or b"").decode())
+        found.append(" ".join(clauses))
+    return found
+
+
+def _speak(folder: Path, jobs: list[Speech]) -> int:
+    rate_parameter, pitch_parameter, range_parameter = 1, 3, 4
+    library, rate = _library()
     pieces: list[bytes] = []
 
     @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
@@ -73,7 +111,7 @@ def _speak(folder: Path, jobs: list[Speech]) -> int:
         for parameter, value in ((rate_parameter, job["rate_wpm"]), (pitch_parameter, job["pitch"]), (range_parameter, job["pitch_range"])):
             library.espeak_SetParameter(parameter, value, 0)
         text = job["text"].encode()
-        if library.espeak_Synth(text, ctypes.c_size_t(len(text) + 1), 0, characters, 0, utf8, None, None) != 0:
+        if library.espeak_Synth(text, ctypes.c_size_t(len(text) + 1), 0, _CHARACTERS, 0, _UTF8, None, None) != 0:
             raise SystemExit(f"cannot speak with the voice {job['voice']}")
         library.espeak_Synchronize()
         (folder / job["file"]).write_bytes(b"".join(pieces))
@@ -82,4 +120,7 @@ def _speak(folder: Path, jobs: list[Speech]) -> int:
 
 if __name__ == "__main__":
     asked = json.load(sys.stdin)
-    sys.stdout.write(str(_speak(Path(asked["folder"]), asked["jobs"])))
+    if "texts" in asked:
+        sys.stdout.write(json.dumps(_transcribe(asked["language"], asked["texts"])))
+    else:
+        sys.stdout.write(str(_speak(Path(asked["folder"]), asked["jobs"])))

@@ -16,6 +16,8 @@ from mfdistill.networks.cosyvoice3 import CosyVoice3Network
 from mfdistill.networks.dcunet import DCUNet
 from mfdistill.networks.dit_config import CosyVoice3Config, F5Config, F5UNetTConfig
 from mfdistill.networks.f5 import F5Network
+from mfdistill.networks.frames import FramesNet
+from mfdistill.networks.frames_config import FramesConfig
 from mfdistill.networks.matcha_config import MatchaUNetConfig
 from mfdistill.networks.matcha_unet import MatchaUNet
 from mfdistill.networks.ncsnpp import NCSNpp
@@ -27,6 +29,7 @@ NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
     "causal_ncsnpp": (CausalNCSNppConfig, CausalNCSNpp),
     "matcha_unet": (MatchaUNetConfig, MatchaUNet),
     "cosyvoice3": (CosyVoice3Config, CosyVoice3Network),
+    "frames": (FramesConfig, FramesNet),
     "f5": (F5Config, F5Network),
     "f5_unett": (F5UNetTConfig, F5Network),
 }

@@ -3,8 +3,22 @@
 from mfdistill.tasks.base import Task
 from mfdistill.tasks.config import TaskConfig
 from mfdistill.tasks.enhance import Enhance
+from mfdistill.tasks.mel import MelTask, MelTaskConfig
 from mfdistill.tasks.phase import Phase
-from mfdistill.tasks.task import FRAMINGS, TASKS, default_task, get_task
+from mfdistill.tasks.task import FRAMINGS, TASKS, default_task, get_task, read_task_config
 from mfdistill.tasks.vocode import Vocode
 
-__all__ = ["FRAMINGS", "TASKS", "Enhance", "Phase", "Task", "TaskConfig", "Vocode", "default_task", "get_task"]
+__all__ = [
+    "FRAMINGS",
+    "TASKS",
+    "Enhance",
+    "MelTask",
+    "MelTaskConfig",
+    "Phase",
+    "Task",
+    "TaskConfig",
+    "Vocode",
+    "default_task",
+    "get_task",
+    "read_task_config",
+]

@@ -7,7 +7,7 @@ from typing import Literal
 
 from mfdistill.audio.features import StftConfig
 
-TaskName = Literal["enhance", "vocode", "phase", "dereverb", "codec", "bandwidth"]
+TaskName = Literal["enhance", "vocode", "phase", "dereverb", "codec", "bandwidth", "token2mel", "text2mel"]
 Degradation = Literal["none", "noise", "reverb", "codec", "bandwidth"]
 
 

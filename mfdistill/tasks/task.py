@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from mfdistill.audio.features import StftConfig
+from mfdistill.config import from_dict
 from mfdistill.errors import UserError
 from mfdistill.tasks.bandwidth import Bandwidth, bandwidth_preset
 from mfdistill.tasks.base import Task
@@ -13,15 +15,18 @@ from mfdistill.tasks.codec import Codec, codec_preset
 from mfdistill.tasks.config import TaskConfig
 from mfdistill.tasks.dereverb import Dereverb, dereverb_preset
 from mfdistill.tasks.enhance import Enhance, enhance_preset
+from mfdistill.tasks.mel import MelTaskConfig, Text2Mel, Token2Mel, mel_preset
 from mfdistill.tasks.phase import Phase, phase_preset
 from mfdistill.tasks.vocode import Vocode, vocode_preset
 
 TASKS: dict[str, type[Task]] = {
     "enhance": Enhance, "vocode": Vocode, "phase": Phase, "dereverb": Dereverb, "codec": Codec, "bandwidth": Bandwidth,
+    "token2mel": Token2Mel, "text2mel": Text2Mel,
 }  # fmt: skip
 PRESETS: dict[str, Callable[[StftConfig], TaskConfig]] = {
     "enhance": enhance_preset, "vocode": vocode_preset, "phase": phase_preset,
     "dereverb": dereverb_preset, "codec": codec_preset, "bandwidth": bandwidth_preset,
+    "token2mel": mel_preset("token2mel"), "text2mel": mel_preset("text2mel"),
 }  # fmt: skip
 FRAMINGS = {"32/16": (32, 16), "16/8": (16, 8), "40/20": (40, 20)}
 """Window and hop in milliseconds."""
@@ -30,6 +35,15 @@ FRAMINGS = {"32/16": (32, 16), "16/8": (16, 8), "40/20": (40, 20)}
 def own_framing(name: str) -> str:
     """The framing of a task's preset, in ``FRAMINGS``: 40/20 ms for codecs of 20 ms frames, 32/16 ms for all others."""
     return "40/20" if name == "codec" else "32/16"
+
+
+def read_task_config(section: Mapping[str, Any], where: str) -> TaskConfig:
+    """The section "task" of a ``config.json``; Mel tasks have fields of their own.
+
+    Raises:
+        UserError: an unknown field or a wrong value; ``where`` names the section.
+    """
+    return from_dict(MelTaskConfig if section.get("name") in ("token2mel", "text2mel") else TaskConfig, section, where)
 
 
 def get_task(config: TaskConfig) -> Task:

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from mfdistill.checkpoint import load_config, load_tensors
-from mfdistill.config import from_dict
 from mfdistill.errors import UserError
 from mfdistill.networks import build_network
-from mfdistill.tasks import Task, TaskConfig, get_task
+from mfdistill.tasks import Task, get_task, read_task_config
 from mfdistill.teachers.cfm import CFMTeacher
 from mfdistill.teachers.foreign import mismatches, read_foreign, walk_tensors
 from mfdistill.teachers.protocol import Teacher
@@ -171,7 +170,7 @@ def open_folder(folder: Path, role: str) -> tuple[dict[str, Any], nn.Module, Tas
     if not isinstance(section, Mapping) or "name" not in section or not isinstance(config.get("task"), Mapping):
         raise UserError(f"{where}: needs the sections 'task' and 'network' with 'name' and 'config'; restore it or train again")
     network = build_network(section["name"], section.get("config") or {})
-    return config, network, get_task(from_dict(TaskConfig, config["task"], f"{where}: task"))
+    return config, network, get_task(read_task_config(config["task"], f"{where}: task"))
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str | Path) -> None:

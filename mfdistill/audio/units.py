@@ -1,0 +1,79 @@
+"""Discrete speech units: k-means over cepstra whose mean and spread over the recording were taken out, so that little of the voice is left.
+
+A unit lasts ``frames`` Mel frames (two of 16 ms: 31.25 units per second). Stand-ins for the speech tokens of CosyVoice, learnt from the
+corpus in seconds; they are not phonemes.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mfdistill.errors import UserError
+
+COEFFICIENTS = 13
+DIM = 2 * COEFFICIENTS
+
+
+def unit_features(log_mel: Tensor, frames: int) -> Tensor:
+    """``(n // frames, DIM)`` features of one recording's log-Mel spectrogram ``(mels, n)``: cepstra 0 to 12, averaged over ``frames``
+    frames (the last unit takes the rest), at mean 0 and deviation 1 over the recording, and half their change to the next unit."""
+    mels, n = log_mel.shape
+    band = (torch.arange(mels, dtype=torch.float64) + 0.5) * math.pi / mels
+    basis = torch.cos(torch.arange(COEFFICIENTS, dtype=torch.float64)[:, None] * band).to(log_mel)
+    cepstra = (basis @ log_mel).T                                                       # (n, coefficients)
+    owner = (torch.arange(n, device=log_mel.device) // frames).clamp(max=max(0, n // frames - 1))
+    count = int(owner[-1]) + 1
+    sums = cepstra.new_zeros(count, COEFFICIENTS).index_add_(0, owner, cepstra)
+    units = sums / torch.bincount(owner, minlength=count)[:, None]
+    units = (units - units.mean(0)) / units.std(0, unbiased=False).clamp(min=1e-3)
+    change = torch.zeros_like(units)
+    change[1:-1] = (units[2:] - units[:-2]) / 2
+    return torch.cat([units, change], 1)
+
+
+def learn_units(features: Tensor, count: int, seed: int = 0) -> Tensor:
+    """Codebook ``(count, DIM)`` by scikit-learn's k-means over ``features (m, DIM)``.
+
+    Raises:
+        UserError: fewer feature vectors than units.
+    """
+    from sklearn.cluster import MiniBatchKMeans
+
+    if len(features) < count:
+        raise UserError(f"--units {count}: the corpus gives only {len(features)} unit frames; ask for fewer units or add speech")
+    model = MiniBatchKMeans(count, batch_size=4096, n_init="auto", max_iter=60, random_state=seed)
+    model.fit(features.double().numpy())
+    return torch.from_numpy(np.asarray(model.cluster_centers_)).float()
+
+
+def nearest_units(features: Tensor, codebook: Tensor) -> Tensor:
+    """Indices ``(m,)`` of the nearest code of each of ``features (m, DIM)``."""
+    return torch.cdist(features.float(), codebook.to(features.device).float()).argmin(1)
+
+
+def spread_units(units: Tensor, frames: int, n: int) -> Tensor:
+    """Units ``(m,)`` at ``n`` Mel frames, each held for ``frames``, the last to the end."""
+    return units[(torch.arange(n, device=units.device) // frames).clamp(max=len(units) - 1)]
+
+
+def pack_codebook(codebook: Tensor) -> str:
+    """A codebook as text (base64 of float32 little-endian), for ``config.json``."""
+    return base64.b64encode(codebook.numpy().astype("<f4").tobytes()).decode("ascii")
+
+
+def unpack_codebook(text: str) -> Tensor:
+    """Inverse of ``pack_codebook``.
+
+    Raises:
+        UserError: damaged.
+    """
+    try:
+        values = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4")
+        return torch.from_numpy(values.reshape(-1, DIM).copy())
+    except ValueError as error:
+        raise UserError(f"task.codebook: damaged ({error}); restore config.json or train again") from error

@@ -1,0 +1,119 @@
+"""teacher-train for Mel tasks: what is learnt from the corpus first (units or alphabet, Mel statistics), and the frame network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mfdistill.commands.options import Corpus
+from mfdistill.config import from_dict, to_dict
+from mfdistill.data.config import DataConfig
+from mfdistill.networks.frames_config import FramesConfig, FramesSizes
+
+if TYPE_CHECKING:
+    from mfdistill.commands.teacher_train import TeacherTrain
+    from mfdistill.tasks import MelTask, MelTaskConfig
+
+MEL_TASKS = ("token2mel", "text2mel")
+CROP_S = {"token2mel": 4.0, "text2mel": 8.0}
+
+
+@dataclass(frozen=True)
+class SpeechOptions:
+    """Of token2mel and text2mel."""
+
+    units: int = 256
+    """Discrete units learnt by k-means (token2mel); 31.25 of them make a second."""
+    text: Literal["characters", "phonemes"] = "characters"
+    """Input of text2mel; phonemes by espeak-ng (extra demo)."""
+    language: str = "en"
+    """espeak-ng's name of the language, for phonemes."""
+    prompt_s: float = 3.0
+    """Of an utterance, the beginning that is given where systems are compared."""
+    vocoder: str = "griffin-lim"
+    """'griffin-lim', or the folder of a vocode model with the same Mel spectrogram; kept in config.json."""
+
+
+def open_task(command: TeacherTrain) -> tuple[MelTask, Corpus]:
+    """The task with what the training split taught, or what the run to be resumed was started with, and the data with the task's crops.
+
+    Raises:
+        UserError: bad data or options.
+    """
+    from mfdistill.checkpoint import load_config
+    from mfdistill.commands.options import task_config
+    from mfdistill.data.speech import learn_task
+    from mfdistill.distill.logs import say
+    from mfdistill.errors import UserError
+    from mfdistill.tasks import get_task, read_task_config
+
+    if command.objective != "cfm" or command.causal or command.init:
+        raise UserError(f"--task {command.task}: is trained with --objective cfm, not causal, from random weights; leave the others out")
+    data = command.data
+    if data.crop_s == DataConfig.crop_s:
+        data = replace(data, crop_s=CROP_S[command.task])
+    training = command.training
+    if training.resume and (Path(training.out) / "config.json").is_file():
+        config: Any = read_task_config(load_config(training.out)["task"], f"{training.out}/config.json: task")
+    else:
+        preset: Any = task_config(command.task, command.sample_rate, command.task_options, command.causal, command.framing)
+        speech = command.speech
+        config = replace(preset, text=speech.text, language=speech.language, prompt_s=speech.prompt_s, vocoder=speech.vocoder)
+        say(f"learning {f'{speech.units} units' if command.task == 'token2mel' else 'the alphabet'} from {data.source}")
+        config = learn_task(data, config, speech.units, training.seed)
+    return get_task(config), data  # type: ignore[return-value]
+
+
+def frames_config(task: MelTask, sizes: FramesSizes) -> FramesConfig:
+    """Sizes completed by what follows from the task."""
+    own = {item.name: getattr(sizes, item.name) for item in fields(FramesSizes)}
+    return FramesConfig(**own, mels=task.config.n_mels, vocabulary=task.vocabulary, speaker=task.speaker_dim)
+
+
+def run(command: TeacherTrain) -> Path:
+    """Train a Mel teacher as ``command`` says; returns the run's folder (errors as ``teacher_train.run``)."""
+    import torch
+
+    from mfdistill.commands.training import launch
+    from mfdistill.data.speech import SpeechSet
+    from mfdistill.distill.objectives import CFMObjective
+    from mfdistill.distill.train import make_accelerator
+    from mfdistill.networks import build_network
+
+    training = command.training
+    accelerator = make_accelerator(training)
+    with accelerator.main_process_first():
+        task, data = open_task(command)
+        dataset = SpeechSet(data, task)
+    sizes = frames_config(task, command.frames)
+    torch.manual_seed(training.seed)
+    network = build_network("frames", sizes)
+    model_config = {
+        "role": "teacher",
+        "task": to_dict(task.config),
+        "network": {"name": "frames", "config": to_dict(sizes)},
+        "objective": {"name": "cfm", "times": to_dict(command.times)},
+        "schedule": None,
+        "parent": None,
+        "data": to_dict(data),
+        "valid": to_dict(command.valid),
+    }
+    objective = CFMObjective(network, task.path, command.times, training.seed)
+    after = f"student-distill --teacher {training.out}"
+    return launch(objective, task, dataset, data, training, command.valid, model_config, accelerator, after)
+
+
+def repeated(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The options of ``TeacherTrain`` that only Mel tasks have, from the ``config.json`` of a run."""
+    from mfdistill.audio.units import unpack_codebook
+    from mfdistill.tasks import read_task_config
+
+    task: MelTaskConfig = read_task_config(config.get("task") or {}, f"{where}: task")  # type: ignore[assignment]
+    network = from_dict(FramesConfig, (config.get("network") or {}).get("config") or {}, f"{where}: network")
+    units = len(unpack_codebook(task.codebook)) if task.codebook else SpeechOptions.units
+    return {
+        "speech": SpeechOptions(units, task.text, task.language, task.prompt_s, task.vocoder),
+        "frames": FramesSizes(**{item.name: getattr(network, item.name) for item in fields(FramesSizes)}),
+    }

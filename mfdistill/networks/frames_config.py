@@ -1,0 +1,41 @@
+"""Sizes of the frame network, without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mfdistill.errors import UserError
+
+
+@dataclass(frozen=True)
+class FramesSizes:
+    """What is chosen freely."""
+
+    channels: int = 160
+    blocks: int = 6
+    expansion: int = 2
+    """Of the channels inside a block."""
+    dilations: tuple[int, ...] = (1, 2, 4)
+    """Of the blocks' convolutions over frames, in turn."""
+    attention: int = 0
+    """Every so many blocks are followed by self-attention over all frames; 0 is none."""
+    heads: int = 4
+    embedding: int = 128
+    """Of time, speaker and prompt."""
+    symbol: int = 64
+    """Width of the embedding of units or characters."""
+
+    def __post_init__(self) -> None:
+        if self.attention and (self.channels % self.heads or self.channels // self.heads % 2):
+            raise UserError(f"frames.channels={self.channels}: needs an even multiple of heads={self.heads} for attention")
+
+
+@dataclass(frozen=True)
+class FramesConfig(FramesSizes):
+    """Network 'frames'; the rest follows from the task."""
+
+    mels: int = 80
+    vocabulary: int = 256
+    """Number of units or characters."""
+    speaker: int = 256
+    """Width of the speaker embedding; 0 is none."""

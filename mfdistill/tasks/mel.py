@@ -1,0 +1,221 @@
+"""Mel tasks: speech units or text, a prompt and (for units) a speaker embedding to a log-Mel spectrogram, which a vocoder makes audible.
+
+`token2mel` is the setting of CosyVoice's flow (arXiv 2407.05407), `text2mel` that of F5-TTS (arXiv 2410.06885) with ZipVoice's even
+spreading of the text over the frames (arXiv 2506.13053) in place of a learnt alignment. The Mel spectrogram is that of the `vocode` task, so nothing is
+lost between the two.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mfdistill.audio.features import StftConfig, frames
+from mfdistill.audio.griffin_lim import griffin_lim
+from mfdistill.audio.mel import LOG_FLOOR, MelConfig, MelOperator, mel_to_features
+from mfdistill.audio.speaker import SPEAKER_DIM, NoVoice, cache_folder, joined, partial_embeddings
+from mfdistill.audio.units import nearest_units, spread_units, unit_features, unpack_codebook
+from mfdistill.errors import UserError
+from mfdistill.tasks.base import Task
+from mfdistill.tasks.config import TaskConfig
+
+GRIFFIN_LIM = "griffin-lim"
+PROMPT_SHARE = 0.4  # at most so much of an evaluation utterance is its prompt
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MelTaskConfig(TaskConfig):
+    """A Mel task by its numbers. What was learnt from the corpus: ``mel_mean`` and ``mel_std`` (a number per band, of ln magnitudes),
+    ``codebook`` (see ``audio.units``) or ``alphabet`` (symbol i + 1 is its i-th character, symbol 0 is silence around the text)."""
+
+    unit_frames: int = 2
+    codebook: str = ""
+    alphabet: str = ""
+    text: Literal["characters", "phonemes"] = "characters"
+    """Of ``text2mel``: letters, or what espeak-ng makes of them."""
+    language: str = "en"
+    """espeak-ng's name of it, for phonemes."""
+    mel_mean: tuple[float, ...] = ()
+    mel_std: tuple[float, ...] = ()
+    prompt_s: float = 3.0
+    """Of an utterance, the beginning that is given when systems are compared (never more than 40 %)."""
+    vocoder: str = GRIFFIN_LIM
+    """'griffin-lim', or the folder of a `vocode` student or teacher with the same Mel spectrogram."""
+
+
+class MelTask(Task):
+    """States are ``(b, 1, mels, n)``: standardised ln Mel magnitudes. ``cond`` is what ``networks.frames.FramesNet`` names.
+
+    ``vocoder(y, length) -> (b, length)``, y ``(b, 2, f, n)`` the zero-phase features of a `vocode` task, replaces Griffin-Lim when it is
+    set (``distill.vocoder.attach_vocoder``).
+    """
+
+    degradation = "none"
+    needs_text = False
+    speaker_dim = 0
+    config: MelTaskConfig
+
+    def __init__(self, config: MelTaskConfig):
+        super().__init__(config)
+        self.operator = MelOperator(config.stft, MelConfig(n_mels=config.n_mels))
+        self.mean = torch.tensor(config.mel_mean or (0.0,) * config.n_mels)[:, None]
+        self.std = torch.tensor(config.mel_std or (1.0,) * config.n_mels)[:, None]
+        self.vocoder: Callable[[Tensor, int], Tensor] | None = None
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of symbols that ``cond["units"]`` can hold."""
+        raise NotImplementedError
+
+    def log_mel(self, wave: Tensor) -> Tensor:
+        """``(b, s) -> (b, mels, n)``, ln magnitudes."""
+        return self.operator.mel(self.features(wave)).clamp_min(LOG_FLOOR).log()
+
+    def target(self, clean: Tensor) -> Tensor:
+        return ((self.log_mel(clean) - self.mean.to(clean.device)) / self.std.to(clean.device))[:, None]
+
+    def waveform(self, z_1: Tensor, length: int) -> Tensor:
+        """Mel ``(b, 1, mels, n)`` to ``(b, length)`` by the vocoder."""
+        stft = self.config.stft
+        magnitudes = (z_1[:, 0].float() * self.std.to(z_1.device) + self.mean.to(z_1.device)).exp()
+        y = mel_to_features(magnitudes, self.operator.inverse.to(z_1.device), stft)
+        if self.vocoder is not None:
+            return self.vocoder(y, length)
+        if self.config.vocoder != GRIFFIN_LIM:
+            raise UserError(f"task.vocoder {self.config.vocoder}: not loaded; open the model with open_model, or call attach_vocoder")
+        return griffin_lim(y, stft, self._length(length))[:, :length]
+
+    def degrade(self, clean: Tensor) -> Tensor:
+        """The recording's own Mel spectrogram through the vocoder: the most that this task can reach."""
+        gain = self.gain(clean)
+        return self.waveform(self.target(clean * gain), clean.shape[-1]) / gain
+
+    def prompt_frames(self, n: int) -> int:
+        """Of an evaluation utterance of ``n`` frames."""
+        hop_s = self.config.stft.hop / self.sample_rate
+        return max(1, min(round(self.config.prompt_s / hop_s), int(PROMPT_SHARE * n)))
+
+    def judged(self, estimate: Any, clean: Any) -> tuple[Any, Any, Any]:
+        """What is compared of an evaluation utterance ``(s,)``: the generated part, the recording's same part, and the prompt, whose voice
+        the generated part should have."""
+        start = self.prompt_frames(frames(self._length(len(clean)), self.config.stft)) * self.config.stft.hop
+        return estimate[start:], clean[start:], clean[:start]
+
+    def condition(self, degraded: Tensor, text: str | None = None) -> dict[str, Tensor]:
+        """The condition of whole recordings ``(b, s)``, whose beginning is the prompt."""
+        z = self.target(degraded)
+        prompt = torch.zeros_like(z[:, :, :1])
+        prompt[..., : self.prompt_frames(z.shape[-1])] = 1
+        start = self.prompt_frames(z.shape[-1]) * self.config.stft.hop
+        cond = {"y": z * prompt, "prompt": prompt, "mask": torch.ones_like(prompt), "units": self.symbols(degraded, z.shape[-1], text)}
+        return cond | self.voice(degraded[:, :start])
+
+    def symbols(self, wave: Tensor, n: int, text: str | None = None) -> Tensor:
+        """What is said, ``(b, n)``, frame by frame."""
+        raise NotImplementedError
+
+    def voice(self, wave: Tensor) -> dict[str, Tensor]:
+        """``{"speaker": (b, 256)}`` of recordings ``(b, s)``; zeros, with a warning, where there is no voice. Nothing where the task has no
+        speaker embedding."""
+        if not self.speaker_dim:
+            return {}
+        found = []
+        for row in wave.cpu().numpy():
+            try:
+                found.append(torch.from_numpy(joined(partial_embeddings(row, self.sample_rate, cache_folder()))).float())
+            except NoVoice as error:
+                log.warning("prompt: %s; generated without a speaker embedding", error)
+                found.append(torch.zeros(self.speaker_dim))
+        return {"speaker": torch.stack(found).to(wave.device)}
+
+    def batch(self, raw: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
+        """What an objective takes, from the samples of ``data.speech.SpeechSet`` or from plain crops (as ``distill.batch.make_batch``)."""
+        clean = raw["clean"].to(device, non_blocking=True)
+        index = torch.as_tensor(raw["index"], device=device)
+        if "units" not in raw:
+            gain = self.gain(clean)
+            texts = raw.get("text") or [None] * len(clean)
+            conds = [self.condition(wave[None] * g, text) for wave, g, text in zip(clean, gain, texts, strict=True)]
+            cond = {key: torch.cat([one[key] for one in conds]) for key in conds[0]}
+            return {"z_1": self.target(clean * gain), "cond": cond, "loss_mask": 1 - cond["prompt"], "index": index, "gain": gain}
+        z_1 = self.target(clean)
+        keys = ("prompt", "mask", "units", "speaker") if self.speaker_dim else ("prompt", "mask", "units")
+        cond = {key: raw[key].to(device, non_blocking=True) for key in keys}
+        z_1 = z_1 * cond["mask"]
+        return {
+            "z_1": z_1, "cond": cond | {"y": z_1 * cond["prompt"]}, "loss_mask": raw["loss_mask"].to(device), "index": index,
+            "gain": torch.ones_like(clean[:, :1]),
+        }  # fmt: skip
+
+
+class Token2Mel(MelTask):
+    """Units and a speaker to Mel; the units are those of the recording itself."""
+
+    speaker_dim = SPEAKER_DIM
+
+    def __init__(self, config: MelTaskConfig):
+        super().__init__(config)
+        self.codebook = unpack_codebook(config.codebook) if config.codebook else None
+
+    @property
+    def vocabulary(self) -> int:
+        return 0 if self.codebook is None else len(self.codebook)
+
+    def units(self, wave: Tensor) -> Tensor:
+        """Units ``(m,)`` of a whole recording ``(s,)``."""
+        if self.codebook is None:
+            raise UserError("task.codebook: empty; units are learnt by teacher-train --task token2mel")
+        return nearest_units(unit_features(self.log_mel(wave[None])[0], self.config.unit_frames), self.codebook)
+
+    def symbols(self, wave: Tensor, n: int, text: str | None = None) -> Tensor:
+        return torch.stack([spread_units(self.units(row), self.config.unit_frames, n) for row in wave])
+
+
+class Text2Mel(MelTask):
+    """Text to Mel by infilling: the text covers the whole recording, prompt and all, and is spread evenly over its frames."""
+
+    needs_text = True
+
+    @property
+    def vocabulary(self) -> int:
+        return len(self.config.alphabet) + 1
+
+    def encode(self, text: str) -> Tensor:
+        """Symbols ``(m,)`` of a prepared text (``data.texts.prepared``).
+
+        Raises:
+            UserError: empty, or a character that the training texts did not have.
+        """
+        if not text.strip():
+            raise UserError("text: empty; give some words")
+        unknown = sorted(set(text) - set(self.config.alphabet))
+        if unknown:
+            known = self.config.alphabet or "(none)"
+            raise UserError(f"text: {unknown[0]!r} is not in this model's vocabulary ({known}); leave it out or spell it")
+        return torch.tensor([self.config.alphabet.index(character) + 1 for character in text])
+
+    def spread(self, text: str, n: int) -> Tensor:
+        """The symbols of a text over ``n`` frames ``(n,)``, all for the same time."""
+        symbols = self.encode(text)
+        return symbols[(torch.arange(n) * len(symbols)).div(n, rounding_mode="floor")]
+
+    def symbols(self, wave: Tensor, n: int, text: str | None = None) -> Tensor:
+        if text is None:
+            raise UserError("--data: an utterance has no text, which text2mel needs; add it to transcripts.tsv (path, speaker, text)")
+        return self.spread(text, n).to(wave.device).expand(len(wave), n)
+
+
+def mel_preset(name: Literal["token2mel", "text2mel"]) -> Callable[[StftConfig], MelTaskConfig]:
+    """Standard normal noise to Mel, with the `vocode` task's windows."""
+    def preset(stft: StftConfig) -> MelTaskConfig:
+        # sigma is of complex noise, and a Mel state has one real channel
+        return MelTaskConfig(name, replace(stft, window="hann"), sigma_0=2**0.5, sigma_1=1e-4, prior_mean="zero")
+
+    return preset
