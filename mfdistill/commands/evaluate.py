@@ -37,6 +37,9 @@ class Evaluate:
     metrics: tuple[str, ...] = ("pesq", "estoi", "sisdr", "lsd", "spksim", "dnsmos")
     teacher_nfe: tuple[int, ...] = (1, 2, 5, 10, 20)
     """Euler steps of the teacher."""
+    teacher_solver: tuple[str, ...] = ()
+    """Other solvers of the teacher, each run once from 0 to 1: methods, compositions such as 2xmidpoint+1xeuler@0.2, or folders and
+    files of learned solvers."""
     student_nfe: tuple[int, ...] = (1, 2, 3)
     """Equal steps of the student."""
     audio: int = 4
@@ -63,7 +66,7 @@ class Entry:
     @property
     def label(self) -> str:
         number = f"-{self.nfe}" if self.model in ("teacher", "student") else ""
-        return self.model + number + ("-o3s" if self.schedule == "o3s" else "")
+        return self.model + number + (f"-{self.schedule}" if self.schedule not in ("", "uniform") else "")
 
 
 def run(command: Evaluate) -> list[dict[str, Any]]:
@@ -140,9 +143,23 @@ def _entries(command: Evaluate, device: Any) -> tuple[Task, list[Entry]]:
             entries.append(Entry(role, 1, "", None, model, path))
         numbers = {"teacher": command.teacher_nfe, "student": command.student_nfe}.get(role, ())
         entries += [Entry(role, nfe, "uniform", nfe, model, path) for nfe in numbers]
+        entries += _solved(command.teacher_solver, model, path) if role == "teacher" else []
         for nfe in model.config.get("schedules") or {}:
             entries.append(Entry(role, int(nfe), "o3s", model.schedule(int(nfe))[1], model, path))
     return task, entries
+
+
+def _solved(solvers: Sequence[str], teacher: Model, path: str) -> list[Entry]:
+    """One line for each solver beside Euler's equal steps."""
+    from mfdistill.flow.solvers import stages
+    from mfdistill.search.learned import find_solver
+
+    entries = []
+    for text in solvers:
+        solver = find_solver(text)
+        name = text if isinstance(solver, str) else Path(text).stem
+        entries.append(Entry("teacher", stages(solver), name, 1, teacher.solved_by(solver), path))
+    return entries
 
 
 def _score(
@@ -153,14 +170,14 @@ def _score(
     from torch import Tensor
 
     from mfdistill.audio.io import write_audio
-    from mfdistill.distill.inference import restore
+    from mfdistill.distill.inference import restore, text_of
     from mfdistill.distill.validation import score_system
     from mfdistill.metrics import measure_rtf
 
     def system(wave: Tensor, index: int) -> Tensor:
         if entry.source is None:
             return task.degrade(wave[None])[0]
-        return restore(task, entry.source.endpoint, wave, entry.steps, command.seed, index)
+        return restore(task, entry.source.endpoint, wave, entry.steps, command.seed, index, text=text_of(task, utterances[index]))
 
     heard = {utterances.names[i] for i in range(min(command.audio, len(utterances)))}
 
@@ -169,7 +186,7 @@ def _score(
         if name in heard:
             write_audio(_wav(command, name, entry.label), wave, task.sample_rate, subtype="FLOAT")
 
-    rows = score_system(system, utterances, command.metrics, task.sample_rate, accelerator, pool, keep)
+    rows = score_system(system, utterances, command.metrics, task.sample_rate, accelerator, pool, keep, task)
     rtf = None
     if entry.source is not None and accelerator.is_main_process:
         wave = utterances[0]["degraded"].to(accelerator.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,6 +35,9 @@ class Restore:
     """Network evaluations; default: the schedule saved with a student, 10 for a teacher."""
     schedule: tuple[float, ...] | None = None
     """Times of the steps instead, such as 0 0.4 1."""
+    solver: str | None = None
+    """A teacher's solver: a method, a composition such as 2xmidpoint+1xeuler@0.2, or a learned solver's folder or file; default: Euler's
+    steps. It is run once from 0 to 1, or once per step where --nfe or --schedule makes several."""
     block_s: float = 30.0
     """Longer files are restored in blocks of so many seconds, which bounds the memory."""
     overlap_s: float = 1.0
@@ -58,6 +61,7 @@ def run(command: Restore) -> list[Path]:
     from mfdistill.distill.inference import open_model
     from mfdistill.distill.logs import say
     from mfdistill.errors import UserError
+    from mfdistill.tasks import MelTask
 
     jobs = _jobs(Path(command.source), Path(command.target))
     single = Path(command.source).is_file()
@@ -67,7 +71,9 @@ def run(command: Restore) -> list[Path]:
         raise UserError(f"{jobs[0][1]}: already there; --overwrite replaces it")
     waiting = [job for job in jobs if command.overwrite or not job[1].exists()]
     model = open_model(command.model, accelerator.device)
-    steps = _steps(command, model)
+    if isinstance(model.task, MelTask):
+        raise UserError(f"{command.model}: generates speech from units or text; use mfdistill synthesize")
+    model, steps = _sampling(command, model)
     own = waiting[rank::world]
     done: list[Path] = []
     failed: list[str] = []
@@ -178,6 +184,22 @@ def _jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
     if not files:
         raise UserError(f"{source}: no audio files in it ({', '.join(sorted(AUDIO_SUFFIXES))})")
     return [(file, target / file.relative_to(source)) for file in files]
+
+
+def _sampling(command: Restore, model: Model) -> tuple[Model, Steps | None]:
+    """The model under its solver, and the steps."""
+    from mfdistill.errors import UserError
+    from mfdistill.flow.solvers import stages
+    from mfdistill.search.learned import find_solver
+
+    if command.solver is None:
+        return model, _steps(command, model)
+    solver = find_solver(command.solver)
+    each = stages(solver)
+    if command.nfe is not None and command.schedule is None and command.nfe % each:
+        raise UserError(f"--nfe {command.nfe}: one step of {command.solver} has {each} evaluations; give a multiple of that")
+    per_step = replace(command, nfe=None if command.nfe is None else command.nfe // each)
+    return model.solved_by(solver), _steps(per_step, model)
 
 
 def _steps(command: Restore, model: Model) -> Steps | None:

@@ -34,12 +34,19 @@ def launch(
     from mfdistill.distill.logs import say
     from mfdistill.distill.train import train
     from mfdistill.distill.validation import make_validate
+    from mfdistill.distill.vocoder import attach_vocoder
+    from mfdistill.tasks import MelTask
 
     role = model_config["role"]
     validate = None
     if valid.valid_files > 0:
         utterances = open_eval(data, "valid", task.degradation, task.sample_rate, limit=valid.valid_files)
-        validate = make_validate(objective, role, task, utterances, valid.valid_nfe, valid.valid_metrics, training.seed, data.crop_s)
+        metrics = valid.valid_metrics
+        if isinstance(task, MelTask):
+            metrics = () if metrics == ValidOptions.valid_metrics else metrics  # PESQ says nothing about generated speech
+            if metrics:
+                attach_vocoder(task, accelerator.device)
+        validate = make_validate(objective, role, task, utterances, valid.valid_nfe, metrics, training.seed, data.crop_s)
     if accelerator.is_main_process:
         params = sum(p.numel() for p in objective.parameters() if p.requires_grad)
         processes = f" x {accelerator.num_processes}" if accelerator.num_processes > 1 else ""

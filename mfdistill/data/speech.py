@@ -41,8 +41,8 @@ class SpeechSet(Dataset[Sample]):
     """``ds[i] -> {"clean": (s,), "units": (n,), "prompt", "mask", "loss_mask": (1, 1, n), "speaker": (256,), "index"}``, a pure
     function of (seed, i). ``clean`` is a crop of ``config.crop_s`` seconds, at the level at which its recording peaks at 1.
 
-    `token2mel`: a random crop whose beginning (10 to 60 %, in 15 % of the samples nothing) is the prompt; the speaker embedding is that of a
-    random stretch of the recording, left out in 5 %. `text2mel`: a whole recording with its text; longer ones are left out; a
+    `token2mel`: a random crop whose beginning (10 to 60 %, in 15 % of the samples nothing) is the prompt; the speaker embedding is that of
+    a random stretch of the recording, left out in 5 %. `text2mel`: a whole recording with its text; longer ones are left out; a
     random 70 to 100 % of it is generated, as in F5-TTS.
     """
 

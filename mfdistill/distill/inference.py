@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from mfdistill.checkpoint import load_config
+from mfdistill.data.texts import prepared
 from mfdistill.distill.objectives.regression import estimate
+from mfdistill.distill.vocoder import attach_vocoder
 from mfdistill.errors import UserError
-from mfdistill.flow import noise, solve
+from mfdistill.flow import Tableau, noise, solve
 from mfdistill.flow.grids import flowse_times
 from mfdistill.students import STUDENTS, load_student, sample
+from mfdistill.tasks.mel import MelTask
 from mfdistill.teachers.lightning import read_checkpoint
 from mfdistill.teachers.load import load_network, load_teacher, recognise, resolve
 
@@ -44,6 +47,16 @@ class Model:
     def params(self) -> int:
         return sum(p.numel() for p in self.module.parameters())
 
+    def solved_by(self, solver: str | Tableau) -> Model:
+        """The same teacher integrated by another solver than Euler's.
+
+        Raises:
+            UserError: not a teacher.
+        """
+        if self.role != "teacher":
+            raise UserError(f"--solver: a {self.role} is not integrated; solvers are for teachers")
+        return replace(self, endpoint=endpoint(self.role, self.module, self.task, solver))
+
     def schedule(self, nfe: int) -> tuple[str, Steps]:
         """Name and steps for ``nfe`` evaluations: the searched schedule where ``config.json`` has one, else equal steps."""
         found = (self.config.get("schedules") or {}).get(str(nfe))
@@ -67,10 +80,12 @@ def open_model(path: str | Path, device: torch.device | str = "cpu", role: str |
         student = load_student(place, device=device)
         if student.task is None:
             raise UserError(f"{path}: has no task; train it again")
+        attach_vocoder(student.task, device)
         return Model(found, student.task, student, endpoint(found, student, student.task), config)
     if found not in ("teacher", "regression"):
         raise UserError(f"{path}: holds a {found}; known are teacher, student and regression")
     network, task, config = load_network(place, found, device)
+    attach_vocoder(task, device)
     return Model(found, task, network, endpoint(found, network, task), config)
 
 
@@ -91,9 +106,10 @@ def _open_foreign(place: Path, device: torch.device | str, role: str | None) -> 
     return Model(role, task, module, endpoint(role, module, task), config)
 
 
-def endpoint(role: str, module: nn.Module, task: Task) -> Endpoint:
-    """How ``module`` comes from z_0 to z_1: a teacher by Euler steps (10 where none are named), a student along its schedule, a
-    regression network at once. Steps of a teacher that was not trained up to t = 1 are FlowSE's: equal ones to there, and one to 1."""
+def endpoint(role: str, module: nn.Module, task: Task, solver: str | Tableau = "euler") -> Endpoint:
+    """How ``module`` comes from z_0 to z_1: a teacher by steps of ``solver`` (where no number is named 10 of Euler's, one of any other), a
+    student along its schedule, a regression network at once. Steps of a teacher that was not trained up to t = 1 are FlowSE's: equal ones
+    to there, and one to 1."""
     if role == "student":
         run = partial(_sample, module)
         run.start = module.schedule[0]  # type: ignore[attr-defined, operator, index]
@@ -102,10 +118,10 @@ def endpoint(role: str, module: nn.Module, task: Task) -> Endpoint:
         t_last: float = getattr(getattr(module, "config", None), "t_last", 1.0)
 
         def grid(steps: Steps | None) -> Steps:
-            steps = steps or 10
+            steps = steps or (10 if solver == "euler" else 1)
             return flowse_times(steps, t_eps=1 - t_last) if isinstance(steps, int) and t_last < 1 else steps
 
-        return lambda z_0, cond, steps: solve(lambda z, t: module(z, t, cond), z_0, grid(steps), "euler")
+        return lambda z_0, cond, steps: solve(lambda z, t: module(z, t, cond), z_0, grid(steps), solver)
     return lambda z_0, cond, steps: estimate(module, task.path, cond)
 
 
@@ -123,6 +139,7 @@ def restore(
     index: int = 0,
     frame: int = 0,
     gain: Tensor | None = None,
+    text: str | None = None,
 ) -> Tensor:
     """Degraded waveform (s,) to restored (s,), at the same level, on the same device.
 
@@ -132,10 +149,11 @@ def restore(
     Args:
         index: of the utterance. frame: number of the first frame, for a block of a longer recording.
         gain: (1, 1) level normalisation; default that of ``degraded``, which a block does not know.
+        text: of the utterance, for tasks that read one (``text_of``).
     """
     wave = degraded[None]
     gain = task.gain(wave) if gain is None else gain
-    cond = task.condition(wave * gain)
+    cond = condition(task, wave * gain, text)
     _, channels, freqs, frames = cond["y"].shape
     numbers = torch.arange(frame, frame + frames)
     eps = noise(seed, numbers, f"restore/{index}", (channels, freqs), device=wave.device).permute(1, 2, 0)[None]
@@ -143,3 +161,25 @@ def restore(
     z_1 = model(task.path.prior(cond, eps, start), cond, steps)
     return (task.waveform(z_1, wave.shape[-1]) / gain)[0]
 
+
+def condition(task: Task, wave: Tensor, text: str | None = None) -> dict[str, Tensor]:
+    """``task.condition`` of a waveform (b, s) at the task's level, with its text where the task reads one."""
+    return task.condition(wave, text) if isinstance(task, MelTask) else task.condition(wave)
+
+
+def text_of(task: Task, utterance: Mapping[str, Any]) -> str | None:
+    """The text of an utterance of ``data.open_eval`` as the task wants it; None where it wants none.
+
+    Raises:
+        UserError: the task wants one, and the utterance has none.
+    """
+    if not (isinstance(task, MelTask) and task.needs_text):
+        return None
+    if not utterance.get("text"):
+        raise UserError(f"{utterance['name']}: has no text for {task.config.name}; add it to transcripts.tsv (path, speaker, text)")
+    return prepared([str(utterance["text"])], task.config)[0]
+
+
+def judged(task: Task, estimate: Any, clean: Any) -> tuple[Any, ...]:
+    """What metrics compare of a whole utterance: (estimate, clean), and for Mel tasks their generated parts and the prompt."""
+    return task.judged(estimate, clean) if isinstance(task, MelTask) else (estimate, clean)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mfdistill.distill.batch import make_batch
-from mfdistill.distill.inference import Steps, endpoint, restore
+from mfdistill.distill.inference import Steps, endpoint, judged, restore, text_of
 from mfdistill.metrics import named, score_utterances, summarise
+from mfdistill.tasks.mel import MelTask
 
 if TYPE_CHECKING:
     from mfdistill.tasks import Task
@@ -31,23 +32,25 @@ def score_system(
     accelerator: Any = None,
     pool: Executor | None = None,
     keep: Keep | None = None,
+    task: Any = None,
 ) -> list[dict[str, Any]]:
     """A row per utterance, in their order, the same on every rank; each rank restores and scores every ``num_processes``-th.
 
     Args:
         keep: called with name and restored waveform (to write it, say).
+        task: says which part of an utterance is judged; None is all of it.
     """
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator is not None else (0, 1)
     device = accelerator.device if accelerator is not None else "cpu"
     own = range(rank, len(utterances), world)
 
-    def pairs() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    def pairs() -> Iterator[Any]:
         for i in own:
             item = utterances[i]
             restored = system(item["degraded"].to(device), i).cpu().numpy()
             if keep is not None:
                 keep(item["name"], restored)
-            yield item["name"], restored, item["clean"].numpy()
+            yield item["name"], *judged(task, restored, item["clean"].numpy())
 
     rows = [{"utterance": i, **row} for i, row in zip(own, score_utterances(pairs(), metrics, sample_rate, pool=pool), strict=True)]
     if world > 1:
@@ -74,7 +77,7 @@ def make_validate(
         UserError: an unknown metric or one whose package is missing.
     """
     columns = [metric.primary for metric in named(metrics)] if metrics else []
-    raw = _crops(utterances, round(crop_s * task.sample_rate))
+    raw = _crops(utterances, round(crop_s * task.sample_rate), task if isinstance(task, MelTask) and task.needs_text else None)
 
     def validate(model: nn.Module, step: int, accelerator: Any) -> dict[str, float]:
         values = {"loss": _loss(objective, task, raw, accelerator)}
@@ -82,7 +85,7 @@ def make_validate(
         for number in nfe if role != "regression" else (None,):
             if not columns:
                 break
-            rows = score_system(_system(task, run, number, seed), utterances, metrics, task.sample_rate, accelerator)
+            rows = score_system(_system(task, run, number, seed, utterances), utterances, metrics, task.sample_rate, accelerator, task=task)
             summary = summarise(rows)
             values |= {column if number is None else f"{column}_{number}": summary[column] for column in columns}
         return values
@@ -90,8 +93,8 @@ def make_validate(
     return validate
 
 
-def _system(task: Task, run: Any, steps: Steps | None, seed: int) -> System:
-    return lambda wave, index: restore(task, run, wave, steps, seed, index)
+def _system(task: Task, run: Any, steps: Steps | None, seed: int, utterances: Sequence[Mapping[str, Any]]) -> System:
+    return lambda wave, index: restore(task, run, wave, steps, seed, index, text=text_of(task, utterances[index]))
 
 
 def _loss(objective: nn.Module, task: Task, raw: Mapping[str, Any], accelerator: Any) -> float:
@@ -101,12 +104,13 @@ def _loss(objective: nn.Module, task: Task, raw: Mapping[str, Any], accelerator:
         return float(objective(batch)[0].detach())
 
 
-def _crops(utterances: Sequence[Mapping[str, Any]], length: int) -> dict[str, Any]:
+def _crops(utterances: Sequence[Mapping[str, Any]], length: int, task: Any = None) -> dict[str, Any]:
     def middle(wave: Tensor) -> Tensor:
         start = max(0, (len(wave) - length) // 2)
         part = wave[start : start + length]
         return torch.nn.functional.pad(part, (0, length - len(part)))
 
     items = [utterances[i] for i in range(len(utterances))]
+    texts = {} if task is None else {"text": [text_of(task, item) for item in items]}
     waves = {key: torch.stack([middle(item[key]) for item in items]) for key in ("clean", "degraded")}
-    return {**waves, "index": torch.arange(_FIRST, _FIRST + len(items))}
+    return {**waves, **texts, "index": torch.arange(_FIRST, _FIRST + len(items))}

@@ -40,6 +40,8 @@ class Metric:
     unit: str = ""
     modules: tuple[str, ...] = ()
     slow: bool = False
+    voice: bool = False
+    """Compares voices: with a prompt, where there is one, instead of the reference."""
 
     @property
     def primary(self) -> str:

@@ -21,7 +21,7 @@ METRICS: dict[str, Metric] = {
         Metric("estoi", +1, ("estoi",), estoi, "", ("pystoi",), slow=True),
         Metric("sisdr", +1, ("sisdr",), sisdr, "dB"),
         Metric("lsd", -1, ("lsd",), lsd, "dB"),
-        Metric("spksim", +1, ("spksim",), spksim, "", ("resemblyzer", "webrtcvad", "pkg_resources", "librosa")),
+        Metric("spksim", +1, ("spksim",), spksim, "", ("resemblyzer", "webrtcvad", "pkg_resources", "librosa"), voice=True),
         Metric("dnsmos", +1, _DNSMOS_COLUMNS, dnsmos, "MOS", ("speechmos", "onnxruntime", "librosa", "requests")),
     )
 }

@@ -2,48 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import warnings
-from typing import Any
 
 import numpy as np
 
+from mfdistill.audio.speaker import MIN_S, MODEL_RATE, NoVoice, speaker_embedding
 from mfdistill.metrics.base import Undefined, Wave, load_package, peak_limited, resampled
-
-MODEL_RATE = 16000
-MIN_S = 0.1  # speechmos repeats a clip until it lasts 9 s: an empty one would never end
-
-
-@functools.cache
-def _encoder() -> Any:
-    import torch
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scipy and setuptools deprecations inside the package
-        package = load_package("resemblyzer", "spksim")
-    with torch.random.fork_rng(devices=[]):  # building it draws initial weights: the caller's random state must not notice
-        return package.VoiceEncoder(device="cpu", verbose=False).eval()
-
 
 _EMBEDDINGS: dict[str, Wave] = {}  # of references: a search scores the same ones for every schedule
 _KEPT = 4096
 
 
-def speaker_embedding(wave: Wave, sample_rate: int) -> Wave:
-    """Unit-length Resemblyzer embedding (256,) of a waveform (s,), after the package's own level and silence preprocessing.
-
-    Raises:
-        Undefined: the voice activity detector leaves nothing.
-    """
-    encoder = _encoder()
-    wave = peak_limited(resampled(wave, sample_rate, MODEL_RATE))
-    if len(wave) < MIN_S * MODEL_RATE or not wave.any():
-        raise Undefined("silent or shorter than 0.1 s")
-    speech = load_package("resemblyzer", "spksim").preprocess_wav(wave)
-    if len(speech) == 0:
-        raise Undefined("no voice detected")
-    return encoder.embed_utterance(np.asarray(speech, dtype=np.float32))
+def _embedding(wave: Wave, sample_rate: int) -> Wave:
+    try:
+        return speaker_embedding(wave, sample_rate)
+    except NoVoice as error:
+        raise Undefined(str(error)) from error
 
 
 def _reference_embedding(wave: Wave, sample_rate: int) -> Wave:
@@ -52,7 +26,7 @@ def _reference_embedding(wave: Wave, sample_rate: int) -> Wave:
     if key not in _EMBEDDINGS:
         if len(_EMBEDDINGS) >= _KEPT:
             _EMBEDDINGS.clear()
-        _EMBEDDINGS[key] = speaker_embedding(wave, sample_rate)
+        _EMBEDDINGS[key] = _embedding(wave, sample_rate)
     return _EMBEDDINGS[key]
 
 
@@ -63,7 +37,7 @@ def spksim(estimate: Wave, reference: Wave, sample_rate: int) -> dict[str, float
         Undefined: no voice in one of them.
     """
     wanted = _reference_embedding(reference, sample_rate)
-    return {"spksim": float(np.clip(np.dot(speaker_embedding(estimate, sample_rate), wanted), -1.0, 1.0))}
+    return {"spksim": float(np.clip(np.dot(_embedding(estimate, sample_rate), wanted), -1.0, 1.0))}
 
 
 def dnsmos(estimate: Wave, reference: Wave | None, sample_rate: int) -> dict[str, float]:
@@ -76,7 +50,7 @@ def dnsmos(estimate: Wave, reference: Wave | None, sample_rate: int) -> dict[str
     """
     package = load_package("speechmos.dnsmos", "dnsmos")
     wave = peak_limited(resampled(estimate, sample_rate, MODEL_RATE))
-    if len(wave) < MIN_S * MODEL_RATE or not wave.any():
+    if len(wave) < MIN_S * MODEL_RATE or not wave.any():  # speechmos repeats a clip until it lasts 9 s: an empty one would never end
         raise Undefined("silent or shorter than 0.1 s")
     scores = package.run(wave, sr=MODEL_RATE)
     return {f"dnsmos_{part}": float(scores[f"{part}_mos"]) for part in ("sig", "bak", "ovrl")}

@@ -19,6 +19,8 @@ from mfdistill.metrics.catalog import METRICS, named
 
 log = logging.getLogger(__name__)
 
+Utterance = tuple[str, Wave, Wave] | tuple[str, Wave, Wave, Wave]
+"""Name, estimate, reference, and perhaps a prompt."""
 Values = tuple[dict[str, float], str]  # columns of one metric on one utterance, and why they are nan ('' where they are not)
 
 
@@ -48,7 +50,7 @@ def scoring_pool(workers: int) -> Iterator[Executor | None]:
 
 
 def score_utterances(
-    utterances: Iterable[tuple[str, Wave, Wave]],
+    utterances: Iterable[Utterance],
     metrics: Sequence[str],
     sample_rate: int,
     workers: int = 1,
@@ -57,7 +59,8 @@ def score_utterances(
     """One row per utterance: ``{"name", <column of each metric>: float, "failed": "metric: reason; ..." or ""}``.
 
     Args:
-        utterances: (name, estimate (s,), reference (s,)); lengths may differ by ``base.TOLERANCE_S`` and are trimmed to the shorter.
+        utterances: (name, estimate (s,), reference (s,)); lengths may differ by ``base.TOLERANCE_S`` and are trimmed to the shorter. A
+            fourth waveform, of any length, is a prompt: metrics of the voice compare with that.
         metrics: names from ``METRICS``.
         workers: PESQ and ESTOI run in that many processes when above 1; ``pool`` (from `scoring_pool`) is used instead when given.
 
@@ -74,18 +77,19 @@ def score_utterances(
 
 
 def _score(
-    utterances: Iterable[tuple[str, Wave, Wave]], metrics: Sequence[Metric], sample_rate: int, pool: Executor | None
+    utterances: Iterable[Utterance], metrics: Sequence[Metric], sample_rate: int, pool: Executor | None
 ) -> list[dict[str, Any]]:
     pooled = [metric for metric in metrics if metric.slow and pool is not None]
     pending: list[tuple[str, dict[str, Values | Future[Values]]]] = []
     try:
-        for name, estimate, reference in utterances:
+        for name, estimate, reference, *prompt in utterances:
             pair = aligned(estimate, reference, sample_rate, name)
+            pairs = {metric.name: (pair[0], prompt[0]) if metric.voice and prompt else pair for metric in metrics}
             # submitted first, so that the pool works while this process scores the rest
             values: dict[str, Values | Future[Values]] = {}
             if pool is not None:
-                values |= {metric.name: pool.submit(score_one, metric.name, *pair, sample_rate) for metric in pooled}
-            values |= {metric.name: score_one(metric.name, *pair, sample_rate) for metric in metrics if metric not in pooled}
+                values |= {metric.name: pool.submit(score_one, metric.name, *pairs[metric.name], sample_rate) for metric in pooled}
+            values |= {metric.name: score_one(metric.name, *pairs[metric.name], sample_rate) for metric in metrics if metric not in pooled}
             pending.append((name, values))
         rows = [_row(name, values, metrics) for name, values in pending]
     except BrokenProcessPool as error:

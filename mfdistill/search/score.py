@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mfdistill.config import to_dict
+from mfdistill.distill.inference import condition, judged, text_of
 from mfdistill.errors import UserError
 from mfdistill.flow import noise, solve
 from mfdistill.metrics import METRICS, named, score_utterances
@@ -130,9 +131,9 @@ class StudentScorer:
                 difference = sample(self.student, item.z_0, item.cond, list(schedule)) - item.target
                 yield item.index, float(difference.double().square().sum(1).mean())
             return
-        yield from self._scored((item.name, self._waveform(item, schedule), item.clean) for item in self.items)
+        yield from self._scored((item.name, *judged(self.task, self._waveform(item, schedule), item.clean)) for item in self.items)
 
-    def _scored(self, pairs: Iterator[tuple[str, np.ndarray, np.ndarray]]) -> Iterator[tuple[int, float]]:
+    def _scored(self, pairs: Iterator[Any]) -> Iterator[tuple[int, float]]:
         rows = score_utterances(pairs, [self.metric], self.task.sample_rate, pool=self.pool)
         for item, row in zip(self.items, rows, strict=True):
             yield item.index, float(row[self.column])
@@ -143,7 +144,7 @@ class StudentScorer:
         if self.metric == TEACHER_MSE:
             counted[[item.index for item in self.items]] = 1
             return counted
-        for index, value in self._scored((item.name, item.clean, item.clean) for item in self.items):
+        for index, value in self._scored((item.name, *judged(self.task, item.clean, item.clean)) for item in self.items):
             counted[index] = float(not math.isnan(value))
         return counted
 
@@ -155,7 +156,7 @@ class StudentScorer:
             raise UserError(f"{utterance['name']}: clean and degraded are no mono pair of equal length but {shapes}")
         degraded = degraded[None].to(self.device)
         gain = self.task.gain(degraded)
-        cond = self.task.condition(degraded * gain)
+        cond = condition(self.task, degraded * gain, text_of(self.task, utterance))
         eps = noise(self.seed, torch.tensor([index]), "o3s", cond["y"].shape[1:], self.device)
         return _Item(index, str(utterance["name"]), cond, self.task.path.prior(cond, eps), gain, clean.numpy())
 

@@ -1,8 +1,8 @@
 """Mel tasks: speech units or text, a prompt and (for units) a speaker embedding to a log-Mel spectrogram, which a vocoder makes audible.
 
 `token2mel` is the setting of CosyVoice's flow (arXiv 2407.05407), `text2mel` that of F5-TTS (arXiv 2410.06885) with ZipVoice's even
-spreading of the text over the frames (arXiv 2506.13053) in place of a learnt alignment. The Mel spectrogram is that of the `vocode` task, so nothing is
-lost between the two.
+spreading of the text over the frames (arXiv 2506.13053) in place of a learnt alignment. The Mel spectrogram is that of the `vocode` task,
+so nothing is lost between the two.
 """
 
 from __future__ import annotations
