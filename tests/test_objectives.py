@@ -8,6 +8,7 @@ from gaussian import GaussianFlow
 from test_students import compact, toy
 from torch import nn
 
+from mfdistill.audio.spectral_loss import spectral_loss
 from mfdistill.distill.objectives import (
     OBJECTIVES,
     CFMObjective,
@@ -24,6 +25,7 @@ from mfdistill.distill.objectives.meanflow import meanflow_weight
 from mfdistill.errors import UserError
 from mfdistill.flow import GaussianPath, IntervalConfig, expand_time, noise
 from mfdistill.students import Student
+from mfdistill.tasks import default_task, get_task
 
 PATH = GaussianPath(sigma_0=1.0, sigma_1=0.1, mean="zero")
 FIELD = GaussianFlow.of_path(PATH, mu=-0.7, s=0.25)
@@ -367,3 +369,56 @@ def test_regression_starts_at_the_mean_of_the_prior():
     assert torch.equal(estimate(Constant(), GaussianPath(0.3, mean="zero"), {"y": y}), torch.ones_like(y))
     loss, _ = RegressionObjective(Constant(), GaussianPath(0.3))({"z_1": x, "cond": {"y": y}, "index": torch.arange(2)})
     torch.testing.assert_close(loss, (y + 1 - x).square().sum(1).mean())
+
+
+# ---- magnitudes
+
+
+def test_spectral_loss_knows_magnitudes_and_no_phase():
+    x = torch.randn(3, 8000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    gain = torch.tensor([1.0, -1.0, 0.5], dtype=torch.float64)
+    loss = spectral_loss(gain[:, None] * x, x, 16000)
+    assert loss[:2].abs().max() == 0
+    assert loss[2].item() == pytest.approx(0.5 + math.log(2), rel=2e-3)                 # the floor of the log takes the rest
+
+
+@pytest.mark.parametrize("target", ["data", "teacher"])
+def test_the_magnitude_loss_is_that_of_the_reached_ends(target):
+    task = get_task(default_task("vocode", 8000))
+    clean = 0.3 * torch.randn(4, 4000, generator=torch.Generator().manual_seed(1))
+    batch = {"z_1": task.target(clean), "cond": task.condition(clean), "loss_mask": None, "index": torch.arange(4), "progress": 1.0}
+
+    class Fixed(nn.Module):
+        """Reaches ``scale`` times the data (a state at r < 1 is never compared)."""
+
+        def __init__(self, scale):
+            super().__init__()
+            self.scale, self.task = scale, task
+
+        def forward(self, z, t, r, cond):
+            return (self.scale * batch["z_1"] - z) / expand_time(1 - t, z)
+
+    class Straight(FieldTeacher):
+        """Whose every rollout ends in the data."""
+
+        def velocity(self, z_t, t, cond):
+            return (batch["z_1"][: len(z_t)] - z_t) / expand_time(1 - t, z_t)
+
+    config = IntegralConfig(substeps=2, solver="euler", interval=IntervalConfig(p_full=1.0), spectral=0.5, spectral_target=target)
+    plain = IntegralConfig(substeps=2, solver="euler", interval=IntervalConfig(p_full=1.0))
+    for scale, expected in ((1.0, 0.0), (0.5, 0.75 + math.log(4))):                     # features carry the square root of the magnitude
+        loss, logs = IntegralObjective(Fixed(scale), Straight(), task.path, config, 3)(batch)
+        assert logs["spectral"].item() == pytest.approx(expected, rel=0.02, abs=1e-3)
+        without, _ = IntegralObjective(Fixed(scale), Straight(), task.path, plain, 3)(batch)
+        assert loss.item() == pytest.approx(without.item() + 0.5 * logs["spectral"].item(), rel=1e-5)
+    regression = RegressionObjective(Constant(batch["z_1"]), task.path, task, 0.5)
+    assert regression(batch)[1]["spectral"].item() == pytest.approx(0, abs=1e-3)
+
+
+class Constant(nn.Module):
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, z, t, cond):
+        return self.value - z

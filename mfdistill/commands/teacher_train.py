@@ -39,6 +39,8 @@ class TeacherTrain:
     --prior-shape profile (bandwidth's) one for every frequency."""
     objective: Literal["cfm", "regression"] = "cfm"
     """'regression' predicts the clean features at once, without noise: the baseline of evaluate."""
+    spectral: float = 0.0
+    """Weight of a magnitude loss in the objective 'regression', as --integral.spectral for students."""
     init: str | None = None
     """Folder of a checkpoint to start from instead of random weights (its network is used)."""
     config: str | None = None
@@ -71,6 +73,7 @@ def repeat(config: Mapping[str, Any], where: str) -> TeacherTrain:
         framing=framing,  # type: ignore[arg-type]
         spread="data" if own_profile(config.get("task") or {}, causal, framing) else "preset",
         objective="regression" if config.get("role") == "regression" else "cfm",
+        spectral=float(objective.get("spectral", 0.0)),
         init=parent.get("init"),
         data=corpus(config.get("data"), where),
         training=saved_training(dict(config), where),
@@ -133,7 +136,8 @@ def run(command: TeacherTrain) -> Path:
         description = {"name": "compact", "config": to_dict(sizes)}
 
     if command.objective == "regression":
-        objective, told = RegressionObjective(network, task.path), {"name": "regression"}
+        objective = RegressionObjective(network, task.path, task, command.spectral)
+        told = {"name": "regression", "spectral": command.spectral}
     else:
         objective = CFMObjective(network, task.path, command.times, training.seed)
         told = {"name": "cfm", "times": to_dict(command.times)}

@@ -19,7 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mfdistill.audio.spectral_loss import spectral_loss
 from mfdistill.flow import GaussianPath, noise
+from mfdistill.tasks import Task
 from mfdistill.teachers.protocol import Teacher
 
 Batch = Mapping[str, Any]
@@ -62,6 +64,13 @@ def absolute_error(a: Tensor, b: Tensor, mask: Tensor | None) -> Tensor:
         return error.flatten(1).mean(1)
     mask = mask.expand_as(error)
     return (error * mask).flatten(1).sum(1) / mask.flatten(1).sum(1).clamp(min=1)
+
+
+def magnitude_loss(task: Task, estimate: Tensor, reference: Tensor) -> Tensor:
+    """(b,) ``audio.spectral_loss`` of the signals of two features (b, 2, f, n), in single precision."""
+    length = (reference.shape[-1] - 1) * task.config.stft.hop
+    with torch.autocast(reference.device.type, enabled=False):
+        return spectral_loss(task.waveform(estimate.float(), length), task.waveform(reference.float(), length), task.sample_rate)
 
 
 def reduce(per_sample: Tensor, batch: Batch) -> Tensor:

@@ -23,8 +23,17 @@ class IntegralConfig:
     teacher nothing."""
     state: Literal["data", "rollout"] = "data"
     """z_t from the path through real data, or reached by the teacher from fresh noise (as many substeps again; needs no clean data)."""
+    spectral: float = 0.0
+    """Weight of a magnitude loss on what the student reaches at r = 1 (audio.spectral_loss); 0 = none. A short student cannot follow the
+    teacher in every phase, and the mean square alone lets it fade where it is unsure."""
+    spectral_target: Literal["data", "teacher"] = "data"
+    """Compared with the clean speech, or with what the teacher reaches."""
 
     def __post_init__(self) -> None:
+        if self.spectral < 0:
+            raise UserError(f"integral spectral: {self.spectral} must be 0 or more")
+        if self.spectral_target not in ("data", "teacher"):
+            raise UserError(f"integral spectral_target: {self.spectral_target!r} is not one of data, teacher")
         for name in ("substeps", "targets_per_rollout"):
             if getattr(self, name) < 1:
                 raise UserError(f"integral {name}: {getattr(self, name)} must be 1 or more")

@@ -7,7 +7,18 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from mfdistill.distill.objectives.base import Batch, Logs, end_points, hold, progress, reduce, squared_error, teacher_velocity, within_reach
+from mfdistill.distill.objectives.base import (
+    Batch,
+    Logs,
+    end_points,
+    hold,
+    magnitude_loss,
+    progress,
+    reduce,
+    squared_error,
+    teacher_velocity,
+    within_reach,
+)
 from mfdistill.distill.objectives.config import IntegralConfig
 from mfdistill.errors import UserError
 from mfdistill.flow import GaussianPath, expand_time, interpolate, sample_interval, stages, trajectory, uniform
@@ -60,7 +71,25 @@ class IntegralObjective(nn.Module):
         u = self.model(z, t, r, {key: _repeat(value, k) for key, value in cond.items()})
         error = squared_error(u, target, None if mask is None else _repeat(mask, k))
         loss = reduce(error.unflatten(0, (k, -1)).mean(0), batch)
-        return loss, {"loss": loss.detach(), "teacher_nfe": nfe}
+        logs = {"loss": loss.detach(), "teacher_nfe": nfe}
+        if self.config.spectral:
+            spectral = self.spectral(z, t, r, u, target, batch)
+            logs["spectral"] = spectral.detach()
+            loss = loss + self.config.spectral * spectral
+        return loss, logs
+
+    def spectral(self, z: Tensor, t: Tensor, r: Tensor, u: Tensor, target: Tensor, batch: Batch) -> Tensor:
+        """Magnitude loss of the rows that end at r = 1, (): their sum over all rows, so that rare ends weigh little."""
+        ends = (r >= 1).nonzero().flatten()
+        if not len(ends):
+            return u.sum() * 0.0
+        span = expand_time(1 - t[ends], z[ends])
+        reached = z[ends] + span * u[ends].to(z.dtype)
+        if self.config.spectral_target == "data":
+            wanted = batch["z_1"][ends % len(batch["z_1"])]
+        else:
+            wanted = z[ends] + span * target[ends]
+        return magnitude_loss(self.model.task, reached, wanted).sum() / len(z)
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

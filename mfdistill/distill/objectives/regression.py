@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mfdistill.distill.objectives.base import Batch, Logs, reduce, squared_error
+from mfdistill.distill.objectives.base import Batch, Logs, magnitude_loss, reduce, squared_error
 from mfdistill.flow import GaussianPath
+from mfdistill.tasks import Task
 
 
 def estimate(network: nn.Module, path: GaussianPath, cond: Mapping[str, Tensor]) -> Tensor:
@@ -18,17 +19,24 @@ def estimate(network: nn.Module, path: GaussianPath, cond: Mapping[str, Tensor])
 
 
 class RegressionObjective(nn.Module):
-    """``|x_hat - x|^2`` with ``x_hat`` as in ``estimate``; its minimum is the posterior mean.
+    """``|x_hat - x|^2`` with ``x_hat`` as in ``estimate``; its minimum is the posterior mean. With ``spectral``, that much of the magnitude
+    loss is added which students may be given too (``IntegralConfig.spectral``).
 
     Attributes:
         model: the network that is trained.
     """
 
-    def __init__(self, network: nn.Module, path: GaussianPath):
+    def __init__(self, network: nn.Module, path: GaussianPath, task: Task | None = None, spectral: float = 0.0):
         super().__init__()
         self.model = network
-        self.path = path
+        self.path, self.task, self.weight = path, task, spectral
 
     def forward(self, batch: Batch) -> tuple[Tensor, Logs]:
-        loss = reduce(squared_error(estimate(self.model, self.path, batch["cond"]), batch["z_1"], batch.get("loss_mask")), batch)
-        return loss, {"loss": loss.detach()}
+        x_hat = estimate(self.model, self.path, batch["cond"])
+        loss = reduce(squared_error(x_hat, batch["z_1"], batch.get("loss_mask")), batch)
+        logs = {"loss": loss.detach()}
+        if self.weight and self.task is not None:
+            spectral = magnitude_loss(self.task, x_hat, batch["z_1"]).mean()
+            logs["spectral"] = spectral.detach()
+            loss = loss + self.weight * spectral
+        return loss, logs
