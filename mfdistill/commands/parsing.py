@@ -28,22 +28,32 @@ from mfdistill.commands.info import Info
 from mfdistill.commands.options import corpus
 from mfdistill.commands.os3_search import OS3Search
 from mfdistill.commands.restore import Restore
+from mfdistill.commands.solver_train import SolverTrain
 from mfdistill.commands.student_distill import StudentDistill
+from mfdistill.commands.synthesize import Synthesize
+from mfdistill.commands.teacher_import import TeacherImport
 from mfdistill.commands.teacher_train import TeacherTrain
+from mfdistill.commands.tts_options import preset
 from mfdistill.errors import UserError
 
 COMMANDS: dict[str, type] = {
     "teacher-train": TeacherTrain,
+    "teacher-import": TeacherImport,
     "student-distill": StudentDistill,
     "os3-search": OS3Search,
+    "solver-train": SolverTrain,
     "evaluate": Evaluate,
     "restore": Restore,
+    "synthesize": Synthesize,
     "degrade": Degrade,
     "demo": Demo,
     "info": Info,
 }
 ALIASES = {"o3s-search": "os3-search"}
-CHECKPOINTS = {"student-distill": ("teacher",), "os3-search": ("student",), "evaluate": ("student", "teacher", "regression")}
+CHECKPOINTS = {
+    "student-distill": ("teacher",), "solver-train": ("teacher",), "os3-search": ("student",),
+    "evaluate": ("student", "teacher", "regression"),
+}  # fmt: skip
 """Options that name a checkpoint; the data of the first one given are the default."""
 _STYLE = (tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitSubcommandPrefixes, tyro.conf.PositionalMetavarFromFieldName)
 
@@ -95,15 +105,18 @@ def _default(name: str, rest: list[str]) -> Any:
     module = importlib.import_module(cls.__module__) if cls is not None else None
     if (path := _value(rest, "config")) is not None and hasattr(module, "repeat"):
         config = load_config(path)
-        roles = {"teacher-train": ("teacher", "regression")}.get(name, ("student",))
+        roles = {"teacher-train": ("teacher", "regression"), "solver-train": ("solver",)}.get(name, ("student",))
         if config.get("role") not in roles:
             raise UserError(f"--config {path}: is of a {config.get('role')}; {name} repeats runs of a {' or '.join(roles)}")
         return replace(module.repeat(config, str(path)), config=str(path))  # type: ignore[union-attr]
     defaults = {} if cls is None else {item.name: item.default for item in fields(cls)}
+    chosen = preset(name_) if "preset" in defaults and (name_ := _value(rest, "preset")) is not None else {}
     for option in CHECKPOINTS.get(name, ()):
         path = _value(rest, option) or defaults[option]
         if cls is not None and isinstance(path, str) and Path(path, "config.json").is_file():
-            return cls(**{option: path}, data=corpus(load_config(path).get("data"), path))
+            return cls(**{option: path}, data=corpus(load_config(path).get("data"), path), **chosen)
+    if chosen and cls is not None and (path := _value(rest, "teacher")) is not None:
+        return cls(teacher=path, **chosen)
     return None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -193,27 +193,32 @@ def _sampling(command: Restore, model: Model) -> tuple[Model, Steps | None]:
     from mfdistill.search.learned import find_solver
 
     if command.solver is None:
-        return model, _steps(command, model)
+        return model, chosen_steps(command.nfe, command.schedule, model)
     solver = find_solver(command.solver)
     each = stages(solver)
     if command.nfe is not None and command.schedule is None and command.nfe % each:
         raise UserError(f"--nfe {command.nfe}: one step of {command.solver} has {each} evaluations; give a multiple of that")
     per_step = replace(command, nfe=None if command.nfe is None else command.nfe // each)
-    return model.solved_by(solver), _steps(per_step, model)
+    return model.solved_by(solver), chosen_steps(per_step.nfe, per_step.schedule, model)
 
 
-def _steps(command: Restore, model: Model) -> Steps | None:
+def chosen_steps(nfe: int | None, schedule: Sequence[float] | None, model: Model) -> Steps | None:
+    """The steps that the options --nfe and --schedule ask of a model; None is its own schedule.
+
+    Raises:
+        UserError: both, or values that make no schedule.
+    """
     from mfdistill.errors import UserError
 
-    if command.nfe is not None and command.schedule is not None:
+    if nfe is not None and schedule is not None:
         raise UserError("--nfe and --schedule exclude each other: give one of them")
-    if command.nfe is not None and command.nfe < 1:
-        raise UserError(f"--nfe {command.nfe}: must be at least 1")
-    if command.schedule is not None:
-        times = list(command.schedule)
+    if nfe is not None and nfe < 1:
+        raise UserError(f"--nfe {nfe}: must be at least 1")
+    if schedule is not None:
+        times = list(schedule)
         if len(times) < 2 or times[0] != 0 or times[-1] != 1 or any(b <= a for a, b in zip(times, times[1:], strict=False)):
             raise UserError(f"--schedule {' '.join(f'{t:g}' for t in times)}: needs times that ascend from 0 to 1, such as 0 0.4 1")
         return times
-    if model.role == "regression" and (command.nfe or 1) != 1:
-        raise UserError(f"--nfe {command.nfe}: a regression network has one evaluation; leave it out")
-    return None if command.nfe is None else model.schedule(command.nfe)[1]
+    if model.role == "regression" and (nfe or 1) != 1:
+        raise UserError(f"--nfe {nfe}: a regression network has one evaluation; leave it out")
+    return None if nfe is None else model.schedule(nfe)[1]
