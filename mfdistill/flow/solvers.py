@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mfdistill.errors import UserError
 from mfdistill.flow.paths import expand_time
-from mfdistill.flow.tableaus import tableau, tableau_step
+from mfdistill.flow.tableaus import Tableau, tableau, tableau_step
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # (z (b, ...), t (b,)) -> dz/dt, shaped like z
 AverageVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]  # (z (b, ...), t (b,), r (b,)) -> u
@@ -51,8 +51,10 @@ SOLVERS: dict[str, Callable[[Velocity, Tensor, Tensor, Tensor], Tensor]] = {
 _STAGES = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
 
 
-def stages(solver: str) -> int:
+def stages(solver: str | Tableau) -> int:
     """Evaluations of the velocity per step."""
+    if isinstance(solver, Tableau):
+        return solver.stages
     return _STAGES[solver] if solver in _STAGES else tableau(solver).stages
 
 
@@ -84,14 +86,14 @@ def sway(steps: int | Sequence[float], s: float = -1.0) -> list[float]:
     return schedule([0.0, *times[1:-1], 1.0])
 
 
-def solve(velocity: Velocity, z: Tensor, steps: Steps, solver: str = "midpoint") -> Tensor:
+def solve(velocity: Velocity, z: Tensor, steps: Steps, solver: str | Tableau = "midpoint") -> Tensor:
     """Carry ``z`` (b, ...) from the first time of ``steps`` to the last.
 
     Args:
         velocity: (z, t (b,)) -> dz/dt.
         steps: a number of uniform steps from 0 to 1; a list of times; or a tensor (k+1,) or (k+1, b) of times, one grid per sample, which
             may stand still (an interval of length 0 leaves its sample as it is).
-        solver: a name in `SOLVERS`, or one of the tables and compositions of `tableau`, such as ``2xmidpoint+1xeuler@0.2``.
+        solver: a name in `SOLVERS`, one of the tables and compositions of `tableau`, such as ``2xmidpoint+1xeuler@0.2``, or a table.
 
     Raises:
         UserError: a schedule that does not ascend within [0, 1], or an unknown solver.
@@ -102,7 +104,7 @@ def solve(velocity: Velocity, z: Tensor, steps: Steps, solver: str = "midpoint")
     return z
 
 
-def trajectory(velocity: Velocity, z: Tensor, steps: Steps, solver: str = "midpoint") -> Tensor:
+def trajectory(velocity: Velocity, z: Tensor, steps: Steps, solver: str | Tableau = "midpoint") -> Tensor:
     """As `solve`, with every state on the grid: (k+1, b, ...), the first being ``z`` itself."""
     step = _step(solver)
     states = [z]
@@ -119,10 +121,10 @@ def jump(average_velocity: AverageVelocity, z: Tensor, steps: Steps) -> Tensor:
     return z
 
 
-def _step(solver: str) -> Callable[[Velocity, Tensor, Tensor, Tensor], Tensor]:
-    if solver in SOLVERS:
+def _step(solver: str | Tableau) -> Callable[[Velocity, Tensor, Tensor, Tensor], Tensor]:
+    if isinstance(solver, str) and solver in SOLVERS:
         return SOLVERS[solver]
-    table = tableau(solver)
+    table = tableau(solver) if isinstance(solver, str) else solver
     return lambda velocity, z, t, r: tableau_step(velocity, z, t, r, table)
 
 

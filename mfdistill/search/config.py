@@ -35,8 +35,8 @@ class SearchConfig:
     """For teacher-mse: a teacher's folder."""
     teacher_steps: int = 20
     """For teacher-mse: the teacher's steps."""
-    teacher_solver: Literal["euler", "midpoint", "heun", "rk4"] = "midpoint"
-    """For teacher-mse: the teacher's solver."""
+    teacher_solver: str = "midpoint"
+    """For teacher-mse: the teacher's solver, a name or a composition such as 2xmidpoint+1xeuler@0.2."""
     workers: int = 1
     """Processes for PESQ and ESTOI."""
 
@@ -50,3 +50,42 @@ class SearchConfig:
         unknown = [name for name in self.starts if name not in START_NAMES]
         if unknown or not self.starts:
             raise UserError(f"--starts {' '.join(self.starts)}: choose from {', '.join(START_NAMES)}")
+
+
+@dataclass(frozen=True)
+class SolverConfig:
+    """A learned solver: its constraints, its start and its losses (Stream.FM, arXiv 2512.19442)."""
+
+    nfe: int = 5
+    """Network evaluations, all in one Runge-Kutta step from 0 to 1."""
+    start: str | None = None
+    """Method to start near, of as many evaluations: a name or a composition such as 2xmidpoint+1xeuler@0.2. Default: midpoint, ralston3,
+    rk4_3over8 and rk5_ralston3_ralston2 for 2 to 5, equal Euler steps for more."""
+    b_min: float = 0.05
+    """Least weight of an evaluation."""
+    c_max: float = 0.85
+    """Latest time of an evaluation."""
+    a_min: float = -2.0
+    a_max: float = 2.0
+    """Where the coefficients are not penalised."""
+    penalty: float = 0.1
+    """Weight of what lies beyond."""
+    log_stft: float = 1e-3
+    """Weight of the log-spectral distance at three resolutions."""
+    speech_model: str | None = None
+    """Folder or hub id of a HuBERT-like model of the package transformers whose features are compared too (mHuBERT-147 in Stream.FM)."""
+    speech: float = 1.0
+    """Weight of that comparison."""
+    speech_layer: int = 8
+    """Hidden state that is compared."""
+    pesq: float = 0.0
+    """Weight of a differentiable PESQ (package torch-pesq); 0.1 in Stream.FM's variant with PESQ."""
+
+    def __post_init__(self) -> None:
+        if self.nfe < 1:
+            raise UserError(f"--nfe {self.nfe}: must be at least 1")
+        if not (0 <= self.b_min * self.nfe < 1 and 0 < self.c_max <= 1):
+            raise UserError(f"--b-min {self.b_min} --c-max {self.c_max}: {self.nfe} evaluations need b_min below {1 / self.nfe:.3g} "
+                            "and c_max above 0 and up to 1")
+        if self.log_stft <= 0 and self.pesq <= 0 and self.speech_model is None:
+            raise UserError("--log-stft 0: leaves no loss; give --log-stft, --pesq or --speech-model")

@@ -3,13 +3,13 @@ under constraints, trained behind a frozen network."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from mfdistill.checkpoint import load_config
 from mfdistill.errors import UserError
 from mfdistill.flow import Tableau, tableau
 from mfdistill.teachers.foreign import read_foreign
@@ -22,7 +22,8 @@ class LearnedSolver(nn.Module):
     ``forward()`` gives ``(a (q, q), b (q,), c (q,))`` with gradients; ``tableau()`` the same as plain numbers for ``flow.solve``.
 
     Attributes:
-        a_raw (q, q): entries on and above the diagonal are never used. b_raw (q,). c_raw (q,): the first is -inf and never used.
+        a_raw (q, q): entries on and above the diagonal are never used. b_raw (q,). c_raw (q,): the first is never used; it is 0 here and
+        -inf in official files, which no average or optimiser could carry.
     """
 
     def __init__(self, a_raw: Tensor, b_raw: Tensor, c_raw: Tensor, b_min: float = 0.05, c_max: float = 0.85):
@@ -34,6 +35,7 @@ class LearnedSolver(nn.Module):
         if not (0 <= q * b_min < 1 and 0 < c_max <= 1):
             raise UserError(f"learned solver: b_min {b_min} and c_max {c_max} do not fit {q} stages; take {q} b_min < 1, 0 < c_max <= 1")
         self.b_min, self.c_max = b_min, c_max
+        c_raw = torch.cat([torch.zeros_like(c_raw[:1]), c_raw[1:]])
         self.a_raw, self.b_raw, self.c_raw = (nn.Parameter(part.detach().clone()) for part in (a_raw, b_raw, c_raw))
 
     @classmethod
@@ -44,7 +46,7 @@ class LearnedSolver(nn.Module):
         q = table.stages
         b_raw = ((b - b_min) / (1 - q * b_min)).clamp_min(_LEAST).log()
         gaps = c.clamp_max(c_max).diff().clamp_min(_LEAST)
-        return cls(a, b_raw - b_raw.mean(), torch.cat([c.new_full((1,), -math.inf), gaps.logit()]), b_min, c_max)
+        return cls(a, b_raw - b_raw.mean(), torch.cat([c.new_zeros(1), gaps.logit()]), b_min, c_max)
 
     def forward(self) -> tuple[Tensor, Tensor, Tensor]:
         """``(a (q, q), b (q,), c (q,))`` of the constrained table."""
@@ -80,14 +82,21 @@ def tensors(table: Tableau, dtype: torch.dtype = torch.float32) -> tuple[Tensor,
 
 
 def load_solver(path: str | Path, b_min: float | None = None, c_max: float | None = None) -> LearnedSolver:
-    """The solver in an official Lightning file (``LRK*.ckpt``) or a safetensors file with ``a_raw``, ``b_raw``, ``c_raw``.
+    """The solver in a folder that ``solver-train`` wrote, an official Lightning file (``LRK*.ckpt``) or a safetensors file with ``a_raw``,
+    ``b_raw``, ``c_raw``.
 
     Args:
-        b_min, c_max: as the file says, where it does, and the published 0.05 and 0.85 where not.
+        b_min, c_max: as the folder or file says, where it does, and the published 0.05 and 0.85 where not.
 
     Raises:
         UserError: no such file, or no solver in it.
     """
+    if Path(path).is_dir():
+        config = load_config(path)
+        if config.get("role") != "solver":
+            raise UserError(f"{path}: holds a {config.get('role')}, not a solver; name a folder that solver-train wrote")
+        own = config.get("solver") or {}
+        path, b_min, c_max = Path(path) / "model.safetensors", b_min or own.get("b_min"), c_max or own.get("c_max")
     foreign = read_foreign(path)
     found = {**foreign.tensors(), **foreign.tensors("state_dict")}
     if missing := [name for name in ("a_raw", "b_raw", "c_raw") if name not in found]:
@@ -101,6 +110,21 @@ def load_solver(path: str | Path, b_min: float | None = None, c_max: float | Non
 
     a_raw, b_raw, c_raw = (found[name].float() for name in ("a_raw", "b_raw", "c_raw"))
     return LearnedSolver(a_raw, b_raw, c_raw, number("b_min", b_min, 0.05), number("c_max", c_max, 0.85))
+
+
+def find_solver(text: str) -> str | Tableau:
+    """What a user names as a solver, ready for ``flow.solve`` and streams: a method or composition, checked, or the table of a learned
+    solver's folder or file.
+
+    Raises:
+        UserError: neither a method nor a solver's file.
+    """
+    if Path(text).exists():
+        return load_solver(text).tableau()
+    if Path(text).suffix in (".ckpt", ".safetensors", ".pt") or "/" in text:
+        raise UserError(f"{text}: no such solver's folder or file; name one, or a method such as euler or 2xmidpoint+1xeuler@0.2")
+    tableau(text)
+    return text
 
 
 def sample_learned(velocity: Callable[[Tensor, Tensor], Tensor], z_0: Tensor, solver: LearnedSolver) -> Tensor:
