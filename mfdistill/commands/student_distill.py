@@ -11,7 +11,9 @@ import tyro
 from tyro.conf import OmitArgPrefixes
 
 from mfdistill.commands.options import Corpus, ValidOptions, corpus
+from mfdistill.commands.tts_options import GuidanceOptions, Preset
 from mfdistill.config import from_dict, to_dict
+from mfdistill.data.tts_config import TTSOptions
 from mfdistill.distill.objectives.config import IntegralConfig, MeanFlowConfig
 from mfdistill.distill.settings import TrainConfig
 
@@ -24,6 +26,11 @@ class StudentDistill:
     """The teacher's folder, or a checkpoint file of another system."""
     kind: str | None = None
     """Kind of a checkpoint file that does not show it itself, such as flowse or sgmse."""
+    preset: Preset | None = None
+    """Defaults for a text-to-speech teacher: f5 is for 3 steps (--nfe 2 for two), cosyvoice2 (and 3) for one; '-paper': with the paper's
+    16 Euler steps of the teacher instead of 4 midpoint steps."""
+    sizes: str | None = None
+    """JSON file with the sizes of another system's network, where they are not the published ones."""
     objective: Literal["integral", "meanflow"] = "integral"
     """'integral' learns the teacher's displacements and needs no derivative; 'meanflow' learns the MeanFlow identity."""
     interval: Literal["mixed", "delta", "unit"] = "mixed"
@@ -35,6 +42,10 @@ class StudentDistill:
     """Steps of the schedule that is saved with the student, equal ones; os3-search places them."""
     config: str | None = None
     """config.json of a run to repeat; the other options override it."""
+    checkpoint_activations: bool = False
+    """Compute blocks again in the backward pass instead of keeping them: less memory, a third more time (text-to-speech networks)."""
+    guidance: GuidanceOptions = field(default_factory=GuidanceOptions)
+    tts: TTSOptions = field(default_factory=TTSOptions)
     data: Corpus = field(default_factory=Corpus)
     """By default what the teacher was trained on."""
     training: OmitArgPrefixes[TrainConfig] = field(default_factory=lambda: TrainConfig(out="runs/student", steps=3000, lr=5e-4))
@@ -56,6 +67,8 @@ def repeat(config: Mapping[str, Any], where: str) -> StudentDistill:
         interval=config.get("interval") or "mixed",
         causal=bool(((config.get("task") or {}).get("stft") or {}).get("causal", False)),
         objective=name,
+        tts=from_dict(TTSOptions, config.get("tts") or {}, f"{where}: tts"),
+        guidance=from_dict(GuidanceOptions, config.get("guidance") or {}, f"{where}: guidance"),
         data=corpus(config.get("data"), where),
         training=saved_training(dict(config), where),
         **{name: from_dict(kinds[name], objective, f"{where}: objective")} if name in kinds else {},
@@ -68,6 +81,8 @@ def run(command: StudentDistill) -> Path:
     Raises:
         UserError: bad options, teacher or data. Interrupted: stopped by a signal, after saving.
     """
+    from mfdistill.commands.distill_foreign import run_foreign
+    from mfdistill.commands.teacher_import import read_sizes
     from mfdistill.commands.training import launch
     from mfdistill.data.speech import open_task_train
     from mfdistill.distill.logs import say
@@ -77,14 +92,17 @@ def run(command: StudentDistill) -> Path:
     from mfdistill.search.cache import digest_tensors
     from mfdistill.students import Student
     from mfdistill.students.causal import causal_start
+    from mfdistill.tasks.foreign import ForeignTask
     from mfdistill.teachers import load_teacher
 
     training = command.training
     if command.nfe < 1:
         raise UserError(f"--nfe {command.nfe}: must be at least 1")
     accelerator = make_accelerator(training)
-    teacher = load_teacher(command.teacher, command.kind)
+    teacher = load_teacher(command.teacher, command.kind, config=read_sizes(command.sizes))
     task = getattr(teacher, "task", None)
+    if isinstance(task, ForeignTask):
+        return run_foreign(command, teacher, accelerator)
     if task is None:
         raise UserError(f"--teacher {command.teacher}: has no task of this program; name a folder that teacher-train wrote")
     parent = {"teacher": command.teacher, "kind": command.kind, "sha256": digest_tensors(teacher.network.state_dict())}

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mfdistill.tasks.mel import MelTask
-
 # keys of a raw micro-batch: "clean" (b, s), "degraded" (b, s), "index" (b,) global sample indices, optionally "loss_mask" (b, 1, 1, n)
 
 
@@ -20,7 +18,7 @@ def make_batch(task: Any, raw: Mapping[str, Any], device: torch.device | str) ->
         ``{"z_1": (b, 2, f, n) clean features, "cond": {name: features of the degraded input}, "loss_mask": (b, 1, 1, n) or None,
         "index": (b,) int64, "gain": (b, 1) the level normalisation, which ``task.waveform(z_1, length) / gain`` undoes}``
     """
-    if isinstance(task, MelTask):
+    if hasattr(task, "batch"):  # Mel tasks, whose conditions are more than features of the degraded input
         return task.batch(raw, device)
     clean = raw["clean"].to(device, non_blocking=True)
     degraded = raw["degraded"].to(device, non_blocking=True)

@@ -12,6 +12,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,8 +142,9 @@ def _due(run: Run, every: int) -> bool:
 
 def _micro_batches(run: Run, data: Any) -> Any:
     config, accelerator = run.config, run.accelerator
-    return batches(
-        data,
+    # a set that makes batches of its own (of utterances of similar length) does so
+    make = getattr(data, "micro_batches", None) or partial(batches, data)
+    return make(
         global_batch=config.batch_size,
         rank=accelerator.process_index,
         world=accelerator.num_processes,

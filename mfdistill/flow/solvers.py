@@ -14,6 +14,7 @@ from mfdistill.flow.paths import expand_time
 from mfdistill.flow.tableaus import Tableau, tableau, tableau_step
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # (z (b, ...), t (b,)) -> dz/dt, shaped like z
+Project = Callable[[Tensor], Tensor]  # z -> z, what a system imposes on its state
 AverageVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]  # (z (b, ...), t (b,), r (b,)) -> u
 Steps = int | Sequence[float] | Tensor
 
@@ -86,7 +87,7 @@ def sway(steps: int | Sequence[float], s: float = -1.0) -> list[float]:
     return schedule([0.0, *times[1:-1], 1.0])
 
 
-def solve(velocity: Velocity, z: Tensor, steps: Steps, solver: str | Tableau = "midpoint") -> Tensor:
+def solve(velocity: Velocity, z: Tensor, steps: Steps, solver: str | Tableau = "midpoint", project: Project | None = None) -> Tensor:
     """Carry ``z`` (b, ...) from the first time of ``steps`` to the last.
 
     Args:
@@ -94,31 +95,40 @@ def solve(velocity: Velocity, z: Tensor, steps: Steps, solver: str | Tableau = "
         steps: a number of uniform steps from 0 to 1; a list of times; or a tensor (k+1,) or (k+1, b) of times, one grid per sample, which
             may stand still (an interval of length 0 leaves its sample as it is).
         solver: a name in `SOLVERS`, one of the tables and compositions of `tableau`, such as ``2xmidpoint+1xeuler@0.2``, or a table.
+        project: applied to the state before the first step and after every one, for systems that impose something on it (Seed-VC and
+            IndexTTS2 set the prompt's frames to 0).
 
     Raises:
         UserError: a schedule that does not ascend within [0, 1], or an unknown solver.
     """
-    step = _step(solver)
+    step, z = _step(solver), _projected(z, project)
     for t, r in _intervals(steps, z):
-        z = step(velocity, z, t, r)
+        z = _projected(step(velocity, z, t, r), project)
     return z
 
 
-def trajectory(velocity: Velocity, z: Tensor, steps: Steps, solver: str | Tableau = "midpoint") -> Tensor:
-    """As `solve`, with every state on the grid: (k+1, b, ...), the first being ``z`` itself."""
+def trajectory(
+    velocity: Velocity, z: Tensor, steps: Steps, solver: str | Tableau = "midpoint", project: Project | None = None
+) -> Tensor:
+    """As `solve`, with every state on the grid: (k+1, b, ...), the first being ``z`` itself (projected)."""
     step = _step(solver)
-    states = [z]
+    states = [_projected(z, project)]
     for t, r in _intervals(steps, z):
-        states.append(step(velocity, states[-1], t, r))
+        states.append(_projected(step(velocity, states[-1], t, r), project))
     return torch.stack(states)
 
 
-def jump(average_velocity: AverageVelocity, z: Tensor, steps: Steps) -> Tensor:
+def jump(average_velocity: AverageVelocity, z: Tensor, steps: Steps, project: Project | None = None) -> Tensor:
     """Sample with an average velocity: ``z_r = z_t + (r - t) u(z_t, t, r)`` over the intervals of ``steps`` (as in `solve`): one evaluation
     each, and no discretisation error when u is exact."""
+    z = _projected(z, project)
     for t, r in _intervals(steps, z):
-        z = z + expand_time(r - t, z) * average_velocity(z, t, r)
+        z = _projected(z + expand_time(r - t, z) * average_velocity(z, t, r), project)
     return z
+
+
+def _projected(z: Tensor, project: Project | None) -> Tensor:
+    return z if project is None else project(z)
 
 
 def _step(solver: str | Tableau) -> Callable[[Velocity, Tensor, Tensor, Tensor], Tensor]:

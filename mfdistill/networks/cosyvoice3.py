@@ -59,6 +59,7 @@ class CausalDiT(nn.Module):
         self.long_skip_connection = nn.Linear(2 * c.dim, c.dim, bias=False) if c.long_skip_connection else None
         self.norm_out = FinalNorm(c.dim)
         self.proj_out = nn.Linear(c.dim, c.mel_dim)
+        self.bands = c.mel_dim
 
     def forward(
         self, z: Tensor, mask: Tensor, mu: Tensor, t: Tensor, spks: Tensor | None, cond: Tensor, streaming: bool | Tensor = False

@@ -17,7 +17,7 @@ class UNet1d(nn.Module):
 
     def __init__(self, config: MatchaUNetConfig):
         super().__init__()
-        self.config = config
+        self.config, self.bands = config, config.out_channels
         widths, causal, time = config.channels, config.causal, 4 * config.channels[0]
         self.time_mlp = SinusoidMLP(config.in_channels, time)
 

@@ -56,7 +56,7 @@ def load_interval(
     name: str = network.time_embedding_name  # type: ignore[assignment]
     try:
         schedule, interval = saved.get("schedule") or 1, saved.get("interval") or "mixed"
-        student = Student(network, name, task, schedule, saved["network"], saved.get("parent"), interval)
+        student = Student(network, name, task, schedule, saved["network"], saved.get("parent"), interval, saved.get("guidance_input"))
     except (TypeError, UserError) as error:
         raise UserError(f"{path}/config.json: schedule: {error}") from error
     load_weights(student, load_tensors(path), path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +13,7 @@ from mfdistill.config import to_dict
 from mfdistill.flow import jump
 from mfdistill.flow import schedule as make_schedule
 from mfdistill.networks.causal_layers import freeze_norms
+from mfdistill.students.guidance import GuidedEmbedding
 from mfdistill.students.interval import Interval, replace_module, two_times
 from mfdistill.teachers.protocol import Teacher
 
@@ -33,6 +34,8 @@ class Student(nn.Module):
         parent: where it comes from, saved as it is.
         interval: how r is embedded: "mixed" (``IntervalEmbedding``), "delta", MeanFlowSE's branch for r - t (``DeltaEmbedding``; a
             network that has such a branch keeps it), or "unit", a smooth one instead of the network's (``UnitIntervalEmbedding``).
+        guidance_input: the largest guidance strength that the student is told, by ``cond["guidance"]`` (b,) (``GuidedEmbedding``);
+            None: it is told none, guidance being part of what it learns, at one strength, or absent.
     """
 
     def __init__(
@@ -44,9 +47,11 @@ class Student(nn.Module):
         description: Mapping[str, Any] | None = None,
         parent: Any = None,
         interval: Interval = "mixed",
+        guidance_input: float | None = None,
     ):
         super().__init__()
-        replace_module(network, time_embedding, two_times(network.get_submodule(time_embedding), interval))
+        embedding = two_times(network.get_submodule(time_embedding), interval)
+        replace_module(network, time_embedding, embedding if guidance_input is None else GuidedEmbedding(embedding, guidance_input))
         freeze_norms(network)  # batch statistics cannot be differentiated in forward mode, and leak across samples and frames
         self.network = network
         self.task = task
@@ -54,10 +59,16 @@ class Student(nn.Module):
         self.description = dict(description) if description else None
         self.parent = parent
         self.interval = interval
+        self.guidance_input = guidance_input
 
     @classmethod
     def from_teacher(
-        cls, teacher: Teacher, schedule: int | Sequence[float] = 1, parent: Any = None, interval: Interval = "mixed"
+        cls,
+        teacher: Teacher,
+        schedule: int | Sequence[float] = 1,
+        parent: Any = None,
+        interval: Interval = "mixed",
+        guidance_input: float | None = None,
     ) -> Student:
         """A student that equals ``teacher`` at guidance strength 0 for every r, bit for bit in fp32, unless ``interval`` is "unit"; the
         teacher is not touched.
@@ -68,8 +79,8 @@ class Student(nn.Module):
         network = copy.deepcopy(teacher.network)
         if not any(p.requires_grad for p in network.parameters()):
             network.requires_grad_(True)
-        student = cls(network, teacher.time_embedding, getattr(teacher, "task", None), schedule, config.get("network"), parent, interval)
-        return student.train()
+        task, description = getattr(teacher, "task", None), config.get("network")
+        return cls(network, teacher.time_embedding, task, schedule, description, parent, interval, guidance_input).train()
 
     @classmethod
     def from_network(
@@ -88,27 +99,36 @@ class Student(nn.Module):
             "schedule": list(self.schedule),
             "parent": self.parent,
             "interval": self.interval,
+            **({} if self.guidance_input is None else {"guidance_input": self.guidance_input}),
         }
 
     def forward(self, z_t: Tensor, t: Tensor, r: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """``u(z_t, t, r)`` in the shape of ``z_t``; t and r (b,) or 0-d."""
         b = z_t.shape[0]
         t, r = (time.expand(b) if time.ndim == 0 else time for time in (t, r))
-        return self.network(z_t, torch.stack([t, r], -1), cond)
+        strength = [] if self.guidance_input is None else [cond.get("guidance", torch.zeros_like(t)).to(t).expand(b)]
+        return self.network(z_t, torch.stack([t, r, *strength], -1), cond)
 
 
 @torch.no_grad()
-def sample(student: Student, z_0: Tensor, cond: Mapping[str, Tensor], steps: int | Sequence[float] | None = None) -> Tensor:
+def sample(
+    student: Student,
+    z_0: Tensor,
+    cond: Mapping[str, Tensor],
+    steps: int | Sequence[float] | None = None,
+    project: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """``z_1`` by ``z_r = z_t + (r - t) u(z_t, t, r)`` along a schedule; one network evaluation per step.
 
     Args:
         z_0: a draw of the prior, (b, ...).
         steps: a number of equal steps, a list of ascending times, or None for ``student.schedule``. The state moves from the
             first time to the last; from 0 to 1 it is a whole sample.
+        project: applied to ``z_0`` and to the state after every step (``flow.solve``).
 
     Returns: the state at the last time.
     Raises:
         UserError: times that do not ascend or leave [0, 1], or no step at all.
     """
     times = make_schedule(student.schedule if steps is None else steps)
-    return jump(lambda z, t, r: student(z, t, r, cond), z_0, times)
+    return jump(lambda z, t, r: student(z, t, r, cond), z_0, times, project)

@@ -15,6 +15,7 @@ from mfdistill.tasks.codec import Codec, codec_preset
 from mfdistill.tasks.config import TaskConfig
 from mfdistill.tasks.dereverb import Dereverb, dereverb_preset
 from mfdistill.tasks.enhance import Enhance, enhance_preset
+from mfdistill.tasks.foreign import FOREIGN_TASKS, ForeignTask, ForeignTaskConfig
 from mfdistill.tasks.mel import MelTaskConfig, Text2Mel, Token2Mel, mel_preset
 from mfdistill.tasks.phase import Phase, phase_preset
 from mfdistill.tasks.vocode import Vocode, vocode_preset
@@ -38,11 +39,13 @@ def own_framing(name: str) -> str:
 
 
 def read_task_config(section: Mapping[str, Any], where: str) -> TaskConfig:
-    """The section "task" of a ``config.json``; Mel tasks have fields of their own.
+    """The section "task" of a ``config.json``; Mel tasks, and flows of other systems, have fields of their own.
 
     Raises:
         UserError: an unknown field or a wrong value; ``where`` names the section.
     """
+    if section.get("name") in FOREIGN_TASKS:
+        return from_dict(ForeignTaskConfig, section, where)  # type: ignore[return-value]
     return from_dict(MelTaskConfig if section.get("name") in ("token2mel", "text2mel") else TaskConfig, section, where)
 
 
@@ -52,6 +55,8 @@ def get_task(config: TaskConfig) -> Task:
     Raises:
         UserError: no such task.
     """
+    if isinstance(config, ForeignTaskConfig):
+        return ForeignTask(config)
     if config.name not in TASKS:
         raise UserError(f"task '{config.name}' is unknown; this version has: {', '.join(TASKS)}")
     return TASKS[config.name](config)

@@ -49,7 +49,7 @@ def load_cosyvoice2(
     strength = GUIDANCE if guidance_strength is None else float(guidance_strength)
     parent = {"file": str(file), "kind": "cosyvoice2"}
     description = {"name": "matcha_unet", "config": to_dict(sizes)}
-    saved = {"role": "teacher", "kind": "cosyvoice2", "task": None, "network": description, "guidance_strength": strength, "schedule": None}
+    saved = {"role": "teacher", "kind": "cosyvoice2", "network": description, "guidance_strength": strength, "schedule": None}
     noise = {key: options[key] for key in ("fixed_noise", "temperature") if key in options}
     return MelTeacher(network.to(device), strength, {**saved, "parent": parent}, **noise)
 

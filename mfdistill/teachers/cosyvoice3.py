@@ -49,7 +49,7 @@ def load_cosyvoice3(
     network.streaming = streaming
     strength = GUIDANCE if guidance_strength is None else float(guidance_strength)
     description = {"name": "cosyvoice3", "config": to_dict(sizes)}
-    saved = {"role": "teacher", "kind": "cosyvoice3", "task": None, "network": description, "guidance_strength": strength, "schedule": None}
+    saved = {"role": "teacher", "kind": "cosyvoice3", "network": description, "guidance_strength": strength, "schedule": None}
     return MelTeacher(network.to(device), strength, {**saved, "parent": {"file": str(file), "kind": "cosyvoice3"}}, **noise)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mfdistill.checkpoint import load_tensors
 from mfdistill.errors import UserError
 from mfdistill.flow import jump, solve
 from mfdistill.networks.conformer import PreLookahead, TokenEncoder, TokenEncoderConfig
@@ -111,7 +112,8 @@ class LookaheadFront(TokenFront):
 
 
 def load_front(path: str | Path, device: torch.device | str = "cpu", chunk: int = 25) -> TokenFront:
-    """The front end in a flow file (``flow.pt``, ``flow.safetensors``, ``s3gen*.safetensors``), in evaluation mode, frozen.
+    """The front end in a flow file (``flow.pt``, ``flow.safetensors``, ``s3gen*.safetensors``) or an imported folder, in evaluation mode,
+    frozen.
 
     Args:
         chunk: tokens per chunk in streaming form (CosyVoice 2); everything else is read from the file.
@@ -119,8 +121,7 @@ def load_front(path: str | Path, device: torch.device | str = "cpu", chunk: int 
     Raises:
         UserError: a file without a front end, or with one of another system.
     """
-    file = checkpoint_file(Path(path))
-    tensors = {name: value for name, value in flow_tensors(file).items() if not name.startswith(ESTIMATOR)}
+    file, tensors = _front_tensors(Path(path))
     front = _lookahead_front(tensors) if _LOOKAHEAD in tensors else _conformer_front(tensors, file, chunk)
     own = front.state_dict()
     wrong = next((name for name in own if name not in tensors or tensors[name].shape != own[name].shape), None)
@@ -130,7 +131,21 @@ def load_front(path: str | Path, device: torch.device | str = "cpu", chunk: int 
     return front.requires_grad_(False).eval().to(device)
 
 
+FRONT = "front.safetensors"
+"""A front end alone, in folders that ``teachers.imported`` writes."""
 _LOOKAHEAD = "pre_lookahead_layer.conv1.weight"
+
+
+def has_front(path: str | Path) -> bool:
+    """Whether a flow file or folder holds a front end."""
+    return "input_embedding.weight" in _front_tensors(Path(path))[1]
+
+
+def _front_tensors(path: Path) -> tuple[Path, dict[str, Tensor]]:
+    if (path / FRONT).is_file():
+        return path / FRONT, load_tensors(path / FRONT)
+    file = checkpoint_file(path)
+    return file, {name: value for name, value in flow_tensors(file).items() if not name.startswith(ESTIMATOR)}
 
 
 def _lookahead_front(tensors: Mapping[str, Tensor]) -> LookaheadFront:

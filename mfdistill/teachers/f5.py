@@ -13,7 +13,9 @@ from mfdistill.config import from_dict, to_dict
 from mfdistill.errors import UserError
 from mfdistill.networks.dit_config import F5Config, F5UNetTConfig
 from mfdistill.networks.f5 import F5Network
+from mfdistill.tasks.foreign import foreign_task
 from mfdistill.teachers.foreign import Foreign, mismatches, read_foreign
+from mfdistill.teachers.guidance import Rule, guide, strength_of
 from mfdistill.teachers.mel_flow import looks_like
 
 GUIDANCE = 2.0
@@ -28,12 +30,14 @@ class F5Teacher:
         network: ``network(z_t, t, cond) -> v`` as ``networks.f5.F5Network``; put into evaluation mode and left there.
         guidance_strength: s in ``v_cond + s (v_cond - v_null)``, F5-TTS's ``cfg_strength``; in the notation of others a scale of
             ``1 + s``. The null branch has neither prompt nor text, but knows the text's length where the network masks its padding.
-            Below 1e-5 in magnitude it is not computed.
+            Below 1e-5 in magnitude it is not computed. ``cond["guidance"]`` (b,) replaces it, sample by sample, where it is computed.
         packed: both branches in one call of 2 b samples, as the original does; False: two calls, which need less memory.
         config: as in a folder's ``config.json``; ``Student.from_teacher`` takes the network's name and sizes from it.
+
+    ``guidance_rule`` is how the branches are combined (``teachers.guidance.guide``).
     """
 
-    task = None
+    guidance_rule: Rule = "cfg"
 
     def __init__(
         self, network: nn.Module, guidance_strength: float = 0.0, packed: bool = True, config: Mapping[str, Any] | None = None
@@ -42,6 +46,8 @@ class F5Teacher:
         self.time_embedding: str = network.time_embedding_name  # type: ignore[assignment]
         self.guidance_strength, self.packed = guidance_strength, packed
         self.config: dict[str, Any] = dict(config or {})
+        sizes = getattr(network, "config", None)
+        self.task = None if sizes is None else foreign_task("f5-unett" if isinstance(sizes, F5UNetTConfig) else "f5", sizes.mel_dim)
 
     @property
     def branches(self) -> int:
@@ -63,7 +69,9 @@ class F5Teacher:
         else:
             v_cond = self.network(z_t, t, cond)
             v_null = self.network(z_t, t, {**cond, "drop_audio": dropped, "drop_text": dropped})
-        return v_cond + (v_cond - v_null) * self.guidance_strength
+        mask = cond.get("mask")
+        strength = strength_of(cond, self.guidance_strength)
+        return guide(v_cond, v_null, strength, self.guidance_rule, None if mask is None else mask[..., None].to(v_cond))
 
     def prior(self, cond: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
         """``z_0`` in the shape of ``cond["cond"]``: normal noise, drawn sample by sample for its valid frames, 0 on the others."""
@@ -133,7 +141,7 @@ def load_f5(
     _fit(network.transformer, f5_tensors(read_foreign(_only_file(path)), weights), path, kind)
     strength = GUIDANCE if guidance_strength is None else float(guidance_strength)
     description = {"name": kind.replace("-", "_"), "config": to_dict(sizes)}
-    saved = {"role": "teacher", "kind": kind, "task": None, "network": description, "guidance_strength": strength, "schedule": None}
+    saved = {"role": "teacher", "kind": kind, "network": description, "guidance_strength": strength, "schedule": None}
     return F5Teacher(network.to(device), strength, config={**saved, "parent": {"file": str(path), "kind": kind, "weights": weights}})
 
 

@@ -43,6 +43,10 @@ def load_teacher(
         UserError: nothing there, an unrecognised file, an unknown kind, a checkpoint of another role, or an option that the kind lacks.
     """
     place = resolve(path)
+    if place.is_dir() and (place / "config.json").is_file() and load_config(place).get("kind"):
+        from mfdistill.teachers.imported import load_imported
+
+        return load_imported(place, device, config, guidance_strength, streaming)
     kind = kind or recognise(place)
     if kind is None:
         raise UserError(

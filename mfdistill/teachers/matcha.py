@@ -53,6 +53,6 @@ def load_matcha(
     network = build_unet(sizes, False, path)
     load_estimator(network.estimator, tensors, path, "matcha")
     description = {"name": "matcha_unet", "config": to_dict(sizes)}
-    saved = {"role": "teacher", "kind": "matcha", "task": None, "network": description, "guidance_strength": 0.0, "schedule": None}
+    saved = {"role": "teacher", "kind": "matcha", "network": description, "guidance_strength": 0.0, "schedule": None}
     noise = {key: options[key] for key in ("fixed_noise", "temperature") if key in options}
     return MelTeacher(network.to(device), 0.0, {**saved, "parent": {"file": str(path), "kind": "matcha"}}, **noise)

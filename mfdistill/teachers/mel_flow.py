@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mfdistill.errors import UserError
+from mfdistill.tasks.foreign import foreign_task
 from mfdistill.teachers.foreign import mismatches, read_foreign, walk_tensors
+from mfdistill.teachers.guidance import Rule, guide, strength_of
 
 ESTIMATOR = "decoder.estimator."
 MIXER = "time_embed_mixer.weight"
@@ -25,12 +27,16 @@ class MelTeacher:
     Args:
         network: ``network(z_t, t, cond) -> v`` with ``time_embedding_name``; put into evaluation mode and left there.
         guidance_strength: s in ``(1 + s) v_cond - s v_null``, CosyVoice's ``inference_cfg_rate``; in the notation of others a scale of
-            ``1 + s``. 0 does not compute the null branch.
+            ``1 + s``. 0 does not compute the null branch. ``cond["guidance"]`` (b,) replaces it, sample by sample, where it is computed.
         config: as in a folder's ``config.json``; ``Student.from_teacher`` takes the network's name and sizes from it.
         fixed_noise: the prior is always the beginning of CosyVoice's one buffer (``fixed_noise``), so that chunks of a stream agree. For
             distillation leave it False: a student that has seen one noise only knows no other.
         temperature: the prior's standard deviation.
+
+    ``guidance_rule`` is how the branches are combined (``teachers.guidance.guide``).
     """
+
+    guidance_rule: Rule = "cfg"
 
     def __init__(
         self,
@@ -46,7 +52,8 @@ class MelTeacher:
         self.config: dict[str, Any] = dict(config or {})
         self.fixed_noise = fixed_noise
         self.temperature = temperature
-        self.task = None
+        kind, bands = self.config.get("kind"), getattr(getattr(network, "estimator", None), "bands", None)
+        self.task = None if kind is None or bands is None else foreign_task(kind, bands)
 
     @property
     def branches(self) -> int:
@@ -61,7 +68,9 @@ class MelTeacher:
         if not s:
             return self.network(z_t, t, cond)
         v_cond, v_null = self.network(torch.cat([z_t, z_t]), torch.cat([t, t]), _with_null(cond, b)).chunk(2)
-        return (1 + s) * v_cond - s * v_null
+        mask = cond.get("mask")
+        valid = None if mask is None else mask.reshape(b, 1, -1).to(v_cond)
+        return guide(v_cond, v_null, strength_of(cond, s), self.guidance_rule, valid)
 
     def prior(self, cond: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
         """``z_0`` (b, mels, n) in the shape of ``cond["mu"]``: fresh noise, or the fixed one.

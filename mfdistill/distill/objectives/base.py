@@ -5,7 +5,7 @@ A batch is a mapping with
 - ``z_1``: clean features x, (b, 2, f, n); ``cond``: the condition, a dict of tensors with b rows;
 - ``index``: (b,) integers, the samples' global indices; every random number is a function of (seed, index);
 - ``progress``: 0 at the start of the run, 1 at its end (for curricula; default 1);
-- ``loss_mask``: (b, 1, 1, n), 1 where a frame counts, or None;
+- ``loss_mask``: (b, 1, 1, n), 1 where a frame counts (of Mel states (b, n, 1) or (b, 1, n)), or None;
 - ``loss_count``: see ``reduce``; needed only with masks and several processes or accumulation.
 
 ``objective(batch)`` returns ``(loss, logs)``; the logs are detached scalars.
@@ -46,20 +46,24 @@ def norm(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def squared_error(a: Tensor, b: Tensor, mask: Tensor | None) -> Tensor:
-    """(b,) mean of ``|a - b|^2`` over the bins that count; the modulus is over the channels on axis 1."""
-    dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-    error = (a.to(dtype) - b.to(dtype)).square().sum(1, keepdim=True)
-    if mask is None:
-        return error.flatten(1).mean(1)
-    mask = mask.expand_as(error)
-    return (error * mask).flatten(1).sum(1) / mask.flatten(1).sum(1).clamp(min=1)
+    """(b,) mean of ``|a - b|^2`` over what counts: of complex bins, their two channels on axis 1, for states (b, 2, f, n); of values for
+    Mel states (b, n, mels) or (b, mels, n), whose mask is (b, n, 1) or (b, 1, n)."""
+    return _mean(_squares(a, b), mask)
 
 
 def absolute_error(a: Tensor, b: Tensor, mask: Tensor | None) -> Tensor:
-    """(b,) mean of ``|a - b|`` over the bins that count, as ``squared_error``."""
+    """(b,) mean of ``|a - b|`` over what counts, as ``squared_error``."""
+    squares = _squares(a, b)
+    return _mean(squares.clamp(min=torch.finfo(squares.dtype).tiny).sqrt(), mask)  # a finite gradient where a is b
+
+
+def _squares(a: Tensor, b: Tensor) -> Tensor:
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-    squares = (a.to(dtype) - b.to(dtype)).square().sum(1, keepdim=True)
-    error = squares.clamp(min=torch.finfo(dtype).tiny).sqrt()  # a finite gradient where a is b
+    squares = (a.to(dtype) - b.to(dtype)).square()
+    return squares if a.ndim == 3 else squares.sum(1, keepdim=True)
+
+
+def _mean(error: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return error.flatten(1).mean(1)
     mask = mask.expand_as(error)

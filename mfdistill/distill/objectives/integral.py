@@ -26,13 +26,17 @@ from mfdistill.students.student import Student
 from mfdistill.teachers.protocol import Teacher
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
+Project = Callable[[Tensor], Tensor]
 
 
-def rollout(velocity: Velocity, z: Tensor, t: Tensor, r: Tensor, substeps: int, solver: str) -> tuple[Tensor, Tensor]:
-    """Times (substeps + 1, b) and states (substeps + 1, b, ...) of ``substeps`` equal steps from (z, t) to r (eq. 4)."""
+def rollout(
+    velocity: Velocity, z: Tensor, t: Tensor, r: Tensor, substeps: int, solver: str, project: Project | None = None
+) -> tuple[Tensor, Tensor]:
+    """Times (substeps + 1, b) and states (substeps + 1, b, ...) of ``substeps`` equal steps from (z, t) to r (eq. 4); ``project`` as in
+    ``flow.solve``."""
     share = torch.linspace(0, 1, substeps + 1, device=z.device, dtype=t.dtype)[:, None]
     times = torch.lerp(t, r, share)
-    return times, trajectory(velocity, z, times, solver)
+    return times, trajectory(velocity, z, times, solver, project)
 
 
 def average_velocity(velocity: Velocity, z: Tensor, t: Tensor, r: Tensor, substeps: int = 4, solver: str = "midpoint") -> Tensor:
@@ -47,6 +51,8 @@ class IntegralObjective(nn.Module):
     Args:
         student: trained. teacher: outside the module tree. path: gives z_t from data and from the prior.
         seed: of all draws.
+
+    A teacher with ``project(z, cond) -> z`` has it applied to its states as its sampler does (``flow.solve``), and to the student's.
 
     Logs: ``loss``, ``teacher_nfe`` (network evaluations of the teacher per sample: substeps x stages x branches of guidance).
     """
@@ -129,7 +135,9 @@ class IntegralObjective(nn.Module):
         return z_s.flatten(0, 1), t_s.flatten(), r_s.flatten(), target.flatten(0, 1), nfe.mean()
 
     def _roll(self, z: Tensor, t: Tensor, r: Tensor, cond: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        return rollout(lambda z, t: teacher_velocity(self.teacher, z, t, cond), z, t, r, self.config.substeps, self.config.solver)
+        project = getattr(self.teacher, "project", None)
+        within = None if project is None else lambda z: project(z, cond)
+        return rollout(lambda z, t: teacher_velocity(self.teacher, z, t, cond), z, t, r, self.config.substeps, self.config.solver, within)
 
     def _pairs(self, index: Tensor) -> Tensor:
         """Which grid times each target spans, (k, b, 2): first the whole rollout, then random pairs."""

@@ -1,0 +1,151 @@
+"""student-distill for teachers of other systems: F5-TTS, CosyVoice, Matcha-TTS."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mfdistill.checkpoint import write_tensors, write_text
+from mfdistill.config import to_dict
+from mfdistill.errors import UserError
+
+if TYPE_CHECKING:
+    from mfdistill.commands.student_distill import StudentDistill
+    from mfdistill.data.transcripts import Vocabulary
+    from mfdistill.tasks.foreign import ForeignTask
+    from mfdistill.teachers.cosyvoice_front import TokenFront
+
+
+def run_foreign(command: StudentDistill, teacher: Any, accelerator: Any) -> Path:
+    """Distil a Mel flow; returns the run's folder.
+
+    Raises:
+        UserError: bad options, data, vocabulary or front end. Interrupted: stopped by a signal, after saving.
+    """
+    from mfdistill.commands.training import finish
+    from mfdistill.data.tts import TTSSet
+    from mfdistill.distill.foreign import ForeignBatches
+    from mfdistill.distill.foreign_valid import make_foreign_validate
+    from mfdistill.distill.logs import say
+    from mfdistill.distill.objectives import OBJECTIVES
+    from mfdistill.distill.train import train
+    from mfdistill.networks.recompute import recompute_activations
+    from mfdistill.search.cache import digest_tensors
+    from mfdistill.students import Student
+    from mfdistill.tasks.foreign import foreign_task
+    from mfdistill.teachers.imported import FRONT, VOCAB
+
+    training, options, guidance = command.training, command.tts, command.guidance
+    if command.data.source == "embedded":
+        raise UserError(f"--data: needed for a teacher of kind {teacher.task.config.name}: a folder of speech with texts or tokens "
+                        "(layout: docs/foreign-tts.md)")
+    if command.causal:
+        raise UserError("--causal: not for teachers of other systems; CosyVoice's stream as they are (--tts.streaming-share)")
+    task: ForeignTask = foreign_task(
+        teacher.task.config.name, teacher.task.config.mel.n_mels, mel_mean=options.mel_mean, mel_std=options.mel_std
+    )
+    told = guidance.range
+    set_guidance(teacher, guidance.strength, told, guidance.rule, command.teacher)
+    parent = {
+        "teacher": command.teacher, "kind": command.kind, "sha256": digest_tensors(teacher.network.state_dict()),
+        "guidance_strength": None if told else teacher.guidance_strength,
+    }  # fmt: skip
+    student = Student.from_teacher(teacher, command.nfe, parent, command.interval, guidance_input=None if told is None else told[1])
+    student.task = task
+    if command.checkpoint_activations:
+        recompute_activations(student.network)
+    settings = getattr(command, command.objective)
+    if options.data_free:
+        if command.objective != "integral":
+            raise UserError(f"--objective {command.objective}: needs recordings; with --tts.data-free take --objective integral")
+        settings = replace(settings, state="rollout")
+    vocabulary = open_vocabulary(command, teacher) if task.frames_first else None
+    front = open_front(command, teacher, accelerator.device)
+    ratio = 1 if task.config.name == "matcha" else 2 if front is None else front.ratio
+    sets = [TTSSet(command.data.source, options, task, vocabulary, ratio, training.seed, split) for split in ("train", "valid")]
+    chunks = task.config.name.startswith("cosyvoice") and getattr(teacher.network.config, "static_chunk_size", 0) > 0
+    batches = ForeignBatches(task, front, options.streaming_share if chunks else 0.0, told, training.seed)
+    objective = OBJECTIVES[command.objective][1](student, teacher, task.path, settings, training.seed)
+    model_config = {
+        **student.config, "objective": {"name": command.objective, **to_dict(settings)}, "data": to_dict(command.data),
+        "tts": to_dict(options), "guidance": to_dict(guidance), "valid": to_dict(command.valid),
+    }  # fmt: skip
+    validate = None
+    if command.valid.valid_files > 0:
+        raws = valid_batches(sets[1], command.valid.valid_files, training.batch_size)
+        teacher.to(accelerator.device)
+        validate = make_foreign_validate(objective, batches, raws, command.valid.valid_nfe, training.seed)
+    if accelerator.is_main_process:
+        params = sum(p.numel() for p in objective.parameters() if p.requires_grad)
+        say(f"student of {task.config.name}, {params / 1e6:.2f} M parameters, guidance "
+            + (f"told, {told[0]:g} to {told[1]:g}" if told else f"{teacher.guidance_strength:g}, learnt") + f", on {accelerator.device}")
+        say(f"data {command.data.source}: {sets[0].summary}")
+        if command.preset is None and training.lr > 1e-4:
+            say(f"--lr {training.lr:g} is much for a pretrained network; --preset f5 or cosyvoice2 takes 2e-5")
+    out = train(objective, sets[0], batches, training, model_config=model_config, validate=validate, accelerator=accelerator)
+    if accelerator.is_main_process:
+        if front is not None:
+            write_tensors(out / FRONT, front.state_dict())
+        if vocabulary is not None:
+            write_text(out / VOCAB, "\n".join(vocabulary.symbols) + "\n")
+        finish(out)
+        say(f"{out}: model.safetensors, config.json, log.jsonl, curves.png, README.md; go on with: mfdistill export {out} ...")
+    return out
+
+
+def set_guidance(teacher: Any, strength: float | None, told: tuple[float, float] | None, rule: str, where: str) -> None:
+    """The teacher's guidance as the options say; ``strength`` None leaves its own.
+
+    Raises:
+        UserError: a teacher without a null condition.
+    """
+    if teacher.task.config.name == "matcha" and (strength or told):
+        raise UserError(f"{where}: Matcha-TTS was trained without a null condition, so guidance has no meaning; leave --guidance out")
+    teacher.guidance_rule = rule
+    if told is not None:
+        teacher.guidance_strength = told[1]  # the null branch is computed; every sample's own strength is in its condition
+    elif strength is not None:
+        teacher.guidance_strength = strength
+
+
+def open_vocabulary(command: StudentDistill, teacher: Any) -> Vocabulary:
+    """F5-TTS's vocabulary, checked against the checkpoint's table."""
+    from mfdistill.data.transcripts import Vocabulary
+    from mfdistill.teachers.imported import VOCAB
+    from mfdistill.teachers.load import resolve
+
+    place = resolve(command.teacher)
+    beside = (place if place.is_dir() else place.parent) / VOCAB
+    if command.tts.vocab is None and not beside.is_file():
+        raise UserError(f"--tts.vocab: no {VOCAB} beside {command.teacher}; give the one that belongs to this checkpoint")
+    vocabulary = Vocabulary.read(command.tts.vocab or beside)
+    vocabulary.check(teacher.network.config.text_num_embeds)
+    return vocabulary
+
+
+def open_front(command: StudentDistill, teacher: Any, device: Any) -> TokenFront | None:
+    """CosyVoice's front end, frozen; None where its file has none (features are then mu)."""
+    from mfdistill.teachers.cosyvoice_front import has_front, load_front
+    from mfdistill.teachers.load import resolve
+
+    if not teacher.task.config.name.startswith("cosyvoice"):
+        return None
+    place = command.tts.front or resolve(command.teacher)
+    if command.tts.front is None and not has_front(place):
+        return None
+    front = load_front(place, device)
+    mels = teacher.task.config.mel.n_mels
+    if front.spk_embed_affine_layer.out_features != mels:
+        raise UserError(f"{place}: its front end is for {front.spk_embed_affine_layer.out_features} Mel bands, the teacher has {mels}")
+    return front
+
+
+def valid_batches(dataset: Any, files: int, most: int) -> list[dict[str, Any]]:
+    """The first held-out utterances, ``files`` of them or a few more, as micro-batches of global indices that no training sample has."""
+    raws, number, first = [], 0, 2**31 // most
+    while sum(len(raw["index"]) for raw in raws) < min(files, len(dataset.rows)):
+        raw = dataset.group(number, most)
+        raws.append({**raw, "index": raw["index"] + first * most})
+        number += 1
+    return raws
