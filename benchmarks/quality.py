@@ -31,16 +31,18 @@ from mfdistill.commands.student_distill import StudentDistill
 from mfdistill.commands.student_distill import run as student_distill
 from mfdistill.commands.teacher_train import TeacherTrain
 from mfdistill.commands.teacher_train import run as teacher_train
-from mfdistill.distill.objectives.config import IntegralConfig
+from mfdistill.distill.objectives.config import IntegralConfig, MeanFlowConfig
 from mfdistill.distill.settings import TrainConfig
 from mfdistill.flow.config import IntervalConfig, TimeConfig
 from mfdistill.search.config import SearchConfig
 
 HERE = Path(__file__).resolve().parent
-CLAIM = ("student", 1, "uniform")      # the row that the README quotes, declared before any is measured
+# the row that the README quotes, declared before any is measured: model, objective, evaluations, schedule; and at which rate
+CLAIM = ("student", "integral", 1, "uniform")
+CLAIMED_RATE = {"vocode": 8000, "enhance": 16000}
 COLUMNS = (
     *("task", "model", "claim", "objective", "network", "nfe", "schedule", "times", "split", "sample_rate", "pesq_mode", "n", "params"),
-    *("train_hours", "pesq", "pesq_ci95", "estoi", "estoi_ci95", "sisdr", "sisdr_ci95", "dnsmos_ovrl", "dnsmos_ovrl_ci95"),
+    *("spectral", "train_hours", "pesq", "pesq_ci95", "estoi", "estoi_ci95", "sisdr", "sisdr_ci95", "dnsmos_ovrl", "dnsmos_ovrl_ci95"),
     *("spksim", "spksim_ci95", "lsd", "lsd_ci95", "rtf", "searched", "checkpoint_sha256", "commit", "machine"),
 )
 
@@ -55,19 +57,23 @@ class Options:
     stages: tuple[Literal["train", "search", "evaluate"], ...] = ("train", "search", "evaluate")
     out: str = "runs/quality"
     """Folder of the runs."""
-    sample_rate: Literal[8000, 16000] = 16000
+    sample_rate: Literal[8000, 16000] | None = None
+    """By default the rate of the task's claim: 8000 for vocode, 16000 for enhance."""
     batch_size: int = 8
     teacher_steps: int = 6000
     """Updates of the teacher."""
     student_steps: int = 1500
     """Updates of the student."""
     student_batch_size: int = 4
-    """Crops per update of the student; each gives ``targets_per_rollout`` targets."""
-    targets_per_rollout: int = 3
+    """Crops per update of the student."""
+    meanflow_steps: int = 600
+    """Updates of the second student, by the objective 'meanflow'; 0 leaves it out."""
     continued_steps: int | None = None
     """Updates of the teacher that is trained on for comparison; default: as many as take the student's time."""
     regression_steps: int | None = None
-    """Updates of the regression network; default: the teacher's."""
+    """Updates of the regression network; default: as many as take the time of teacher and student."""
+    start_steps: int = 2000
+    """Updates of the regression network that the teacher of enhance starts from."""
     search_limit: int = 16
     """Validation utterances that a schedule is scored on."""
     search_iterations: int = 6
@@ -82,60 +88,75 @@ class Options:
 def main(options: Options) -> None:
     """All stages for all tasks."""
     for task in options.tasks:
+        own = replace(options, sample_rate=options.sample_rate or CLAIMED_RATE[task])
         if "train" in options.stages:
-            train(options, task)
+            train(own, task)
         if "search" in options.stages:
-            search(options, task)
+            search(own, task)
         if "evaluate" in options.stages:
-            record(options, task, measure(options, task))
+            record(own, task, measure(own, task))
 
 
-FROM_REGRESSION = ("enhance",)         # teachers that start as the regression network: most of such a flow is the mean of the speech
+def label(options: Options, task: str) -> str:
+    """Of the task's folders: its name, with the rate where that is not 16 kHz."""
+    return task if options.sample_rate == 16000 else f"{task}-{(options.sample_rate or 0) // 1000}k"
+
+
+FROM_REGRESSION = ("enhance",)         # teachers that start as a regression network: most of such a flow is the mean of the speech
+# Students. vocode: as the IntMeanFlow paper, by a better rule. enhance: its teachers are best at two steps, so those are the target.
+INTEGRAL = {
+    "vocode": IntegralConfig(targets_per_rollout=3, interval=IntervalConfig(p_full=0.5), spectral=0.1),
+    "enhance": IntegralConfig(substeps=2, solver="euler", interval=IntervalConfig(p_full=0.75), spectral=0.02),
+}
 
 
 def train(options: Options, task: Literal["vocode", "enhance"]) -> None:
-    """A regression network, teacher, student, and the teacher trained on."""
-    out = Path(options.out) / task
+    """Teacher, students, the teacher trained on, and a regression network."""
+    out = Path(options.out) / label(options, task)
     corpus = Corpus(source=options.data)
     common = TrainConfig(
         batch_size=options.batch_size, lr=2e-3, warmup=100, ema_decay=0.998, mixed_precision=options.mixed_precision,
         valid_every=1000, save_every=200, log_every=50, resume=True,
     )
-    network = TeacherTrain(task=task, sample_rate=options.sample_rate, data=corpus, training=common, valid=ValidOptions(valid_files=6))
-    teacher_train(
-        replace(
-            network, objective="regression",
-            training=replace(common, out=str(out / "regression"), steps=options.regression_steps or options.teacher_steps),
-        )
+    network = TeacherTrain(
+        task=task, sample_rate=options.sample_rate or 16000, data=corpus, training=common, valid=ValidOptions(valid_files=6)
     )
     teacher = replace(
         network, training=replace(common, out=str(out / "teacher"), steps=options.teacher_steps), valid=ValidOptions(6, (1, 10))
     )
+    regression = replace(network, objective="regression", spectral=INTEGRAL[task].spectral)
     if task in FROM_REGRESSION:
+        start = replace(network, objective="regression", training=replace(common, out=str(out / "start"), steps=options.start_steps))
+        teacher_train(start)
         # its spread is small, so that all that is uncertain is decided close to t = 0: half the draws are below 0.12
         teacher = replace(
-            teacher, init=str(out / "regression"), times=TimeConfig("logit-normal", -2.0, 1.5), training=replace(teacher.training, lr=1e-3)
+            teacher, init=str(out / "start"), times=TimeConfig("logit-normal", -2.0, 1.5), training=replace(teacher.training, lr=1e-3)
         )
+        regression = replace(regression, init=str(out / "start"))
     teacher_train(teacher)
-    student_distill(
-        StudentDistill(
-            teacher=str(out / "teacher"), data=corpus,
-            training=replace(
-                common, out=str(out / "student"), steps=options.student_steps, batch_size=options.student_batch_size, lr=1e-3,
-                valid_every=200,
-            ),
-            valid=ValidOptions(valid_files=6, valid_nfe=(1, 2)),
-            integral=IntegralConfig(targets_per_rollout=options.targets_per_rollout, interval=IntervalConfig(p_full=0.5)),
-        )
+    student = StudentDistill(
+        teacher=str(out / "teacher"), data=corpus, integral=INTEGRAL[task], valid=ValidOptions(valid_files=6, valid_nfe=(1, 2)),
+        training=replace(
+            common, out=str(out / "student"), steps=options.student_steps, batch_size=options.student_batch_size, lr=1e-3, valid_every=200
+        ),
     )
-    pace = options.teacher_steps / hours_of(out / "teacher")
-    steps = options.continued_steps or round(pace * hours_of(out / "student"))
+    student_distill(student)
+    if options.meanflow_steps:
+        student_distill(
+            replace(
+                student, objective="meanflow", meanflow=MeanFlowConfig(p_full=0.25),
+                training=replace(student.training, out=str(out / "student-meanflow"), steps=options.meanflow_steps),
+            )
+        )
+    pace, spent = options.teacher_steps / hours_of(out / "teacher"), hours_of(out / "student")
     teacher_train(
         replace(
             teacher, init=str(out / "teacher"), valid=ValidOptions(valid_files=6, valid_nfe=(1,)),
-            training=replace(common, out=str(out / "cfm-continued"), steps=steps, lr=1e-3),
+            training=replace(common, out=str(out / "cfm-continued"), steps=options.continued_steps or round(pace * spent), lr=1e-3),
         )
     )
+    steps = options.regression_steps or round(pace * (hours_of(out / "teacher") + spent))
+    teacher_train(replace(regression, training=replace(common, out=str(out / "regression"), steps=steps)))
 
 
 def hours_of(folder: Path) -> float:
@@ -148,7 +169,7 @@ def search(options: Options, task: str) -> None:
     for nfe in (2, 3):
         os3_search(
             OS3Search(
-                student=str(Path(options.out) / task / "student"), data=Corpus(source=options.data),
+                student=str(Path(options.out) / label(options, task) / "student"), data=Corpus(source=options.data),
                 search=SearchConfig(
                     nfe=nfe, metric=SEARCHED[task], limit=options.search_limit, iterations=options.search_iterations,
                     workers=options.workers,
@@ -162,9 +183,10 @@ SEARCHED = {"vocode": "spksim", "enhance": "pesq"}
 
 def measure(options: Options, task: str) -> list[dict[str, Any]]:
     """Score the half-precision checkpoints on the test split; rows as the file wants them."""
-    runs, models = Path(options.out) / task, HERE / "models"
-    stored = {name: halve(runs / name, models / f"{task}-{name}") for name in ("teacher", "student")}
-    stored |= {name: halve(runs / name, runs / f"{name}-half") for name in ("cfm-continued", "regression")}
+    runs, models = Path(options.out) / label(options, task), HERE / "models"
+    stored = {name: halve(runs / name, models / f"{label(options, task)}-{name}") for name in ("teacher", "student")}
+    others = [name for name in ("cfm-continued", "regression", "student-meanflow") if (runs / name / "model.safetensors").is_file()]
+    stored |= {name: halve(runs / name, runs / f"{name}-half") for name in others}
     common = Evaluate(data=Corpus(source=options.data), split="test", limit=options.limit, workers=options.workers)
     scores = evaluate(
         replace(common, out=str(runs / "evaluation"), teacher=str(stored["teacher"]), student=str(stored["student"]),
@@ -174,17 +196,21 @@ def measure(options: Options, task: str) -> list[dict[str, Any]]:
         replace(common, out=str(runs / "evaluation-continued"), teacher=str(stored["cfm-continued"]), teacher_nfe=(1,))
     )
     scores += [row | {"model": "cfm-continued"} for row in continued if row["model"] == "teacher"]
-    hours = {"unprocessed": 0.0, "regression": hours_of(runs / "regression"), "teacher": hours_of(runs / "teacher")}
-    hours["teacher"] += hours["regression"] if task in FROM_REGRESSION else 0.0
-    hours |= {name: hours["teacher"] + hours_of(runs / name) for name in ("student", "cfm-continued")}
+    if "student-meanflow" in others:
+        second = evaluate(replace(common, out=str(runs / "evaluation-meanflow"), student=str(stored["student-meanflow"])))
+        scores += [row for row in second if row["model"] == "student"]
+    start = hours_of(runs / "start") if task in FROM_REGRESSION else 0.0
+    hours = {"unprocessed": 0.0, "regression": start + hours_of(runs / "regression"), "teacher": start + hours_of(runs / "teacher")}
+    hours |= {name: hours["teacher"] + hours_of(runs / name) for name in ("student", *others) if name != "regression"}
     rows = []
     for score in scores:
-        model = score["model"]
+        model, made = score["model"], score["objective"]
+        run = "student-meanflow" if (model, made) == ("student", "meanflow") else model
         extra = {
-            "claim": (model, score["nfe"], score["schedule"]) == CLAIM,
-            "train_hours": round(hours[model], 3),
+            "train_hours": round(hours[run], 3),
+            "spectral": INTEGRAL[task].spectral if model == "regression" or (model, made) == ("student", "integral") else None,
             "searched": SEARCHED[task] if score["schedule"] == "o3s" else None,
-            "checkpoint_sha256": digest(stored[model] / "model.safetensors") if model in stored else None,
+            "checkpoint_sha256": digest(stored[run] / "model.safetensors") if run in stored else None,
             "commit": commit(),
             "machine": machine(),
         }
@@ -210,14 +236,20 @@ def record(options: Options, task: str, rows: Sequence[dict[str, Any]]) -> None:
     stem = HERE / "results" / "quality"
     old = json.loads(stem.with_suffix(".json").read_text()) if stem.with_suffix(".json").is_file() else []
     both = [row for row in old if (row["task"], row["sample_rate"]) != (task, options.sample_rate)] + list(rows)
+    both = [row | {"claim": claimed(row)} for row in both]
     write_table(stem, both)
     readme(both)
     quality_plot(both, stem.with_suffix(".png"), columns=("pesq", "estoi", "sisdr", "dnsmos_ovrl", "spksim", "lsd"))
     for nfe in (2, 3):
-        found = Path(options.out) / task / "student" / f"o3s-{nfe}"
+        found = Path(options.out) / label(options, task) / "student" / f"o3s-{nfe}"
         if found.with_suffix(".json").is_file():
-            write_json(HERE / "results" / f"o3s-{task}-{nfe}.json", json.loads(found.with_suffix(".json").read_text()))
-            (HERE / "results" / f"o3s-{task}-{nfe}.png").write_bytes(found.with_suffix(".png").read_bytes())
+            write_json(HERE / "results" / f"o3s-{label(options, task)}-{nfe}.json", json.loads(found.with_suffix(".json").read_text()))
+            (HERE / "results" / f"o3s-{label(options, task)}-{nfe}.png").write_bytes(found.with_suffix(".png").read_bytes())
+
+
+def claimed(row: dict[str, Any]) -> bool:
+    """Whether a row is its task's claim."""
+    return (row["model"], row["objective"], row["nfe"], row["schedule"]) == CLAIM and row["sample_rate"] == CLAIMED_RATE[row["task"]]
 
 
 def readme(rows: Sequence[dict[str, Any]]) -> None:
@@ -243,7 +275,8 @@ def name_of(row: dict[str, Any]) -> str:
     """Of a row, for people."""
     steps = "" if row["model"] in ("unprocessed", "regression") else f", {row['nfe']} step" + ("s" if row["nfe"] > 1 else "")
     placed = f" placed by O3S on {row['searched']}" if row["schedule"] == "o3s" else ""
-    return f"**{row['model']}{steps}{placed}**" if row["claim"] else row["model"] + steps + placed
+    model = row["model"] + (" by meanflow" if (row["model"], row["objective"]) == ("student", "meanflow") else "")
+    return f"**{model}{steps}{placed}**" if row["claim"] else model + steps + placed
 
 
 def digest(file: Path) -> str:
