@@ -21,6 +21,7 @@ import tyro
 
 import mfdistill
 from mfdistill.checkpoint import load_config
+from mfdistill.commands.compress import Compress
 from mfdistill.commands.degrade import Degrade
 from mfdistill.commands.demo import Demo
 from mfdistill.commands.evaluate import Evaluate
@@ -46,15 +47,20 @@ COMMANDS: dict[str, type] = {
     "restore": Restore,
     "synthesize": Synthesize,
     "degrade": Degrade,
+    "compress": Compress,
     "demo": Demo,
     "info": Info,
 }
 ALIASES = {"o3s-search": "os3-search"}
 CHECKPOINTS = {
-    "student-distill": ("teacher",), "solver-train": ("teacher",), "os3-search": ("student",),
+    "student-distill": ("teacher",), "solver-train": ("teacher",), "compress": ("model",), "os3-search": ("student",),
     "evaluate": ("student", "teacher", "regression"),
 }  # fmt: skip
 """Options that name a checkpoint; the data of the first one given are the default."""
+ROLES = {
+    "teacher-train": ("teacher", "regression"), "solver-train": ("solver",), "compress": ("student", "teacher", "regression"),
+}  # fmt: skip
+"""Of the runs that a command can repeat; of students where none is named."""
 _STYLE = (tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitSubcommandPrefixes, tyro.conf.PositionalMetavarFromFieldName)
 
 
@@ -105,7 +111,7 @@ def _default(name: str, rest: list[str]) -> Any:
     module = importlib.import_module(cls.__module__) if cls is not None else None
     if (path := _value(rest, "config")) is not None and hasattr(module, "repeat"):
         config = load_config(path)
-        roles = {"teacher-train": ("teacher", "regression"), "solver-train": ("solver",)}.get(name, ("student",))
+        roles = ROLES.get(name, ("student",))
         if config.get("role") not in roles:
             raise UserError(f"--config {path}: is of a {config.get('role')}; {name} repeats runs of a {' or '.join(roles)}")
         return replace(module.repeat(config, str(path)), config=str(path))  # type: ignore[union-attr]

@@ -35,12 +35,27 @@ class FrameNorm(nn.Module):
         return x * (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * self.weight
 
 
+class DecoupledFrameConv(nn.Module):
+    """``rank`` filters of its own for every input channel, then a mixture of all of them (arXiv 1808.05517)."""
+
+    def __init__(self, inputs: int, outputs: int, bands: int, dilation: int, rank: int):
+        super().__init__()
+        self.depthwise = nn.Conv2d(inputs, inputs * rank, (3, bands), dilation=(dilation, 1), groups=inputs, bias=False)
+        self.pointwise = nn.Conv2d(inputs * rank, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pointwise(self.depthwise(x))
+
+
 class FrameConv(nn.Module):
     """3 x 3 convolution over (frames, bands) of ``(b, n, f, c)``; causal: only past frames."""
 
-    def __init__(self, inputs: int, outputs: int, dilation: int, causal: bool, bands: int = 3, stride: int = 1):
+    def __init__(self, inputs: int, outputs: int, dilation: int, causal: bool, bands: int = 3, stride: int = 1, rank: int = 0):
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, (3, bands), stride=(1, stride), dilation=(dilation, 1))
+        if rank:
+            self.conv: nn.Module = DecoupledFrameConv(inputs, outputs, bands, dilation, rank)
+        else:
+            self.conv = nn.Conv2d(inputs, outputs, (3, bands), stride=(1, stride), dilation=(dilation, 1))
         self.past, self.later = (2 * dilation, 0) if causal else (dilation, dilation)
         self.bands = ((bands - stride + 1) // 2, (bands - stride) // 2)
 
@@ -59,7 +74,7 @@ class Block(nn.Module):
         c, bands = config.channels, config.freqs // config.band_stride
         self.modulation = nn.Linear(config.embedding, 4 * c)
         self.norm_1, self.norm_2 = FrameNorm(c), FrameNorm(c)
-        self.conv = FrameConv(c, c, dilation, config.causal)
+        self.conv = FrameConv(c, c, dilation, config.causal, rank=config.decoupled)
         self.mix_bands = nn.Parameter(torch.randn(bands, bands) / bands)      # (to, from), the same for all channels
         self.expand, self.reduce = nn.Linear(c, 2 * c), nn.Linear(2 * c, c)
         nn.init.zeros_(self.modulation.weight)
@@ -112,7 +127,8 @@ class StateFilter(nn.Module):
     def neighbours(self, state: Tensor, memory: Memory | None = None) -> Tensor:
         """``(b, n, f, 2) -> (2, b, n, f, taps)``, zeros beyond the edges."""
         planes = F.pad(with_past(state, self.past, 1, memory).permute(3, 0, 1, 2), self.pad)
-        return planes.unfold(2, self.frames, 1).unfold(3, self.bins, 1).flatten(-2)
+        n, f = state.shape[1:3]
+        return torch.stack([planes[:, :, i : i + n, j : j + f] for i in range(self.frames) for j in range(self.bins)], -1)
 
     def forward(self, taps: Tensor, neighbours: Tensor) -> Tensor:
         """Sum of complex products over the neighbours; ``taps`` is ``(b, n, f, 2 taps)``. Returns ``(b, n, f, 2)``."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mfdistill.checkpoint import load_config, load_tensors
 from mfdistill.errors import UserError
 from mfdistill.networks import build_network
+from mfdistill.networks.int8 import put_int8
 from mfdistill.tasks import Task, get_task, read_task_config
 from mfdistill.teachers.cfm import CFMTeacher
 from mfdistill.teachers.foreign import mismatches, read_foreign, walk_tensors
@@ -174,6 +175,7 @@ def open_folder(folder: Path, role: str) -> tuple[dict[str, Any], nn.Module, Tas
     if not isinstance(section, Mapping) or "name" not in section or not isinstance(config.get("task"), Mapping):
         raise UserError(f"{where}: needs the sections 'task' and 'network' with 'name' and 'config'; restore it or train again")
     network = build_network(section["name"], section.get("config") or {})
+    put_int8(network, section.get("int8") or ())
     return config, network, get_task(read_task_config(config["task"], f"{where}: task"))
 
 

@@ -1,0 +1,159 @@
+"""compress."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+from tyro.conf import OmitArgPrefixes
+
+from mfdistill.commands.options import Corpus, ValidOptions, corpus
+from mfdistill.config import to_dict
+from mfdistill.distill.settings import TrainConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Compress:
+    """Make a smaller student (or teacher, or regression network): its convolutions decoupled and fine-tuned, or eight-bit for CPUs."""
+
+    model: Annotated[str, tyro.conf.arg(metavar="FOLDER")]
+    """The model's folder."""
+    keep: int | None = None
+    """Filters per channel that are kept of each convolution, 1 to 9; 9 changes nothing."""
+    int8: bool = False
+    """Weights and activations of the inner layers in eight bits instead; on a model that was decoupled before, too."""
+    calibration_files: int = 8
+    """int8: validation utterances that the ranges of activations are measured on."""
+    config: str | None = None
+    """config.json of a run to repeat; the other options override it."""
+    data: Corpus = field(default_factory=Corpus)
+    """By default what the model was trained on."""
+    training: OmitArgPrefixes[TrainConfig] = field(
+        default_factory=lambda: TrainConfig(out="runs/compressed", steps=1000, batch_size=8, lr=5e-4, warmup=20, weight_decay=0.0)
+    )
+    """--keep: of the fine-tuning, in which the smaller network imitates the whole one."""
+    valid: OmitArgPrefixes[ValidOptions] = field(default_factory=ValidOptions)
+
+
+def repeat(config: Mapping[str, Any], where: str) -> Compress:
+    """The command that made a run, from its ``config.json``."""
+    from mfdistill.commands.training import saved_training
+    from mfdistill.errors import UserError
+
+    objective = config.get("objective") or {}
+    if objective.get("name") != "imitation":
+        raise UserError(f"{where}: is not of a model that compress made")
+    return Compress(
+        model=(config.get("parent") or {}).get("model", ""),
+        keep=objective.get("keep"),
+        data=corpus(config.get("data"), where),
+        training=saved_training(dict(config), where),
+    )
+
+
+def run(command: Compress) -> Path:
+    """Compress as ``command`` says; returns the new folder.
+
+    Raises:
+        UserError: bad options or model. Interrupted: stopped by a signal, after saving.
+    """
+    from mfdistill.distill.inference import open_model
+    from mfdistill.errors import UserError
+    from mfdistill.search.cache import digest_tensors
+
+    if (command.keep is None) != command.int8:
+        raise UserError("compress: give one of --keep K and --int8 (one after the other for both)")
+    model = open_model(command.model, "cpu")
+    section = dict(model.config.get("network") or {})
+    if section.get("int8"):
+        raise UserError(f"--model {command.model}: is in eight bits already")
+    parent = {"model": command.model, "sha256": digest_tensors(model.module.state_dict())}
+    kept = ("role", "task", "schedule", "schedules", "interval")
+    config = {key: model.config[key] for key in kept if key in model.config} | {"parent": parent, "data": to_dict(command.data)}
+    return _int8(command, model, section, config) if command.int8 else _decoupled(command, model, section, config)
+
+
+def _decoupled(command: Compress, model: Any, section: dict[str, Any], config: dict[str, Any]) -> Path:
+    from mfdistill.commands.training import launch
+    from mfdistill.data import open_train
+    from mfdistill.distill.logs import say
+    from mfdistill.distill.objectives.imitation import ImitationObjective
+    from mfdistill.distill.train import make_accelerator
+    from mfdistill.networks.causal_layers import freeze_norms
+    from mfdistill.students.compress import decouple
+
+    assert command.keep is not None
+    training = command.training
+    accelerator = make_accelerator(training)
+    network = decouple(inner(model.module), command.keep)
+    section["config"] = to_dict(network.config)  # type: ignore[arg-type]
+    module = with_inner(model.module, network)
+    freeze_norms(module)
+    before, after = (sum(p.numel() for p in part.parameters()) for part in (model.module, module))
+    if accelerator.is_main_process:
+        say(f"{command.model}: {before:,} parameters, {after:,} with {command.keep} filters per channel")
+    objective = ImitationObjective(module, model.module, model.task.path, model.role, training.seed)
+    dataset = open_train(command.data, model.task.degradation, model.task.sample_rate)
+    config |= {
+        "network": section, "objective": {"name": "imitation", "keep": command.keep}, "valid": to_dict(command.valid),
+    }  # fmt: skip
+    after_it = f"compress --model {training.out} --int8, or evaluate"
+    return launch(objective, model.task, dataset, command.data, training, command.valid, config, accelerator, after_it)
+
+
+def _int8(command: Compress, model: Any, section: dict[str, Any], config: dict[str, Any]) -> Path:
+    from mfdistill.checkpoint import save_folder, write_text
+    from mfdistill.data import open_eval
+    from mfdistill.distill.inference import endpoint, restore
+    from mfdistill.distill.logs import say
+    from mfdistill.errors import UserError
+    from mfdistill.report import model_card
+    from mfdistill.students.quantize import quantize
+
+    out = Path(command.training.out)
+    if out.exists() and any(out.iterdir()) and not command.training.overwrite:
+        raise UserError(f"{out}: already holds files; --overwrite replaces the model, or name another --out")
+    utterances = open_eval(command.data, "valid", model.task.degradation, model.task.sample_rate, limit=command.calibration_files)
+
+    def use(network: nn.Module) -> None:
+        module = with_inner(model.module, network)
+        sampled = endpoint(model.role, module, model.task)
+        for i in range(len(utterances)):
+            restore(model.task, sampled, utterances[i]["degraded"], 5 if model.role == "teacher" else None, 0, i)
+            if model.role == "student":
+                restore(model.task, sampled, utterances[i]["degraded"], 1, 0, i)
+
+    network, names = quantize(inner(model.module), use)
+    section["int8"] = names
+    config |= {"network": section, "objective": {"name": "int8"}, "training": dict(model.config.get("training") or {})}
+    tensors = with_inner(model.module, network).state_dict()
+    save_folder(out, tensors, config)
+    write_text(out / "README.md", model_card(config))
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    say(f"{out}: {len(names)} layers in eight bits, {size / 1e6:.2f} MB")
+    return out
+
+
+def inner(module: nn.Module) -> nn.Module:
+    """The network inside a student; any other is one."""
+    from mfdistill.students import Student
+
+    return module.network if isinstance(module, Student) else module
+
+
+def with_inner(module: nn.Module, network: nn.Module) -> nn.Module:
+    """A copy of a model with another network inside."""
+    from mfdistill.students import Student
+
+    if not isinstance(module, Student):
+        return network
+    new = copy.deepcopy(module)
+    new.network = network
+    return new
