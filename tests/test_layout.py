@@ -32,6 +32,7 @@ ALLOWED = {
 HEAVY = {
     *("torchaudio", "pesq", "pystoi", "resemblyzer", "speechmos", "onnxruntime", "librosa", "datasets", "matplotlib", "accelerate"),
     *("tensorboard", "soxr", "scipy", "huggingface_hub", "espeakng_loader"),
+    *("onnx", "sounddevice"),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

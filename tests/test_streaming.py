@@ -105,7 +105,7 @@ def test_one_state_per_evaluation(name, steps):
 def test_stages_of_a_solver(solver):
     teacher, wave = teacher_of("causal_ncsnpp"), waves(length=640)
     restorer = StreamRestorer(teacher, solver=solver)
-    assert len(restorer.state.evaluations) == tableau(solver).stages
+    assert len(restorer.plan.b) == tableau(solver).stages
     assert relative(stream(restorer, wave, 100), offline(teacher, wave, solver=solver)) < 1e-12
 
 
@@ -228,3 +228,54 @@ def test_what_cannot_stream_is_refused():
         StreamRestorer(student_of("compact"), gain=-1.0)
     with pytest.raises(ValueError, match="2 streams"):
         StreamRestorer(student_of("compact"), batch=2).push(waves())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_onnx_graph_with_explicit_state_equals_eager(name, steps):
+    student, wave = student_of(name, steps, torch.float32), waves(dtype=torch.float32)
+    eager, graph = StreamRestorer(student), StreamRestorer(student, runner="onnx", fold=True)
+    assert relative(stream(graph, wave, 100), stream(eager, wave, 100)) < 1e-5
+    assert relative(stream(StreamRestorer(student, gain="peak", runner="onnx"), wave, 100),
+                    stream(StreamRestorer(student, gain="peak"), wave, 100)) < 1e-5
+    with pytest.raises(UserError, match="one stream"):
+        StreamRestorer(student, batch=2, runner="onnx")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_folded_time_changes_nothing(name):
+    student, teacher, wave = student_of(name), teacher_of(name), waves()
+    for model in (student, teacher):
+        assert relative(stream(StreamRestorer(model, fold=True), wave, 100), stream(StreamRestorer(model), wave, 100)) < 1e-12
+    assert len(StreamRestorer(student, fold=True).step.state_dict()) < len(StreamRestorer(student).step.state_dict())
+
+
+def test_runners_are_named_and_say_what_they_need():
+    student = student_of("compact", dtype=torch.float32)
+    with pytest.raises(UserError, match="needs a CUDA GPU"):
+        StreamRestorer(student, runner="cuda-graph")
+    with pytest.raises(UserError, match="'fast' is unknown; known are: eager, compile, cuda-graph, onnx"):
+        StreamRestorer(student, runner="fast")
+
+
+def test_models_loaded_for_streaming_give_the_same_numbers_frame_by_frame(tmp_path):
+    from mfdistill.checkpoint import save_folder
+    from mfdistill.config import to_dict
+    from mfdistill.students import load_student, save_student
+    from mfdistill.teachers import load_teacher
+
+    sees_all = build_network("compact", {**NETWORKS["compact"], "causal": False})
+    teacher = teacher_of("compact", torch.float32)
+    for folder, network, causal in (("all", sees_all, False), ("past", teacher.network, True)):
+        sizes = {**NETWORKS["compact"], "causal": causal}
+        about = {"role": "teacher", "task": to_dict(task_config()), "network": {"name": "compact", "config": sizes}}
+        save_folder(tmp_path / folder, network.state_dict(), about)
+    save_student(student_of("compact", dtype=torch.float32), tmp_path / "student")
+    z, y, t = noise_like((2, 2, 32, 9)), noise_like((2, 2, 32, 9)), torch.tensor([0.1, 0.6])
+    models = [load_teacher(tmp_path / "past", streaming=flag) for flag in (False, True)]
+    students = [load_student(tmp_path / "student", streaming=flag) for flag in (False, True)]
+    torch.testing.assert_close(*(model.velocity(z, t, {"y": y}) for model in models))
+    with torch.no_grad():
+        torch.testing.assert_close(*(student(z, t, t + 0.3, {"y": y}) for student in students))
+    with pytest.raises(UserError, match="no streaming form"):
+        load_teacher(tmp_path / "all", streaming=True)

@@ -69,7 +69,7 @@ def mel_filterbank(stft: StftConfig, mel: MelConfig | None = None) -> Tensor:
 def mel_magnitudes(z: Tensor, filterbank: Tensor, stft: StftConfig) -> Tensor:
     """Linear-magnitude Mel spectrogram ``(b, n_mels, n)`` of compressed features ``(b, 2, f, n)``."""
     z = z if z.dtype in (torch.float32, torch.float64) else z.float()
-    magnitude = (torch.hypot(z[:, 0], z[:, 1]) / stft.scale) ** (1 / stft.exponent)
+    magnitude = (z.square().sum(1).sqrt() / stft.scale) ** (1 / stft.exponent)
     return torch.matmul(filterbank.T.to(magnitude), magnitude)
 
 

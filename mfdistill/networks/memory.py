@@ -7,10 +7,13 @@ one they see what the last call left. Every tensor has the batch first, none is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from mfdistill.errors import UserError
 
 State = tuple[Tensor, ...]
 
@@ -52,3 +55,19 @@ def zero_state(step: Callable[[Tensor, Tensor, Mapping[str, Tensor], Memory], Te
     one = Memory()
     step(frame[:1], frame.new_zeros(1), {key: value[:1] for key, value in cond.items()}, one)
     return tuple(tensor.new_zeros(frame.shape[0], *tensor.shape[1:]) for tensor in one.new)
+
+
+def frame_by_frame(network: Any, z_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+    """What a causal network gives for all frames ``(b, 2, f, n)``, computed one by one from a zero state."""
+    state, frames = network.init_state(z_t.shape[0], z_t.shape[2]), []
+    for k in range(z_t.shape[3]):
+        frame, state = network.step(z_t[..., k : k + 1], t, {key: y[..., k : k + 1] for key, y in cond.items()}, state)
+        frames.append(frame)
+    return torch.cat(frames, -1)
+
+
+def check_streams(network: Any, where: object) -> None:
+    """Raise ``UserError`` unless the network has a streaming form."""
+    if not getattr(network, "causal", False) or not hasattr(network, "init_state"):
+        raise UserError(f"{where}: {type(network).__name__} sees later frames, so it has no streaming form; leave streaming out, or train "
+                        "with --causal")

@@ -30,11 +30,10 @@ def causal_copy(network: nn.Module) -> nn.Module:
     if not isinstance(network, CompactNet):
         raise UserError(f"--causal: {type(network).__name__} has no causal form; the teacher must be a compact network or causal itself")
     causal = CompactNet(replace(network.config, causal=True))
-    own = dict(network.named_modules())
     tensors = {key: value for key, value in network.state_dict().items() if key in causal.state_dict()}
     for name, module in causal.named_modules():
         if isinstance(module, FrameConv):
-            kernel = own[name].conv.weight                                       # type: ignore[union-attr]
+            kernel = tensors[f"{name}.conv.weight"]
             tensors[f"{name}.conv.weight"] = torch.cat([torch.zeros_like(kernel[:, :, :1]), kernel[:, :, :2]], 2)
     for name in ("decode.weight", "decode.bias"):
         tensors[name] = _past_taps(tensors[name], network)

@@ -10,6 +10,7 @@ import torch
 
 from mfdistill.checkpoint import load_tensors, save_folder
 from mfdistill.errors import UserError
+from mfdistill.networks.memory import check_streams
 from mfdistill.students.student import Student
 from mfdistill.teachers.load import load_weights, open_folder, recognise, resolve
 
@@ -27,7 +28,7 @@ def load_student(
         path: a folder that ``student-distill`` wrote, the hub id of such a folder, or a MeanFlowSE checkpoint.
         kind: one of ``STUDENTS``; found from the file where it can be.
         config: sizes for files that do not hold their own; a folder of ours does.
-        streaming: run the network as its streaming form.
+        streaming: run the network as its streaming form, frame by frame with a state; the numbers are the same to rounding.
 
     Raises:
         UserError: nothing there, an unrecognised file, an unknown kind, a checkpoint of another role, or an option that the kind lacks.
@@ -50,8 +51,6 @@ def load_interval(
     """A student trained here, from its folder (arguments and errors as ``load_student``)."""
     if config is not None:
         raise UserError(f"{path}: holds its own sizes; leave config out")
-    if streaming:
-        raise UserError(f"{path}: students of kind interval have no streaming form in this version; leave streaming out")
     saved, network, task = open_folder(path, "student")
     name: str = network.time_embedding_name  # type: ignore[assignment]
     try:
@@ -60,6 +59,9 @@ def load_interval(
     except (TypeError, UserError) as error:
         raise UserError(f"{path}/config.json: schedule: {error}") from error
     load_weights(student, load_tensors(path), path)
+    if streaming:
+        check_streams(student.network, path)
+        student.streaming = True
     return student.to(device).eval()
 
 

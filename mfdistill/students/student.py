@@ -13,6 +13,7 @@ from mfdistill.config import to_dict
 from mfdistill.flow import jump
 from mfdistill.flow import schedule as make_schedule
 from mfdistill.networks.causal_layers import freeze_norms
+from mfdistill.networks.memory import frame_by_frame
 from mfdistill.students.guidance import GuidedEmbedding
 from mfdistill.students.interval import Interval, replace_module, two_times
 from mfdistill.teachers.protocol import Teacher
@@ -60,6 +61,8 @@ class Student(nn.Module):
         self.parent = parent
         self.interval = interval
         self.guidance_input = guidance_input
+        self.streaming = False
+        """Run the network frame by frame with a state (``load_student(..., streaming=True)``)."""
 
     @classmethod
     def from_teacher(
@@ -107,7 +110,8 @@ class Student(nn.Module):
         b = z_t.shape[0]
         t, r = (time.expand(b) if time.ndim == 0 else time for time in (t, r))
         strength = [] if self.guidance_input is None else [cond.get("guidance", torch.zeros_like(t)).to(t).expand(b)]
-        return self.network(z_t, torch.stack([t, r, *strength], -1), cond)
+        time = torch.stack([t, r, *strength], -1)
+        return frame_by_frame(self.network, z_t, time, cond) if self.streaming else self.network(z_t, time, cond)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mfdistill.flow import noise_like
+from mfdistill.networks.memory import frame_by_frame
 
 if TYPE_CHECKING:
     from mfdistill.tasks import Task
@@ -24,11 +25,17 @@ class CFMTeacher:
 
     ``t_last`` is the latest time that the network was trained at; ``straight`` is whether its states in training lay on the task's path
     (those of a score model do not).
+
+    Attributes:
+        streaming: evaluate frame by frame, with a state, instead of all frames at once; the numbers are the same to rounding.
     """
 
     branches = 1
 
-    def __init__(self, network: nn.Module, task: Task | None = None, config: Mapping[str, Any] | None = None):
+    def __init__(
+        self, network: nn.Module, task: Task | None = None, config: Mapping[str, Any] | None = None, streaming: bool = False
+    ):
+        self.streaming = streaming
         self.network = network.eval()
         self.time_embedding: str = network.time_embedding_name  # type: ignore[assignment]
         self.task = task
@@ -40,7 +47,8 @@ class CFMTeacher:
     @torch.no_grad()
     def velocity(self, z_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """``v(z_t, t)``; z_t (b, 2, f, n), t (b,) or 0-d."""
-        return self.network(z_t, t.expand(z_t.shape[0]) if t.ndim == 0 else t, cond)
+        t = t.expand(z_t.shape[0]) if t.ndim == 0 else t
+        return frame_by_frame(self.network, z_t, t, cond) if self.streaming else self.network(z_t, t, cond)
 
     def prior(self, cond: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
         """``z_0`` (b, 2, f, n) for the condition's features ``cond["y"]``.

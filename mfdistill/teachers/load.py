@@ -15,6 +15,7 @@ from mfdistill.checkpoint import load_config, load_tensors
 from mfdistill.errors import UserError
 from mfdistill.networks import build_network
 from mfdistill.networks.int8 import put_int8
+from mfdistill.networks.memory import check_streams
 from mfdistill.tasks import Task, get_task, read_task_config
 from mfdistill.teachers.cfm import CFMTeacher
 from mfdistill.teachers.foreign import mismatches, read_foreign, walk_tensors
@@ -38,7 +39,7 @@ def load_teacher(
         kind: one of ``TEACHERS``; found from the file where it can be.
         config: sizes for files that do not hold their own; a folder of ours does.
         guidance_strength: s in ``v_cond + s (v_cond - v_null)``; 0 none, None the system's own default.
-        streaming: run the network as its streaming form.
+        streaming: run the network as its streaming form, frame by frame with a state; the numbers are the same to rounding.
 
     Raises:
         UserError: nothing there, an unrecognised file, an unknown kind, a checkpoint of another role, or an option that the kind lacks.
@@ -72,10 +73,10 @@ def load_cfm(
         raise UserError(f"{path}: holds its own sizes; leave config out")
     if guidance_strength:
         raise UserError(f"{path}: trained without a null condition, so guidance strength {guidance_strength} has no meaning; leave it out")
-    if streaming:
-        raise UserError(f"{path}: teachers of kind cfm have no streaming form in this version; leave streaming out")
     network, task, saved = load_network(path, "teacher", device)
-    return CFMTeacher(network, task, saved)
+    if streaming:
+        check_streams(network, path)
+    return CFMTeacher(network, task, saved, streaming)
 
 
 def load_enhancement(kind: str) -> Callable[..., Teacher]:

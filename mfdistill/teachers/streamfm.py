@@ -19,6 +19,7 @@ from mfdistill.errors import UserError
 from mfdistill.networks.causal_layers import freeze_norms
 from mfdistill.networks.causal_ncsnpp import CausalNCSNpp
 from mfdistill.networks.config import CausalNCSNppConfig
+from mfdistill.networks.memory import frame_by_frame
 from mfdistill.tasks import Enhance, Task, TaskConfig, get_task
 from mfdistill.teachers.cfm import CFMTeacher
 from mfdistill.teachers.foreign import Foreign, read_foreign, walk_tensors
@@ -32,15 +33,13 @@ class StreamFMTeacher(CFMTeacher):
 
     Attributes:
         predictor: ``y -> e``; None if there is none.
-        streaming: evaluate frame by frame, with a state, instead of all frames at once; the numbers are the same to rounding.
     """
 
     def __init__(
         self, network: CausalNCSNpp, task: Task | None, config: Mapping[str, Any], predictor: CausalNCSNpp | None, streaming: bool = False
     ):
-        super().__init__(network, task, config)
+        super().__init__(network, task, config, streaming)
         self.predictor = None if predictor is None else predictor.requires_grad_(False)
-        self.streaming = streaming
 
     @torch.no_grad()
     def complete(self, cond: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -88,13 +87,7 @@ class PredictedEnhance(Enhance):
 
 def run(network: nn.Module, z_t: Tensor, t: Tensor, cond: Mapping[str, Tensor], streaming: bool) -> Tensor:
     """The network on all frames; with ``streaming`` one by one from a zero state."""
-    if not streaming:
-        return network(z_t, t, cond)
-    state, frames = network.init_state(z_t.shape[0], z_t.shape[2]), []  # type: ignore[operator]
-    for k in range(z_t.shape[3]):
-        frame, state = network.step(z_t[..., k : k + 1], t, {key: y[..., k : k + 1] for key, y in cond.items()}, state)  # type: ignore[operator]
-        frames.append(frame)
-    return torch.cat(frames, -1)
+    return frame_by_frame(network, z_t, t, cond) if streaming else network(z_t, t, cond)
 
 
 def load_streamfm(
