@@ -85,3 +85,16 @@ def speech(root: Path, rate: int = 24000, seconds: tuple[float, ...] = (0.6, 0.7
             save_file(made, root / f"take{i}.safetensors")
     (root / "transcripts.tsv").write_text("\n".join(lines) + "\n")
     return root
+
+
+COSY3 = {"dim": 16, "depth": 2, "heads": 2, "dim_head": 8, "mel_dim": 8, "mu_dim": 8, "spk_dim": 8, "static_chunk_size": 4}
+
+
+def moved(student: Any, seed: int = 5) -> Any:
+    """A student whose second time matters, as after training."""
+    generator = torch.Generator().manual_seed(seed)
+    name = student.network.time_embedding_name
+    with torch.no_grad():
+        weight = student.network.get_submodule(name).weight
+        weight.add_(0.3 * torch.randn(weight.shape, generator=generator))
+    return student.eval()

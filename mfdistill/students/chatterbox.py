@@ -16,9 +16,12 @@ import torch
 from torch import Tensor
 
 from mfdistill.checkpoint import write_tensors
-from mfdistill.config import to_dict
+from mfdistill.config import from_dict, to_dict
 from mfdistill.errors import UserError
+from mfdistill.networks.cosyvoice3 import CosyVoice3Network
+from mfdistill.networks.dit_config import CosyVoice3Config
 from mfdistill.students.student import Student
+from mfdistill.tasks.foreign import foreign_task
 from mfdistill.teachers.cosyvoice2 import build_unet, split_config
 from mfdistill.teachers.foreign import read_foreign, walk_tensors
 from mfdistill.teachers.mel_flow import ESTIMATOR, MIXER, check_estimator, checkpoint_file, estimator_tensors, flow_tensors, looks_like
@@ -47,11 +50,43 @@ def load_chatterbox(
         raise UserError(f"{file}: lacks {ESTIMATOR}{MIXER}, so it is no student; {looks_like([ESTIMATOR + name for name in tensors])}")
     network = build_unet(sizes, streaming, file)
     parent = {"file": str(file), "kind": "chatterbox"}
-    student = Student(network, network.time_embedding_name, None, _STEPS, {"name": "matcha_unet", "config": to_dict(sizes)}, parent)
-    names, own = _official_names(student), network.estimator.state_dict()
-    check_estimator({theirs: own[ours] for ours, theirs in names.items()}, tensors, file, "chatterbox")
-    network.estimator.load_state_dict({ours: tensors[theirs] for ours, theirs in names.items()})
+    task = foreign_task("cosyvoice2", sizes.out_channels)
+    student = Student(network, network.time_embedding_name, task, _STEPS, {"name": "matcha_unet", "config": to_dict(sizes)}, parent)
+    _load_official(student, tensors, file, "chatterbox")
     return student.to(device).eval()
+
+
+def load_cosyvoice3_student(
+    path: Path, device: torch.device | str = "cpu", config: Mapping[str, Any] | None = None, streaming: bool = False
+) -> Student:
+    """A student from a CosyVoice 3 ``flow.pt`` with a mixer of two times (``export_cosyvoice``); its one step is from 0 to 1.
+
+    Args:
+        config: the estimator's sizes where they are not the published ones (``CosyVoice3Config``). streaming: as for the teacher.
+
+    Raises:
+        UserError: another kind of file, weights that do not fit the sizes, or no chunks to stream in.
+    """
+    sizes = from_dict(CosyVoice3Config, config or {}, f"{path}: config")
+    if streaming and not sizes.static_chunk_size:
+        raise UserError(f"{path}: static_chunk_size 0 has no chunks to stream in; give the frames per chunk in config")
+    file = checkpoint_file(path)
+    tensors = estimator_tensors(flow_tensors(file))
+    if MIXER not in tensors:
+        raise UserError(f"{file}: lacks {ESTIMATOR}{MIXER}, so it is no student; {looks_like([ESTIMATOR + name for name in tensors])}")
+    network = CosyVoice3Network(sizes)
+    network.streaming = streaming
+    description, task = {"name": "cosyvoice3", "config": to_dict(sizes)}, foreign_task("cosyvoice3", sizes.mel_dim)
+    student = Student(network, network.time_embedding_name, task, 1, description, {"file": str(file), "kind": "cosyvoice3"})
+    _load_official(student, tensors, file, "cosyvoice3")
+    return student.to(device).eval()
+
+
+def _load_official(student: Student, tensors: Mapping[str, Tensor], file: Path, kind: str) -> None:
+    estimator = student.network.get_submodule("estimator")
+    names, own = _official_names(student), estimator.state_dict()
+    check_estimator({theirs: own[ours] for ours, theirs in names.items()}, tensors, file, kind)
+    estimator.load_state_dict({ours: tensors[theirs] for ours, theirs in names.items()})
 
 
 def estimator_state(student: Student) -> dict[str, Tensor]:
@@ -117,8 +152,9 @@ def _official_names(student: Student) -> dict[str, str]:
     """Ours -> theirs for the tensors of ``student.network.estimator``: the mixer is ``time_mlp.weight`` here, and what it mixes stands
     below ``time_mlp.embedding``."""
     name: str = getattr(student.network, "time_embedding_name", "")
-    if student.interval != "mixed" or not name.startswith("estimator."):
-        raise UserError("this student has no official names: its network is not another system's, or its interval is not 'mixed'")
+    if student.interval != "mixed" or student.guidance_input is not None or not name.startswith("estimator."):
+        raise UserError("this student has no official names: its network is not CosyVoice's or Matcha-TTS's, its interval is not 'mixed', "
+                        "or it is told its guidance")
     leaf = name.removeprefix("estimator.")
     return {
         ours: MIXER if ours == f"{leaf}.weight" else ours.replace(f"{leaf}.embedding.", f"{leaf}.", 1)

@@ -79,10 +79,30 @@ def load_chatterbox(*args: Any, **options: Any) -> Student:
     return load_chatterbox(*args, **options)
 
 
+def load_cosyvoice3_student(*args: Any, **options: Any) -> Student:
+    """A CosyVoice 3 flow with a mixer of two times (``students.chatterbox``)."""
+    from mfdistill.students.chatterbox import load_cosyvoice3_student
+
+    return load_cosyvoice3_student(*args, **options)
+
+
+def load_f5_student(kind: str) -> Callable[..., Student]:
+    """The loader of students in F5-TTS's layout (``students.f5``)."""
+    def load(*args: Any, **options: Any) -> Student:
+        from mfdistill.students.f5 import load_f5_student
+
+        return load_f5_student(kind, *args, **options)
+
+    return load
+
+
 STUDENTS: dict[str, Callable[..., Student]] = {
     "interval": load_interval,
     "meanflowse": load_meanflowse,
     "chatterbox": load_chatterbox,
+    "cosyvoice3": load_cosyvoice3_student,
+    "f5": load_f5_student("f5"),
+    "f5-unett": load_f5_student("f5-unett"),
 }
 
 

@@ -19,6 +19,7 @@ from mfdistill.teachers.guidance import Rule, guide, strength_of
 from mfdistill.teachers.mel_flow import looks_like
 
 GUIDANCE = 2.0
+MIXER = "time_embed_mixer.weight"  # what a student's file has more than its teacher's
 _CONFIGS: dict[str, type[F5Config] | type[F5UNetTConfig]] = {"f5": F5Config, "f5-unett": F5UNetTConfig}
 _BOOKKEEPING = ("initted", "step", "update")
 
@@ -138,7 +139,10 @@ def load_f5(
     sizes = from_dict(_CONFIGS[kind], given, f"{path}: config")
     with torch.device("meta"):  # published sizes take seconds and 1.3 GB to fill at random
         network = F5Network(sizes)
-    _fit(network.transformer, f5_tensors(read_foreign(_only_file(path)), weights), path, kind)
+    tensors = f5_tensors(read_foreign(checkpoint_of(path)), weights)
+    if MIXER in tensors:
+        raise UserError(f"{path}: has {MIXER}, so it is a student of two times; load it with load_student(kind='{kind}')")
+    fit_weights(network.transformer, tensors, path, kind)
     strength = GUIDANCE if guidance_strength is None else float(guidance_strength)
     description = {"name": kind.replace("-", "_"), "config": to_dict(sizes)}
     saved = {"role": "teacher", "kind": kind, "network": description, "guidance_strength": strength, "schedule": None}
@@ -181,7 +185,7 @@ def _has(names: Collection[str], leaf: str) -> bool:
     return any(name == leaf or name.endswith(f"transformer.{leaf}") for name in names)
 
 
-def _only_file(path: Path) -> Path:
+def checkpoint_of(path: Path) -> Path:
     """The file itself, or the one checkpoint of a folder."""
     if not path.is_dir():
         return path
@@ -191,8 +195,12 @@ def _only_file(path: Path) -> Path:
     return files[0]
 
 
-def _fit(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, kind: str) -> None:
-    """Give a module without storage its weights."""
+def fit_weights(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, kind: str) -> None:
+    """Give a module its weights; it may be one without storage.
+
+    Raises:
+        UserError: names or shapes differ; tells the first of them, what kind of file it looks like, and its sizes.
+    """
     wrong = mismatches(module.state_dict(), tensors)
     if wrong:
         raise UserError(

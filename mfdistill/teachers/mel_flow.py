@@ -198,7 +198,7 @@ def is_cosyvoice2(names: Collection[str]) -> bool:
 
 def is_chatterbox(names: Collection[str]) -> bool:
     """A U-Net with the mixer of two times."""
-    return _has(names, MIXER)
+    return _has(names, MIXER) and not _has(names, "input_embed.proj.weight")
 
 
 def is_matcha(names: Collection[str]) -> bool:
