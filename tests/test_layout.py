@@ -31,7 +31,7 @@ ALLOWED = {
 }
 HEAVY = {
     *("torchaudio", "pesq", "pystoi", "resemblyzer", "speechmos", "onnxruntime", "librosa", "datasets", "matplotlib", "accelerate"),
-    *("tensorboard", "soxr", "scipy", "huggingface_hub", "espeakng_loader"),
+    *("tensorboard", "soxr", "scipy", "sklearn", "huggingface_hub", "espeakng_loader"),
     *("onnx", "sounddevice"),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

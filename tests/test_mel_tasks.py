@@ -23,6 +23,8 @@ from mfdistill.data.speech import SpeechSet, learn_task
 from mfdistill.errors import UserError
 from mfdistill.flow import total_derivative
 from mfdistill.metrics import score_utterances
+from mfdistill.metrics.asr import wer
+from mfdistill.metrics.base import Undefined
 from mfdistill.networks import build_network
 from mfdistill.networks.frames_config import FramesConfig
 from mfdistill.students import Student
@@ -279,3 +281,14 @@ def test_lists_are_read_strictly(tmp_path: Path) -> None:
     file.write_text('{"prompt": "a.wav", "text": "hello", "prompt_text": "well"}\n')
     (job,) = jobs_of(Synthesize("s", list=str(file), out="many"))
     assert job.prompt == str(tmp_path / "a.wav") and job.out == Path("many/0001.wav") and job.prompt_text == "well"
+
+
+def test_word_errors_are_counted_between_transcripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("jiwer", reason="extra asr")
+    said = {1: "Four score, and seven years!", 2: "for score and years ago", 3: " ... "}
+    monkeypatch.setattr("mfdistill.metrics.asr.transcribe", lambda wave, sample_rate: said[int(wave[0])])
+    one, two, silent = (np.full(800, float(i), np.float32) for i in said)
+    assert wer(two, one, 16000) == {"wer": 0.6}          # one word replaced, one left out, one added, of five
+    assert wer(one, one, 16000) == {"wer": 0.0}
+    with pytest.raises(Undefined, match="no words"):
+        wer(one, silent, 16000)

@@ -17,7 +17,7 @@ Wave = NDArray[np.floating]
 TOLERANCE_S = 0.05  # framing and resampling shift the end by a frame or two; more than this is another recording
 
 # importable name -> what pip installs to get it; webrtcvad imports pkg_resources, which setuptools 81 dropped
-_PIP = {"pkg_resources": "setuptools<81"}
+_PIP = {"pkg_resources": "setuptools<81", "whisper": "openai-whisper"}
 
 
 class Undefined(ValueError):

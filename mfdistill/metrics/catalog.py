@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Iterable
 
 from mfdistill.errors import UserError
+from mfdistill.metrics.asr import wer
 from mfdistill.metrics.base import Metric, missing_package
 from mfdistill.metrics.models import dnsmos, spksim
 from mfdistill.metrics.perceptual import estoi, pesq
@@ -22,6 +23,7 @@ METRICS: dict[str, Metric] = {
         Metric("sisdr", +1, ("sisdr",), sisdr, "dB"),
         Metric("lsd", -1, ("lsd",), lsd, "dB"),
         Metric("spksim", +1, ("spksim",), spksim, "", ("resemblyzer", "webrtcvad", "pkg_resources", "librosa"), voice=True),
+        Metric("wer", -1, ("wer",), wer, "", ("jiwer", "whisper")),
         Metric("dnsmos", +1, _DNSMOS_COLUMNS, dnsmos, "MOS", ("speechmos", "onnxruntime", "librosa", "requests")),
     )
 }
