@@ -23,7 +23,7 @@ import tyro
 from quality import commit, digest, hours_of, machine
 from torch import Tensor
 
-from mfdistill.checkpoint import load_config, write_json
+from mfdistill.checkpoint import load_config, write_json, write_text
 from mfdistill.commands.options import Corpus, ValidOptions
 from mfdistill.commands.speech_train import SpeechOptions
 from mfdistill.commands.student_distill import StudentDistill
@@ -40,7 +40,7 @@ from mfdistill.flow.speech_grids import EPSS
 from mfdistill.metrics import score_utterances
 from mfdistill.metrics.score import mean_ci95, paired_difference
 from mfdistill.networks.frames_config import FramesSizes
-from mfdistill.report import write_table
+from mfdistill.report import markdown_table, write_table
 from mfdistill.search import run_search
 from mfdistill.search.config import SearchConfig
 from mfdistill.tasks.mel import Token2Mel
@@ -300,6 +300,18 @@ def record(options: Options, rows: Sequence[dict[str, Any]]) -> None:
     write_table(stem, table)
     write_json(stem.with_suffix(".json"), {"rows": table, **aims(by), **context(options)})
     plot(table, stem.with_suffix(".png"))
+    document(table, HERE.parent / "docs" / "tts.md")
+
+
+def document(table: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """Put the table between the marks of the page."""
+    columns = {"system": "", "spksim": "speaker similarity", "lsd": "LSD", "unit_error": "unit error"}
+    columns |= {"mel_to_teacher": "Mel distance to teacher-32", "rtf_flow": "RTF flow", "rtf_whole": "RTF whole"}
+    rows = [{key: row.get(key) for key in (*columns, "spksim_ci95")} for row in table]
+    lines = f"{table[0]['n']} test utterances of unseen speakers ({machine()}; {table[2]['train_hours']:.2f} hours of training):"
+    before, mark, rest = file.read_text(encoding="utf-8").partition("<!-- token_to_mel.json -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    write_text(file, before + mark + lines + "\n\n" + markdown_table(rows, columns) + "\n" + end + after)
 
 
 def aims(by: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, Any]:
