@@ -64,7 +64,7 @@ class Options:
     """Updates of the teacher."""
     student_steps: int = 1500
     """Updates of the student."""
-    student_batch_size: int = 4
+    student_batch_size: int = 6
     """Crops per update of the student."""
     meanflow_steps: int = 600
     """Updates of the second student, by the objective 'meanflow'; 0 leaves it out."""
@@ -105,7 +105,7 @@ def label(options: Options, task: str) -> str:
 FROM_REGRESSION = ("enhance",)         # teachers that start as a regression network: most of such a flow is the mean of the speech
 # Students. vocode: as the IntMeanFlow paper, by a better rule. enhance: its teachers are best at two steps, so those are the target.
 INTEGRAL = {
-    "vocode": IntegralConfig(targets_per_rollout=3, interval=IntervalConfig(p_full=0.5), spectral=0.1),
+    "vocode": IntegralConfig(targets_per_rollout=2, interval=IntervalConfig(p_full=0.7), spectral=0.1),
     "enhance": IntegralConfig(substeps=2, solver="euler", interval=IntervalConfig(p_full=0.75), spectral=0.02),
 }
 
