@@ -49,7 +49,7 @@ def _resample(wave: np.ndarray, before: int, after: int, resampler: str) -> np.n
     import scipy.signal
 
     if resampler == "fourier":
-        return scipy.signal.resample(wave, max(1, round(wave.size * after / before)))
+        return np.asarray(scipy.signal.resample(wave, max(1, round(wave.size * after / before))))
     divisor = int(np.gcd(before, after))
     return scipy.signal.resample_poly(wave, after // divisor, before // divisor)
 

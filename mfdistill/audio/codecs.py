@@ -36,19 +36,19 @@ def coded(wave: np.ndarray, sample_rate: int, codec: str, kbps: float = 6.0) -> 
     if codec not in _FORMATS:
         raise UserError(f"data.codec={codec!r}: unknown; this version has: {', '.join(CODECS)}")
     container, subtype, own_rate = _FORMATS[codec]
-    options: dict[str, float] = {}
+    level: float | None = None
     if codec == "opus":
         low, high = _OPUS_KBPS
         if not low <= kbps <= high:
             raise UserError(f"data.codec_kbps={kbps:g}: opus has {low:g} to {high:g} kbit/s here")
-        options = {"compression_level": 1 - (kbps - low) / (high - low)}
+        level = 1 - (kbps - low) / (high - low)
         own_rate = sample_rate if sample_rate in _OPUS_RATES else 48000
     elif codec == "vorbis":
-        options = {"compression_level": 1.0}
+        level = 1.0
     rate = own_rate or sample_rate
     inner = wave if rate == sample_rate else _resampled(wave, sample_rate, rate)
     file = io.BytesIO()
-    soundfile.write(file, np.clip(inner, -1, 1), rate, format=container, subtype=subtype, **options)
+    soundfile.write(file, np.clip(inner, -1, 1), rate, format=container, subtype=subtype, compression_level=level)
     file.seek(0)
     decoded, _ = soundfile.read(file, dtype="float32")
     decoded = decoded if rate == sample_rate else _resampled(decoded, rate, sample_rate)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from mfdistill.audio.degrade import rms
@@ -32,7 +34,7 @@ def simulate_response(rng: np.random.Generator, sample_rate: int, rt60_s: tuple[
         UserError: pyroomacoustics is not installed.
     """
     try:
-        import pyroomacoustics
+        import pyroomacoustics  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         hint = "install it (pip install 'mfdistill[reverb]') or name a folder of measured responses with --data.rirs"
         raise UserError(f"dereverb: rooms are simulated with pyroomacoustics, which is missing; {hint}") from error
@@ -52,7 +54,8 @@ def simulate_response(rng: np.random.Generator, sample_rate: int, rt60_s: tuple[
     box.add_source(source)
     box.add_microphone(microphone)
     box.compute_rir()
-    return trim_response(np.asarray(box.rir[0][0]), sample_rate)
+    found: Any = box.rir
+    return trim_response(np.asarray(found[0][0]), sample_rate)
 
 
 _ORDER = 60  # reflections; the images grow with its third power

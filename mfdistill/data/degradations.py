@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -102,21 +102,15 @@ def _reverb(config: DataConfig, split: str, sample_rate: int) -> Degradation:
     folder = None if config.rirs in (None, "simulated") else Path(str(config.rirs)).expanduser()
     if config.rirs is None and (beside := Path(config.source).expanduser() / "rir").is_dir():
         folder = beside
+    response: Callable[[int], np.ndarray]
     if folder is None:
         low, high = config.rt60_s or (0.2, 0.8)
-
-        def response(number: int) -> np.ndarray:
-            return _simulated(_ROOMS[split], number, sample_rate, (low, high))
-
         count, summary = SIMULATED, f"{SIMULATED} simulated rooms of {low:g} to {high:g} s"
+        response = partial(_simulated, _ROOMS[split], sample_rate=sample_rate, rt60_s=(low, high))
     else:
         files = noise_files(folder, split, "impulse responses", "rirs")
-
-        @lru_cache(maxsize=1024)
-        def response(number: int) -> np.ndarray:
-            return _measured(files[number], sample_rate)
-
         count, summary = len(files), f"{len(files)} impulse responses"
+        response = lru_cache(maxsize=1024)(lambda number: _measured(files[number], sample_rate))
     return _same(lambda rng, clean: reverberate(clean, response(int(rng.integers(count)))), summary)
 
 

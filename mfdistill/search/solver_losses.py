@@ -38,7 +38,7 @@ def pesq_loss(sample_rate: int) -> WaveLoss:
         UserError: not installed.
     """
     try:
-        import torch_pesq
+        import torch_pesq  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError("--pesq: needs the package torch-pesq (pip install torch-pesq); leave the weight at 0 without it") from error
     model = torch_pesq.PesqLoss(1.0, sample_rate=sample_rate)
@@ -57,7 +57,7 @@ def speech_feature_loss(path: str, sample_rate: int, layer: int = 8) -> WaveLoss
         UserError: transformers is not installed, or no model is at ``path`` (a folder or hub id).
     """
     try:
-        from transformers import AutoModel
+        from transformers import AutoModel  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError("--speech-model: needs the package transformers (pip install transformers); leave it out without it") from error
     try:
