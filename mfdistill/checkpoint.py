@@ -26,6 +26,11 @@ def write_text(path: Path, text: str) -> None:
     _replace(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """The same for ``data``."""
+    _replace(path, lambda part: part.write_bytes(data))
+
+
 def write_json(path: Path, value: Any) -> None:
     """``write_text`` of indented JSON."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -30,6 +30,7 @@ from mfdistill.commands.options import corpus
 from mfdistill.commands.os3_search import OS3Search
 from mfdistill.commands.restore import Restore
 from mfdistill.commands.solver_train import SolverTrain
+from mfdistill.commands.stream import Stream
 from mfdistill.commands.student_distill import StudentDistill
 from mfdistill.commands.synthesize import Synthesize
 from mfdistill.commands.teacher_import import TeacherImport
@@ -45,6 +46,7 @@ COMMANDS: dict[str, type] = {
     "solver-train": SolverTrain,
     "evaluate": Evaluate,
     "restore": Restore,
+    "stream": Stream,
     "synthesize": Synthesize,
     "degrade": Degrade,
     "compress": Compress,

@@ -128,6 +128,13 @@ class CausalNCSNpp(nn.Module):
                             f"({', '.join(wanted)}); {'run the predictor first' if missing[0] == 'e' else 'give it'}")
         return torch.stack([z_t if name == "z" else cond[name] for name in wanted], 2).flatten(1, 2)
 
+    @property
+    def past_frames(self) -> int:
+        """How many frames before its own an output depends on: those of all convolutions in a row, the outputs of lower levels aside."""
+        aside = [f"up_modules.lvl{level}_pyramid_normconv." for level in range(1, len(self.config.ch_mult))]
+        convs = ((name, module) for name, module in self.named_modules() if isinstance(module, CausalConv))
+        return sum(conv.past for name, conv in convs if not name.startswith(tuple(aside)))
+
     def init_state(self, batch: int, freqs: int | None = None) -> State:
         """The state before the first frame of ``batch`` streams (past frames only; 10.2 MB per stream for the published size)."""
         like = self.input_layer.parameters().__next__()

@@ -161,6 +161,14 @@ class CompactNet(nn.Module):
     def forward(self, z_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         return self._forward(z_t, t, cond, None)
 
+    @property
+    def past_frames(self) -> int | None:
+        """How many frames before its own an output depends on, of a causal network; None with a recurrence, which forgets nothing."""
+        if self.recurrence is not None:
+            return None
+        in_a_row = 1 + self.encode.past + sum(block.conv.past for block in self.blocks)      # type: ignore[misc, union-attr]
+        return max(in_a_row, self.filter.past)
+
     def init_state(self, batch: int, freqs: int | None = None) -> State:
         """The state before the first frame of ``batch`` streams.
 

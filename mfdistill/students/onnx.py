@@ -41,7 +41,8 @@ def onnx_bytes(step: StreamStep) -> bytes:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")                 # the tracer's, on shapes that are fixed here
         torch.onnx.export(
-            _Apart(own), (torch.zeros(1, step.stft.hop), noise, *state), file, dynamo=False, opset_version=OPSET,
+            _Apart(own), (torch.zeros(1, step.stft.hop), noise, *state), file,  # type: ignore[arg-type]
+            dynamo=False, opset_version=OPSET,
             input_names=["samples", "noise", *names], output_names=["output", *(f"next_{name}" for name in names)],
         )
     model = onnx.load_from_string(file.getvalue())
@@ -74,6 +75,7 @@ class OnnxStep:
 
     def __init__(self, model: bytes | str | Path, threads: int = 1):
         import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as errors  # type: ignore[attr-defined]
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -84,7 +86,7 @@ class OnnxStep:
         try:
             source: Any = model if isinstance(model, bytes) else str(model)
             self.session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        except RuntimeError as error:                   # what onnxruntime's own errors derive from
+        except (errors.Fail, errors.InvalidGraph, errors.InvalidProtobuf, errors.InvalidArgument, errors.NotImplemented) as error:
             raise UserError(f"ONNX: not a model that onnxruntime reads ({str(error).splitlines()[0]})") from error
         inputs = self.session.get_inputs()
         self.names = [item.name for item in inputs]
