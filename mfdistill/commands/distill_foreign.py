@@ -55,7 +55,9 @@ def run_foreign(command: StudentDistill, teacher: Any, accelerator: Any) -> Path
     student.task = task
     if command.checkpoint_activations:
         recompute_activations(student.network)
-    settings = getattr(command, command.objective)
+    settings: Any = getattr(command, command.objective)
+    if getattr(settings, "spectral", 0.0):
+        raise UserError("--integral.spectral: compares waveforms, which this student does not make; leave it out")
     if options.data_free:
         if command.objective != "integral":
             raise UserError(f"--objective {command.objective}: needs recordings; with --tts.data-free take --objective integral")

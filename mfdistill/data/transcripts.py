@@ -164,6 +164,6 @@ def f5_symbols(text: str) -> Sequence[str]:
 def _syllable(character: str) -> str:
     if importlib.util.find_spec("pypinyin") is None:
         raise UserError(f"text: has Chinese ({character!r}), which needs the package pypinyin: pip install 'mfdistill[pinyin]'")
-    from pypinyin import Style, lazy_pinyin
+    from pypinyin import Style, lazy_pinyin  # type: ignore[import-not-found]
 
     return lazy_pinyin(character, style=Style.TONE3, tone_sandhi=True)[0]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from mfdistill.networks.dit import Attention, ConvPosition, DiTBlock, FeedForward, FinalNorm, Rotary, SinusoidTime
 from mfdistill.networks.dit_config import F5Config, F5UNetTConfig
 from mfdistill.networks.f5_text import TextEmbedding
+from mfdistill.networks.recompute import recompute_activations
 
 _UNETT_POSITIONS = 4096  # the original's table of text positions
 
@@ -48,6 +47,8 @@ class DiT(nn.Module):
         self.long_skip_connection = nn.Linear(2 * c.dim, c.dim, bias=False) if c.long_skip_connection else None
         self.norm_out = FinalNorm(c.dim)
         self.proj_out = nn.Linear(c.dim, c.mel_dim)
+        if c.checkpoint_activations:
+            recompute_activations(self)
 
     def forward(self, z: Tensor, cond: Tensor, text: Tensor, t: Tensor, mask: Tensor | None, drop_text: Tensor | None) -> Tensor:
         n, time = z.shape[1], self.time_embed(t)
@@ -56,10 +57,8 @@ class DiT(nn.Module):
         x = self.input_embed(z, cond, self.text_embed(text, n, first, drop_text), mask)
         angle, residual = self.rotary_embed(n), x
         attend = mask[:, None, None] if mask is not None and self.config.attn_mask_enabled else None
-        again = self.config.checkpoint_activations and self.training and torch.is_grad_enabled()
         for block in self.transformer_blocks:
-            run: Callable[..., Tensor] = partial(checkpoint, block, use_reentrant=False) if again else block  # type: ignore[assignment]
-            x = run(x, time, angle, mask, attend)
+            x = block(x, time, angle, mask, attend)
         if self.long_skip_connection is not None:
             x = self.long_skip_connection(torch.cat([x, residual], -1))
         return self.proj_out(self.norm_out(x, time))
