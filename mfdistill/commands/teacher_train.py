@@ -16,6 +16,7 @@ from mfdistill.distill.settings import TrainConfig
 from mfdistill.flow.config import TimeConfig
 from mfdistill.networks.config import CompactConfig, CompactSizes
 from mfdistill.networks.frames_config import FramesSizes
+from mfdistill.networks.sizes import CONFIGS, Backbone, UNetSizes, chosen_sizes
 
 if TYPE_CHECKING:
     from mfdistill.tasks import Task, TaskConfig
@@ -48,7 +49,10 @@ class TeacherTrain:
     data: Corpus = field(default_factory=Corpus)
     training: OmitArgPrefixes[TrainConfig] = field(default_factory=lambda: TrainConfig(out="runs/teacher"))
     valid: OmitArgPrefixes[ValidOptions] = field(default_factory=lambda: ValidOptions(valid_nfe=(1, 10)))
+    backbone: Backbone = "compact"
+    """Network: compact (sizes in 'network'), or NCSN++, DCUNet or causal NCSN++ (sizes in 'unet')."""
     network: CompactSizes = field(default_factory=CompactSizes)
+    unet: UNetSizes = field(default_factory=UNetSizes)
     times: TimeConfig = field(default_factory=TimeConfig)
     task_options: OmitArgPrefixes[TaskOptions] = field(default_factory=TaskOptions)
     speech: SpeechOptions = field(default_factory=SpeechOptions)
@@ -64,7 +68,11 @@ def repeat(config: Mapping[str, Any], where: str) -> TeacherTrain:
     objective = dict(config.get("objective") or {})
     mel = repeated(config, where) if name in MEL_TASKS else {}
     sizes = {} if mel else (config.get("network") or {}).get("config") or {}
-    network = from_dict(CompactConfig, sizes, f"{where}: network")
+    backbone = "compact" if mel else (config.get("network") or {}).get("name", "compact")
+    network = from_dict(CompactConfig, sizes if backbone == "compact" else {}, f"{where}: network")
+    large = {}
+    if backbone in CONFIGS:
+        large = {"backbone": backbone, "unet": chosen_sizes(backbone, from_dict(CONFIGS[backbone], sizes, f"{where}: network"))}
     parent = config.get("parent") or {}
     return TeacherTrain(
         task=name,  # type: ignore[arg-type]
@@ -80,6 +88,7 @@ def repeat(config: Mapping[str, Any], where: str) -> TeacherTrain:
         network=CompactSizes(**{item.name: getattr(network, item.name) for item in fields(CompactSizes)}),
         times=from_dict(TimeConfig, objective.get("times") or {}, f"{where}: objective.times"),
         task_options=options,
+        **large,
         **mel,
     )
 
@@ -108,7 +117,7 @@ def run(command: TeacherTrain) -> Path:
     from mfdistill.data import open_train
     from mfdistill.distill.inference import open_model
     from mfdistill.distill.objectives import CFMObjective, RegressionObjective
-    from mfdistill.distill.setup import fit_network_config
+    from mfdistill.distill.setup import fit_network, fit_task
     from mfdistill.distill.train import make_accelerator
     from mfdistill.networks import build_network
     from mfdistill.search.cache import digest_tensors
@@ -116,7 +125,8 @@ def run(command: TeacherTrain) -> Path:
 
     training = command.training
     accelerator = make_accelerator(training)
-    task = get_task(task_config(command.task, command.sample_rate, command.task_options, command.causal, command.framing))
+    preset = task_config(command.task, command.sample_rate, command.task_options, command.causal, command.framing)
+    task = get_task(fit_task(preset, command.backbone))
     parent: dict[str, Any] | None = None
     dataset = open_train(command.data, task.degradation, task.sample_rate)
     if command.spread == "data":
@@ -130,10 +140,10 @@ def run(command: TeacherTrain) -> Path:
         parent = {"init": command.init, "sha256": digest_tensors(network.state_dict())}
     else:
         wanted = replace(command.network, causal=command.network.causal or command.causal)
-        sizes = fit_network_config(task, dataset, wanted, residual_std=measured(training))
+        sizes = fit_network(task, dataset, command.backbone, wanted, command.unet, measured(training))
         torch.manual_seed(training.seed)
-        network = build_network("compact", sizes)
-        description = {"name": "compact", "config": to_dict(sizes)}
+        network = build_network(command.backbone, sizes)
+        description = {"name": command.backbone, "config": to_dict(sizes)}
 
     if command.objective == "regression":
         objective = RegressionObjective(network, task.path, task, command.spectral)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,36 @@ from mfdistill.data.batches import batches
 from mfdistill.distill.batch import make_batch
 from mfdistill.errors import UserError
 from mfdistill.networks import CompactConfig, CompactSizes
+from mfdistill.networks.config import CausalNCSNppConfig, DCUNetConfig, NCSNppConfig
+from mfdistill.networks.sizes import UNetSizes, unet_config
 
 if TYPE_CHECKING:
-    from mfdistill.tasks import Task
+    from mfdistill.tasks import Task, TaskConfig
+
+
+def fit_task(config: TaskConfig, backbone: str) -> TaskConfig:
+    """The task as a network needs it: DCUNet takes an odd number of bins, with that at half the sample rate.
+
+    Raises:
+        UserError: a causal task, and a network that sees later frames whatever one does.
+    """
+    if config.stft.causal and backbone in ("ncsnpp", "dcunet"):
+        raise UserError(f"--backbone {backbone}: sees later frames, so it is not --causal; take compact or causal_ncsnpp")
+    return replace(config, stft=replace(config.stft, drop_nyquist=False)) if backbone == "dcunet" else config
+
+
+def fit_network(
+    task: Task, dataset: Any, backbone: str, compact: CompactSizes, unet: UNetSizes, residual_std: float | None = None, delta: bool = False
+) -> CompactConfig | NCSNppConfig | DCUNetConfig | CausalNCSNppConfig:
+    """Sizes of any network fitted to a task and its data (``fit_network_config``, ``networks.sizes.unet_config``; errors as there)."""
+    if backbone == "compact":
+        return fit_network_config(task, dataset, compact, residual_std=residual_std)
+    config, bins = unet_config(backbone, unet, task.config.stft.bins, delta), task.config.stft.bins
+    if isinstance(config, DCUNetConfig):
+        stride = math.prod(row[4] for row in config.rows)
+        if (bins - 1) % stride:
+            raise UserError(f"--n-fft: gives {bins} bins, and {config.architecture} needs one more than a multiple of {stride}")
+    return config
 
 
 def fit_network_config(
