@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional
@@ -38,6 +39,11 @@ class Restore:
     solver: str | None = None
     """A teacher's solver: a method, a composition such as 2xmidpoint+1xeuler@0.2, or a learned solver's folder or file; default: Euler's
     steps. It is run once from 0 to 1, or once per step where --nfe or --schedule makes several."""
+    sampler: Literal["displacement", "euler"] | None = None
+    """A student's: steps of its average velocity, or Euler's of its instantaneous one (5 by default). By default as the checkpoint was
+    trained: a MeanFlowSE file without its MeanFlow term by Euler's steps."""
+    batch: int = 1
+    """Files of the same number of frames that are restored at once (mono ones that fit into a block); the others one by one."""
     block_s: float = 30.0
     """Longer files are restored in blocks of so many seconds, which bounds the memory."""
     overlap_s: float = 1.0
@@ -70,27 +76,37 @@ def run(command: Restore) -> list[Path]:
     if single and jobs[0][1].exists() and not command.overwrite:
         raise UserError(f"{jobs[0][1]}: already there; --overwrite replaces it")
     waiting = [job for job in jobs if command.overwrite or not job[1].exists()]
-    model = open_model(command.model, accelerator.device)
+    if command.batch < 1:
+        raise UserError(f"--batch {command.batch}: must be at least 1")
+    role = {None: None, "displacement": "student", "euler": None}[command.sampler] if Path(command.model).is_file() else None
+    model = open_model(command.model, accelerator.device, role)
     if isinstance(model.task, MelTask):
         raise UserError(f"{command.model}: generates speech from units or text; use mfdistill synthesize")
     model, steps = _sampling(command, model)
     own = waiting[rank::world]
     done: list[Path] = []
     failed: list[str] = []
+    clock = Clock()
+    groups = batched(own, model, command) if command.batch > 1 else [[job] for job in own]
     with progress(sum(_seconds(source) for source, _ in own), "s of audio", main) as tell:
-        for source, target in own:
-            try:
-                restore_file(model, source, target, steps, command, tell)
-                done.append(target)
-            except UserError as error:
-                if single:
-                    raise
-                say(f"left out: {error}")
-                failed.append(str(source))
+        for group in groups:
+            ready = restore_group(model, group, steps, command, clock) if len(group) > 1 else {}
+            for source, target in group:
+                try:
+                    restore_file(model, source, target, steps, command, tell, clock, ready.get(source))
+                    done.append(target)
+                except UserError as error:
+                    if single:
+                        raise
+                    say(f"left out: {error}")
+                    failed.append(str(source))
     count, failed = _together(len(done), failed, world)
     if main:
         there = f", {len(jobs) - len(waiting)} were there already" if len(waiting) < len(jobs) else ""
         say(f"{jobs[0][1]}: written" if single else f"{command.target}: {count} of {len(jobs)} files restored{there}")
+        if clock.audio_s:
+            say(f"real-time factor {clock.seconds / clock.audio_s:.3g} on {accelerator.device}, batches of {command.batch}: time of "
+                "features, network and resynthesis over that of the audio, files not counted")
     if failed and main:
         raise UserError(f"{command.source}: {len(failed)} of {len(jobs)} files could not be restored ({failed[0]}, ...); see above")
     return done
@@ -115,8 +131,83 @@ def _seconds(source: Path) -> float:
         return 0.0
 
 
-def restore_file(model: Model, source: Path, target: Path, steps: Steps | None, command: Restore, tell: Tell) -> None:
+@dataclass
+class Clock:
+    """What the real-time factor is made of."""
+
+    seconds: float = 0.0
+    audio_s: float = 0.0
+
+    def measure(self, call: Callable[[], Any], audio_s: float) -> Any:
+        """What ``call`` returns, its time counted; a GPU is waited for, since the result is copied from it."""
+        begun = time.perf_counter()
+        result = call()
+        self.seconds += time.perf_counter() - begun
+        self.audio_s += audio_s
+        return result
+
+
+def batched(jobs: Sequence[tuple[Path, Path]], model: Model, command: Restore) -> list[list[tuple[Path, Path]]]:
+    """Jobs in groups of at most ``command.batch`` whose features have the same number of frames, the longest first; the rest alone."""
+    from mfdistill.audio.io import audio_info
+    from mfdistill.errors import UserError
+
+    stft, multiple = model.task.config.stft, model.task.config.frame_multiple
+    groups: dict[int, list[tuple[Path, Path]]] = {}
+    alone: list[list[tuple[Path, Path]]] = []
+    for job in jobs:
+        try:
+            info = audio_info(job[0])
+        except UserError:  # told when its turn comes
+            alone.append([job])
+            continue
+        if info.channels != 1 or info.sample_rate != model.task.sample_rate or info.seconds > command.block_s:
+            alone.append([job])
+            continue
+        samples = round(info.seconds * info.sample_rate)
+        frames = -(-samples // stft.hop) + 1 if model.task.config.whole_hops else samples // stft.hop + 1
+        groups.setdefault(-(-frames // multiple), []).append(job)
+    ordered = [group for _, group in sorted(groups.items(), reverse=True)]
+    return [group[i : i + command.batch] for group in ordered for i in range(0, len(group), command.batch)] + alone
+
+
+def restore_group(
+    model: Model, group: Sequence[tuple[Path, Path]], steps: Steps | None, command: Restore, clock: Clock
+) -> dict[Path, Any]:
+    """Restored waveforms (s,) of mono files at the task's rate, by file; those that cannot be read are missing, and told later."""
+    import torch
+
+    from mfdistill.audio.io import is_silent, read_audio
+    from mfdistill.distill.inference import restore_batch
+    from mfdistill.errors import UserError
+
+    task, device = model.task, next(model.module.parameters()).device
+    waves = {}
+    for source, _ in group:
+        try:
+            wave = read_audio(source, task.sample_rate)
+        except UserError:
+            continue
+        if not is_silent(wave):
+            waves[source] = torch.from_numpy(wave).to(device)
+    if not waves:
+        return {}
+    gains = [task.gain(wave[None]) for wave in waves.values()]
+
+    def call() -> Any:
+        return [wave.cpu().numpy() for wave in restore_batch(task, model.endpoint, list(waves.values()), gains, steps, command.seed)]
+
+    restored = clock.measure(call, sum(len(wave) for wave in waves.values()) / task.sample_rate)
+    return dict(zip(waves, restored, strict=True))
+
+
+def restore_file(
+    model: Model, source: Path, target: Path, steps: Steps | None, command: Restore, tell: Tell, clock: Clock | None = None, ready: Any = None
+) -> None:
     """One file, by blocks. Level and noise are those of the whole file, so that blocks agree where they overlap.
+
+    Args:
+        clock: counts the time. ready: the restored waveform (s,), if it was made already.
 
     Raises:
         UserError: as ``process_file``, or silent.
@@ -141,11 +232,16 @@ def restore_file(model: Model, source: Path, target: Path, steps: Steps | None, 
         block, channel = divmod(count, len(gains))
         count += 1
         tell(source.name, len(wave) / task.sample_rate / len(gains))
+        if ready is not None and len(ready) == len(wave):
+            return ready
         if is_silent(wave):  # nothing to restore, and a model given nothing may make something up
             return wave
         degraded = torch.from_numpy(np.ascontiguousarray(wave)).to(device)
-        restored = restore(task, model.endpoint, degraded, steps, command.seed, frame=block * frames, gain=gains[channel])
-        return restored.cpu().numpy()
+
+        def call() -> Any:
+            return restore(task, model.endpoint, degraded, steps, command.seed, frame=block * frames, gain=gains[channel]).cpu().numpy()
+
+        return call() if clock is None else clock.measure(call, len(wave) / task.sample_rate)
 
     process_file(source, target, process, task.sample_rate, command.block_s, overlap_s)
 
@@ -188,18 +284,12 @@ def _jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
 
 def _sampling(command: Restore, model: Model) -> tuple[Model, Steps | None]:
     """The model under its solver, and the steps."""
-    from mfdistill.errors import UserError
-    from mfdistill.flow.solvers import stages
-    from mfdistill.search.learned import find_solver
+    from mfdistill.commands.options import solver_steps
 
     if command.solver is None:
         return model, chosen_steps(command.nfe, command.schedule, model)
-    solver = find_solver(command.solver)
-    each = stages(solver)
-    if command.nfe is not None and command.schedule is None and command.nfe % each:
-        raise UserError(f"--nfe {command.nfe}: one step of {command.solver} has {each} evaluations; give a multiple of that")
-    per_step = replace(command, nfe=None if command.nfe is None else command.nfe // each)
-    return model.solved_by(solver), chosen_steps(per_step.nfe, per_step.schedule, model)
+    solver, steps = solver_steps(command.solver, command.nfe)
+    return model.solved_by(solver), chosen_steps(steps, command.schedule, model)
 
 
 def chosen_steps(nfe: int | None, schedule: Sequence[float] | None, model: Model) -> Steps | None:

@@ -36,6 +36,9 @@ class Stream:
     """The model's folder: a student, or a teacher."""
     nfe: int | None = None
     """Network evaluations; default: the schedule saved with a student, 1 for a teacher."""
+    solver: str | None = None
+    """A teacher's solver: a method, a composition such as 2xmidpoint+1xeuler@0.2, or a learned solver's folder or file; default: Euler's
+    steps. One step of it, or as many as --nfe makes."""
     runner: Literal["eager", "compile", "cuda-graph", "onnx"] = "eager"
     """What computes a hop; onnx is the fastest on CPUs and compile takes a while to start."""
     gain: Annotated[str, tyro.conf.arg(metavar="auto|peak|FACTOR")] = "auto"
@@ -102,6 +105,20 @@ def _gain(command: Stream) -> Any:
         raise UserError(f"--gain {command.gain}: is neither 'auto', 'peak' nor a number") from None
 
 
+def _steps(command: Stream, model: Any) -> tuple[int | None, Any]:
+    """Number of steps, and the solver."""
+    from mfdistill.commands.options import solver_steps
+    from mfdistill.errors import UserError
+    from mfdistill.students import Student
+
+    if command.solver is None:
+        return command.nfe, "euler"
+    if isinstance(model, Student):
+        raise UserError(f"--solver {command.solver}: a student is not integrated; solvers are for teachers")
+    solver, steps = solver_steps(command.solver, command.nfe)
+    return steps, solver
+
+
 def _export(command: Stream) -> list[dict[str, Any]]:
     from mfdistill.checkpoint import write_bytes
     from mfdistill.distill.logs import say
@@ -109,7 +126,7 @@ def _export(command: Stream) -> list[dict[str, Any]]:
     from mfdistill.students.step import StreamStep, plan
 
     model = _open(str(command.student))
-    step = StreamStep(model, plan(model, command.nfe), _gain(command), fold=True, matrix=True)
+    step = StreamStep(model, plan(model, *_steps(command, model)), _gain(command), fold=True, matrix=True)
     write_bytes(Path(str(command.export)), onnx_bytes(step))
     say(f"{command.export}: written; samples, noise and {len(step.names)} states in, output and states out, {step.stft.hop} samples a hop")
     return []
@@ -145,8 +162,9 @@ def _stream(command: Stream) -> list[dict[str, Any]]:
     from mfdistill.metrics.hops import HopClock
     from mfdistill.students.streaming import StreamRestorer
 
+    model = _open(str(command.student))
     restorer = StreamRestorer(
-        _open(str(command.student)), command.nfe, gain=_gain(command), seeds=[command.seed], runner=command.runner, fold=True
+        model, *_steps(command, model), gain=_gain(command), seeds=[command.seed], runner=command.runner, fold=True
     )
     facts = restorer.latency
     say("latency: " + ", ".join(f"{name} {value:g} ms" for name, value in facts.ms().items()))

@@ -36,7 +36,8 @@ class SearchConfig:
     teacher_steps: int = 20
     """For teacher-mse: the teacher's steps."""
     teacher_solver: str = "midpoint"
-    """For teacher-mse: the teacher's solver, a name or a composition such as 2xmidpoint+1xeuler@0.2."""
+    """For teacher-mse: the teacher's solver, a name, a composition such as 2xmidpoint+1xeuler@0.2, or a learned solver's
+    folder or file (for 1 step)."""
     workers: int = 1
     """Processes for PESQ and ESTOI."""
 

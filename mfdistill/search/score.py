@@ -20,6 +20,7 @@ from mfdistill.errors import UserError
 from mfdistill.flow import noise, solve
 from mfdistill.metrics import METRICS, named, score_utterances
 from mfdistill.search.cache import digest_tensors, digest_text
+from mfdistill.search.learned import find_solver
 from mfdistill.search.o3s import Schedule
 from mfdistill.students import Student, sample
 from mfdistill.teachers import Teacher
@@ -189,4 +190,4 @@ def resolve_metric(metric: str) -> tuple[str, str, int]:
 
 @torch.no_grad()
 def _arrive(teacher: Teacher, item: _Item, steps: int, solver: str) -> Tensor:
-    return solve(lambda z, t: teacher.velocity(z, t, item.cond), item.z_0, steps, solver=solver)
+    return solve(lambda z, t: teacher.velocity(z, t, item.cond), item.z_0, steps, solver=find_solver(solver))

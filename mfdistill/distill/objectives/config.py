@@ -15,8 +15,8 @@ class IntegralConfig:
 
     substeps: int = 4
     """Equal steps of the teacher inside [t, r]."""
-    solver: Solver = "midpoint"
-    """Of those steps; at equal cost midpoint is far less biased than Euler."""
+    solver: str = "midpoint"
+    """Of those steps, a method or a composition such as 2xmidpoint+1xeuler@0.2; at equal cost midpoint is far less biased than Euler."""
     interval: IntervalConfig = field(default_factory=IntervalConfig)
     targets_per_rollout: int = 1
     """Targets taken from each rollout. The first spans all of [t, r]; the others span two random times of its grid, which costs the
@@ -38,7 +38,10 @@ class IntegralConfig:
             if getattr(self, name) < 1:
                 raise UserError(f"integral {name}: {getattr(self, name)} must be 1 or more")
         if self.solver not in get_args(Solver):
-            raise UserError(f"integral solver: {self.solver!r} is not one of {', '.join(get_args(Solver))}")
+            from mfdistill.flow import tableau
+
+            if abs(sum(tableau(self.solver).b) - 1) > 1e-6:
+                raise UserError(f"integral solver: {self.solver!r} stops before the end of its step; let its fractions sum to 1")
 
 
 @dataclass(frozen=True)
