@@ -14,7 +14,25 @@ import torch
 from mfdistill.audio.features import StftConfig, stft_features
 from mfdistill.audio.griffin_lim import griffin_lim
 from mfdistill.audio.speaker import NoVoice, joined, partial_embeddings, speaker_embedding
-from mfdistill.audio.units import DIM, learn_units, nearest_units, pack_codebook, spread_units, unit_features, unpack_codebook
+from mfdistill.audio.units import (
+    DIM,
+    coarse_log_mel,
+    learn_units,
+    nearest_units,
+    pack_codebook,
+    spread_units,
+    unit_features,
+    unpack_codebook,
+)
+    DIM,
+    coarse_log_mel,
+    learn_units,
+    nearest_units,
+    pack_codebook,
+    spread_units,
+    unit_features,
+    unpack_codebook,
+)
 from mfdistill.cli import main
 from mfdistill.commands.synthesize import Synthesize, jobs_of
 from mfdistill.data.config import DataConfig
@@ -89,6 +107,15 @@ def test_units_find_clusters_and_survive_their_text() -> None:
         unpack_codebook("not base64!")
 
 
+def test_units_in_the_voice_they_came_from_give_the_smooth_spectrogram() -> None:
+    log_mel = torch.randn(1, 20, 24, dtype=torch.float64) - 3
+    exact = unit_features(log_mel[0], 1)[None]                      # centres of clusters of one frame each
+    smooth = torch.fft.fft(torch.cat([log_mel, log_mel.flip(1)], 1), dim=1)
+    smooth[:, 13:-12] = 0                                           # cepstra from 13 on left out
+    wanted = torch.fft.ifft(smooth, dim=1).real[:, :20]
+    torch.testing.assert_close(coarse_log_mel(exact, log_mel, torch.ones(1, 1, 24, dtype=torch.float64)), wanted)
+
+
 def condition(b: int, n: int, valid: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     place = torch.arange(n).expand(b, 1, 1, n)
@@ -111,6 +138,11 @@ def test_fresh_frame_network_answers_for_independent_unit_data() -> None:
     z, t = torch.randn(2, 1, 6, 9), torch.tensor([0.25, 1.0])
     answer = torch.tensor([-0.5 / 0.625, 1.0]).reshape(2, 1, 1, 1) * z      # (2 t - 1) / ((1 - t)^2 + t^2)
     torch.testing.assert_close(network(z, t, condition(2, 9, 9)), answer)
+    network = build_network("frames", replace(TINY, coarse=True, residual_std=0.0))
+    mu = torch.randn(2, 1, 6, 9)
+    t = torch.tensor([0.25, 0.5])
+    answer = (mu - z) / (1 - t).reshape(2, 1, 1, 1)                         # data that are mu: straight to it from everywhere
+    torch.testing.assert_close(network(z, t, condition(2, 9, 9) | {"mu": mu}), answer)
 
 
 def test_padding_changes_nothing_before_it() -> None:

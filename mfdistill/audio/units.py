@@ -23,9 +23,7 @@ def unit_features(log_mel: Tensor, frames: int) -> Tensor:
     """``(n // frames, DIM)`` features of one recording's log-Mel spectrogram ``(mels, n)``: cepstra 0 to 12, averaged over ``frames``
     frames (the last unit takes the rest), at mean 0 and deviation 1 over the recording, and half their change to the next unit."""
     mels, n = log_mel.shape
-    band = (torch.arange(mels, dtype=torch.float64) + 0.5) * math.pi / mels
-    basis = torch.cos(torch.arange(COEFFICIENTS, dtype=torch.float64)[:, None] * band).to(log_mel)
-    cepstra = (basis @ log_mel).T                                                       # (n, coefficients)
+    cepstra = (cosines(mels).to(log_mel) @ log_mel).T                                   # (n, coefficients)
     owner = (torch.arange(n, device=log_mel.device) // frames).clamp(max=max(0, n // frames - 1))
     count = int(owner[-1]) + 1
     sums = cepstra.new_zeros(count, COEFFICIENTS).index_add_(0, owner, cepstra)
@@ -34,6 +32,28 @@ def unit_features(log_mel: Tensor, frames: int) -> Tensor:
     change = torch.zeros_like(units)
     change[1:-1] = (units[2:] - units[:-2]) / 2
     return torch.cat([units, change], 1)
+
+
+def cosines(mels: int) -> Tensor:
+    """``(COEFFICIENTS, mels)``: Mel bands to cepstra 0, 1, ..."""
+    band = (torch.arange(mels, dtype=torch.float64) + 0.5) * math.pi / mels
+    return torch.cos(torch.arange(COEFFICIENTS, dtype=torch.float64)[:, None] * band)
+
+
+def coarse_log_mel(centres: Tensor, log_mel: Tensor, given: Tensor) -> Tensor:
+    """What units say about a log-Mel spectrogram in the voice of a prompt: their cepstra (the centres of their clusters) at the prompt's
+    mean and deviation, as a smooth spectrogram ``(b, mels, n)``.
+
+    Args:
+        centres: ``(b, n, DIM)``, of each frame's unit. log_mel: ``(b, mels, n)``, read where ``given (b, 1, n)`` is 1.
+    """
+    basis = cosines(log_mel.shape[1]).to(log_mel)
+    cepstra, count = basis @ log_mel, given.sum(-1, keepdim=True).clamp(min=1)
+    mean = (cepstra * given).sum(-1, keepdim=True) / count
+    deviation = ((cepstra - mean).square() * given).sum(-1, keepdim=True).div(count).sqrt()
+    wanted = centres[..., :COEFFICIENTS].transpose(1, 2).to(log_mel) * deviation + mean
+    wanted[:, 0] /= 2                                                                   # the inverse of the cosines, cut off
+    return basis.T @ wanted * (2 / log_mel.shape[1])
 
 
 def learn_units(features: Tensor, count: int, seed: int = 0) -> Tensor:

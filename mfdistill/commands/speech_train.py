@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mfdistill.tasks import MelTask, MelTaskConfig
 
 MEL_TASKS = ("token2mel", "text2mel")
+COARSE_STD = 0.55  # about what the coarse spectrogram of 1024 units leaves of standardised bands
 CROP_S = {"token2mel": 4.0, "text2mel": 8.0}
 
 
@@ -24,7 +25,7 @@ CROP_S = {"token2mel": 4.0, "text2mel": 8.0}
 class SpeechOptions:
     """Of token2mel and text2mel."""
 
-    units: int = 256
+    units: int = 1024
     """Discrete units learnt by k-means (token2mel); 31.25 of them make a second."""
     text: Literal["characters", "phonemes"] = "characters"
     """Input of text2mel; phonemes by espeak-ng (extra demo)."""
@@ -69,7 +70,8 @@ def open_task(command: TeacherTrain) -> tuple[MelTask, Corpus]:
 def frames_config(task: MelTask, sizes: FramesSizes) -> FramesConfig:
     """Sizes completed by what follows from the task."""
     own = {item.name: getattr(sizes, item.name) for item in fields(FramesSizes)}
-    return FramesConfig(**own, mels=task.config.n_mels, vocabulary=task.vocabulary, speaker=task.speaker_dim)
+    fitted = FramesConfig(**own, mels=task.config.n_mels, vocabulary=task.vocabulary, speaker=task.speaker_dim)
+    return replace(fitted, coarse=True, residual_std=COARSE_STD) if task.coarse else fitted
 
 
 def run(command: TeacherTrain) -> Path:

@@ -27,7 +27,7 @@ from mfdistill.tasks.mel import MelTask, MelTaskConfig, Text2Mel, Token2Mel
 
 LEARN_S = 4 * 3600.0  # of speech from which statistics and units are learnt
 PARTIALS = 3          # windows of a speaker embedding in training: about what a prompt of 3 s has
-NO_PROMPT, NO_SPEAKER = 0.15, 0.05
+NO_PROMPT, NO_SPEAKER = 0.05, 0.05
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class SpeechSet(Dataset[Sample]):
     """``ds[i] -> {"clean": (s,), "units": (n,), "prompt", "mask", "loss_mask": (1, 1, n), "speaker": (256,), "index"}``, a pure
     function of (seed, i). ``clean`` is a crop of ``config.crop_s`` seconds, at the level at which its recording peaks at 1.
 
-    `token2mel`: a random crop whose beginning (10 to 60 %, in 15 % of the samples nothing) is the prompt; the speaker embedding is that of
+    `token2mel`: a random crop whose beginning (25 to 60 %, in 5 % of the samples nothing) is the prompt; the speaker embedding is that of
     a random stretch of the recording, left out in 5 %. `text2mel`: a whole recording with its text; longer ones are left out; a
     random 70 to 100 % of it is generated, as in F5-TTS.
     """
@@ -93,7 +93,7 @@ class SpeechSet(Dataset[Sample]):
         sample: Sample = {"clean": torch.from_numpy(np.pad(part, (0, size - len(part)))), "index": index}
         mask = _span(0, valid, n)
         if units is not None:
-            first, last = 0, int(rng.uniform(0.1, 0.6) * valid) if rng.uniform() >= NO_PROMPT else 0
+            first, last = 0, int(rng.uniform(0.25, 0.6) * valid) if rng.uniform() >= NO_PROMPT else 0
             prompt = _span(first, last, n)
             sample["units"] = spread_units(units, self.task.config.unit_frames, start + n)[start:]
         else:

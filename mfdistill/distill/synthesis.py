@@ -95,6 +95,7 @@ def synthesise(
     mask = torch.ones_like(y[:, :, :1])
     prompted = (torch.arange(n, device=z.device) < given).to(z)[None, None, None]
     cond |= {"y": y, "mask": mask, "prompt": prompted, "units": symbols[None]}
+    cond = task.completed(cond)
     eps = noise(seed, torch.arange(n), "synthesis", y.shape[1:3], device=z.device).permute(1, 2, 0)[None]
     z_0 = task.path.prior(cond, eps)
     ready = _now(z)

@@ -73,10 +73,12 @@ class FramesNet(nn.Module):
     """``forward(z_t, t, cond) -> v``, both ``(b, 1, mels, n)``, t ``(b,)`` or the stacked pair [t, r].
 
     ``cond``: ``y`` (b, 1, mels, n) the prompt's Mel, 0 elsewhere; ``prompt`` and ``mask`` (b, 1, 1, n), 1 on the prompt's and on all valid
-    frames; ``units`` (b, n) the unit or character of every frame; ``speaker`` (b, 256), if ``config.speaker`` is not 0.
+    frames; ``units`` (b, n) the unit or character of every frame; ``speaker`` (b, 256), if ``config.speaker`` is not 0;
+    ``mu`` (b, 1, mels, n), if ``config.coarse``.
 
-    The answer of independent unit-variance data, ``(2 t - 1) z / D`` with ``D = (1 - t)^2 + t^2``, is computed outside the layers, and what
-    they add is scaled by the deviation that it leaves, ``D^-1/2``: so their output is near unit size at every t.
+    The answer of independent data of mean mu (0 where there is none) and deviation s (``config.residual_std``),
+    ``mu + (s^2 t - (1 - t)) (z - t mu) / D`` with ``D = (1 - t)^2 + s^2 t^2``, is computed outside the layers, and what they add is scaled
+    by the deviation that it leaves, ``s D^-1/2``: so their output is near unit size at every t.
     """
 
     time_embedding_name = "time_embedding"
@@ -89,7 +91,7 @@ class FramesNet(nn.Module):
         self.symbols = nn.Embedding(config.vocabulary, config.symbol)
         self.speaker = nn.Linear(config.speaker, e) if config.speaker else None
         self.timbre = nn.Linear(2 * config.mels + 1, e)
-        self.encode = nn.Linear(2 * config.mels + 1 + config.symbol, c)
+        self.encode = nn.Linear((3 if config.coarse else 2) * config.mels + 1 + config.symbol, c)
         self.blocks = nn.ModuleList(FrameBlock(config, config.dilations[i % len(config.dilations)]) for i in range(config.blocks))
         every = config.attention
         self.attentions = nn.ModuleDict({str(i): FrameAttention(config) for i in range(config.blocks) if every and i % every == every - 1})
@@ -102,18 +104,22 @@ class FramesNet(nn.Module):
         z, y = (value[:, 0].transpose(1, 2) for value in (z_t, cond["y"]))               # (b, n, mels)
         prompt, valid = (cond[key][:, 0, 0, :, None].to(z.dtype) for key in ("prompt", "mask"))
         now = current_time(t)[:, None, None].to(z.dtype)
-        spread = (1 - now).square() + now.square()
+        s = self.config.residual_std
+        mu = [cond["mu"][:, 0].transpose(1, 2)] if self.config.coarse else []
+        z = z - now * mu[0] if mu else z
+        spread = (1 - now).square() + s**2 * now.square()
         e = self.time_embedding(t) + self.timbre(_summary(y, prompt))
         if self.speaker is not None:
             e = e + self.speaker(cond["speaker"] * 16)                                  # unit vectors of 256 entries, to entries near 1
         e = F.silu(e)
-        h = self.encode(torch.cat([z * spread.rsqrt(), y, prompt, self.symbols(cond["units"])], -1))
+        h = self.encode(torch.cat([z * spread.rsqrt(), y, *mu, prompt, self.symbols(cond["units"])], -1))
         for i, block in enumerate(self.blocks):
             h = block(h, e, valid)
             if str(i) in self.attentions:
                 h = self.attentions[str(i)](h, valid)
         out = self.decode(self.norm(h)).to(z.dtype)
-        v = (2 * now - 1) / spread * z + spread.rsqrt() * out
+        v = (s**2 * now - (1 - now)) / spread * z + s * spread.rsqrt() * out
+        v = v + mu[0] if mu else v
         return v.transpose(1, 2)[:, None]
 
 

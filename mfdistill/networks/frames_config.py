@@ -39,3 +39,7 @@ class FramesConfig(FramesSizes):
     """Number of units or characters."""
     speaker: int = 256
     """Width of the speaker embedding; 0 is none."""
+    coarse: bool = False
+    """The condition has a coarse spectrogram ``mu``, which the data are near."""
+    residual_std: float = 1.0
+    """Of the data around it, for the network's preconditioning."""

@@ -19,7 +19,7 @@ from mfdistill.audio.features import StftConfig, frames
 from mfdistill.audio.griffin_lim import griffin_lim
 from mfdistill.audio.mel import LOG_FLOOR, MelConfig, MelOperator, mel_to_features
 from mfdistill.audio.speaker import SPEAKER_DIM, NoVoice, cache_folder, joined, partial_embeddings
-from mfdistill.audio.units import nearest_units, spread_units, unit_features, unpack_codebook
+from mfdistill.audio.units import coarse_log_mel, nearest_units, spread_units, unit_features, unpack_codebook
 from mfdistill.errors import UserError
 from mfdistill.tasks.base import Task
 from mfdistill.tasks.config import TaskConfig
@@ -60,6 +60,8 @@ class MelTask(Task):
     degradation = "none"
     needs_text = False
     speaker_dim = 0
+    coarse = False
+    """Whether ``cond`` has ``mu``."""
     config: MelTaskConfig
 
     def __init__(self, config: MelTaskConfig):
@@ -115,7 +117,11 @@ class MelTask(Task):
         prompt[..., : self.prompt_frames(z.shape[-1])] = 1
         start = self.prompt_frames(z.shape[-1]) * self.config.stft.hop
         cond = {"y": z * prompt, "prompt": prompt, "mask": torch.ones_like(prompt), "units": self.symbols(degraded, z.shape[-1], text)}
-        return cond | self.voice(degraded[:, :start])
+        return self.completed(cond | self.voice(degraded[:, :start]))
+
+    def completed(self, cond: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``cond`` with what follows from the rest of it."""
+        return cond
 
     def symbols(self, wave: Tensor, n: int, text: str | None = None) -> Tensor:
         """What is said, ``(b, n)``, frame by frame."""
@@ -150,7 +156,7 @@ class MelTask(Task):
         cond = {key: raw[key].to(device, non_blocking=True) for key in keys}
         z_1 = z_1 * cond["mask"]
         return {
-            "z_1": z_1, "cond": cond | {"y": z_1 * cond["prompt"]}, "loss_mask": raw["loss_mask"].to(device), "index": index,
+            "z_1": z_1, "cond": self.completed(cond | {"y": z_1 * cond["prompt"]}), "loss_mask": raw["loss_mask"].to(device), "index": index,
             "gain": torch.ones_like(clean[:, :1]),
         }  # fmt: skip
 
@@ -159,6 +165,7 @@ class Token2Mel(MelTask):
     """Units and a speaker to Mel; the units are those of the recording itself."""
 
     speaker_dim = SPEAKER_DIM
+    coarse = True
 
     def __init__(self, config: MelTaskConfig):
         super().__init__(config)
@@ -176,6 +183,16 @@ class Token2Mel(MelTask):
 
     def symbols(self, wave: Tensor, n: int, text: str | None = None) -> Tensor:
         return torch.stack([spread_units(self.units(row), self.config.unit_frames, n) for row in wave])
+
+
+    def completed(self, cond: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Adds ``mu`` (b, 1, mels, n), as CosyVoice calls it: the units' coarse spectrogram in the prompt's voice, 0 without one."""
+        assert self.codebook is not None
+        mean, std = self.mean.to(cond["y"]), self.std.to(cond["y"])
+        given = cond["prompt"][:, 0]
+        centres = self.codebook.to(cond["y"].device)[cond["units"]]
+        mu = (coarse_log_mel(centres, cond["y"][:, 0] * std + mean, given) - mean) / std
+        return cond | {"mu": (mu * (given.sum(-1, keepdim=True) > 0) * cond["mask"][:, 0])[:, None]}
 
 
 class Text2Mel(MelTask):
