@@ -24,15 +24,6 @@ from mfdistill.audio.units import (
     unit_features,
     unpack_codebook,
 )
-    DIM,
-    coarse_log_mel,
-    learn_units,
-    nearest_units,
-    pack_codebook,
-    spread_units,
-    unit_features,
-    unpack_codebook,
-)
 from mfdistill.cli import main
 from mfdistill.commands.synthesize import Synthesize, jobs_of
 from mfdistill.data.config import DataConfig

@@ -155,10 +155,8 @@ class MelTask(Task):
         keys = ("prompt", "mask", "units", "speaker") if self.speaker_dim else ("prompt", "mask", "units")
         cond = {key: raw[key].to(device, non_blocking=True) for key in keys}
         z_1 = z_1 * cond["mask"]
-        return {
-            "z_1": z_1, "cond": self.completed(cond | {"y": z_1 * cond["prompt"]}), "loss_mask": raw["loss_mask"].to(device), "index": index,
-            "gain": torch.ones_like(clean[:, :1]),
-        }  # fmt: skip
+        cond = self.completed(cond | {"y": z_1 * cond["prompt"]})
+        return {"z_1": z_1, "cond": cond, "loss_mask": raw["loss_mask"].to(device), "index": index, "gain": torch.ones_like(clean[:, :1])}
 
 
 class Token2Mel(MelTask):
