@@ -42,7 +42,9 @@ def lines(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize("imported", [False, True])
-def test_f5_checkpoint_and_folder_of_speech_to_a_student(tmp_path: Path, imported: bool) -> None:
+def test_f5_checkpoint_and_folder_of_speech_to_a_student(
+    tmp_path: Path, imported: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     file, sizes, data, out = f5_file(tmp_path / "ckpt"), sizes_file(tmp_path, F5), speech(tmp_path / "data"), tmp_path / "student"
     source = ["--teacher", str(file), "--sizes", str(sizes)]
     if imported:
@@ -61,6 +63,17 @@ def test_f5_checkpoint_and_folder_of_speech_to_a_student(tmp_path: Path, importe
     cond = {"cond": torch.zeros(1, 20, 8), "text": torch.tensor([[1, 2, 3]])}
     assert sample(student, torch.randn(1, 20, 8), cond).shape == (1, 20, 8)
     assert main(["info", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "f5, 8 Mel bands at 24000 Hz" in shown and "strength 2" in shown
+    assert main(["export", str(out), str(tmp_path / "student.safetensors"), "--layout", "f5"]) == 0
+    with torch.no_grad():
+        exported = load_student(tmp_path / "student.safetensors", config=F5)
+        z, times = torch.randn(1, 9, 8), (torch.tensor([0.25]), torch.tensor([0.5]))
+        words = {"cond": torch.zeros(1, 9, 8), "text": torch.tensor([[1, 2, 3]])}
+        torch.testing.assert_close(exported(z, *times, words), student(z, *times, words))
+    capsys.readouterr()
+    assert main(["evaluate", "--student", str(out)]) == 2 and "text-to-speech flow (kind f5)" in lines(capsys)
+    assert main(["restore", str(file), str(tmp_path / "data"), str(tmp_path / "restored")]) == 2 and "text-to-speech" in lines(capsys)
     assert (out / "vocab.txt").read_text().split("\n")[:-1] == SYMBOLS
     teacher = load_teacher(file, config=F5, guidance_strength=0)
     moved = [not torch.equal(a, b) for a, b in zip(student.parameters(), Student.from_teacher(teacher).parameters(), strict=True)]

@@ -46,7 +46,7 @@ def run_foreign(command: StudentDistill, teacher: Any, accelerator: Any) -> Path
         teacher.task.config.name, teacher.task.config.mel.n_mels, mel_mean=options.mel_mean, mel_std=options.mel_std
     )
     told = guidance.range
-    set_guidance(teacher, guidance.strength, told, guidance.rule, command.teacher)
+    set_guidance(teacher, guidance.strength, told, guidance.rule, str(command.teacher))
     parent = {
         "teacher": command.teacher, "kind": command.kind, "sha256": digest_tensors(teacher.network.state_dict()),
         "guidance_strength": None if told else teacher.guidance_strength,
@@ -117,7 +117,7 @@ def open_vocabulary(command: StudentDistill, teacher: Any) -> Vocabulary:
     from mfdistill.teachers.imported import VOCAB
     from mfdistill.teachers.load import resolve
 
-    place = resolve(command.teacher)
+    place = resolve(str(command.teacher))
     beside = (place if place.is_dir() else place.parent) / VOCAB
     if command.tts.vocab is None and not beside.is_file():
         raise UserError(f"--tts.vocab: no {VOCAB} beside {command.teacher}; give the one that belongs to this checkpoint")
@@ -133,7 +133,7 @@ def open_front(command: StudentDistill, teacher: Any, device: Any) -> TokenFront
 
     if not teacher.task.config.name.startswith("cosyvoice"):
         return None
-    place = command.tts.front or resolve(command.teacher)
+    place = command.tts.front or resolve(str(command.teacher))
     if command.tts.front is None and not has_front(place):
         return None
     front = load_front(place, device)

@@ -50,6 +50,10 @@ def describe(checkpoint: str) -> dict[str, str]:
     """Role, task, network, parameters, schedules and history of a model folder, without loading its weights."""
     from mfdistill.checkpoint import load_config
 
+    if Path(checkpoint).is_file() and Path(checkpoint).name != "config.json":
+        from mfdistill.commands.export import describe_foreign
+
+        return describe_foreign(checkpoint)
     config = load_config(checkpoint)
     folder = Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent
     task, training, parent = (config.get(key) or {} for key in ("task", "training", "parent"))
@@ -58,21 +62,39 @@ def describe(checkpoint: str) -> dict[str, str]:
     schedules = {len(config["schedule"]) - 1: config["schedule"]} if config.get("schedule") else {}
     schedules |= {int(nfe): times for nfe, times in (config.get("schedules") or {}).items()}
     searched = config.get("schedules") or {}
-    facts = {
-        "role": str(config.get("role")),
+    own: dict[str, Any] = {"kind": config.get("kind") or "", "task": _mel_task(task), "path": ""} if "mel" in task else {
         "task": f"{task.get('name')} at {stft.get('sample_rate')} Hz, STFT {stft.get('n_fft')}/{stft.get('hop')} {stft.get('window')}",
         "path": f"prior around {task.get('prior_mean')}, {task.get('prior_shape')} spread {task.get('sigma_0')} to {task.get('sigma_1')}",
+    }
+    facts = {
+        "role": str(config.get("role")),
+        **own,
         "network": f"{network.get('name')} ({_listed(network.get('config') or {})})",
         "parameters": f"{count:,}" if count is not None else "no model.safetensors yet",
         "objective": f"{objective.get('name')} ({_listed({k: v for k, v in objective.items() if k != 'name'})})" if objective else "",
         "data": str((config.get("data") or {}).get("source", "")),
         "training": f"{training.get('step')} of {training.get('steps')} updates of {training.get('batch_size')}, "
         f"{training.get('hours', 0):.2f} h" if training else "",
+        "guidance": _guidance(config),
         "parent": _listed(parent) if isinstance(parent, Mapping) else str(parent),
     }  # fmt: skip
     for nfe, times in sorted(schedules.items()):
         facts[f"schedule, {nfe} NFE"] = " ".join(f"{t:.4g}" for t in times) + (" (searched)" if str(nfe) in searched else "")
     return {key: value for key, value in facts.items() if value}
+
+
+def _guidance(config: Mapping[str, Any]) -> str:
+    if (largest := config.get("guidance_input")) is not None:
+        return f"an input, strength up to {largest:g}"
+    parent = config.get("parent")
+    strength = config.get("guidance_strength", parent.get("guidance_strength") if isinstance(parent, Mapping) else None)
+    return f"strength {strength:g}" if isinstance(strength, (int, float)) else ""
+
+
+def _mel_task(task: Mapping[str, Any]) -> str:
+    """Of a flow of another system."""
+    mel = task["mel"]
+    return f"{task.get('name')}, {mel.get('n_mels')} Mel bands at {mel.get('sample_rate')} Hz, windows {mel.get('n_fft')}/{mel.get('hop')}"
 
 
 def parameters(file: Path) -> int:

@@ -154,16 +154,16 @@ def f5_symbols(text: str) -> Sequence[str]:
     """Symbols of F5-TTS's "pinyin" tokenizer: characters, a space before a word that lacks one, and Chinese as a space and the syllable
     with its tone's number (package pypinyin; words are not segmented first, so tones in context may differ from the original's)."""
     symbols: list[str] = []
-    for part in re.findall(r"[A-Za-z0-9]+|.", text.strip().translate(_REPLACED), flags=re.DOTALL):
-        if len(part) > 1 and symbols and symbols[-1] not in " :'\"":
+    for part in re.findall(r"[A-Za-z0-9]+|[\u3100-\u9fff]+|.", text.strip().translate(_REPLACED), flags=re.DOTALL):
+        if len(part) > 1 and part.isascii() and symbols and symbols[-1] not in " :'\"":
             symbols.append(" ")
-        symbols.extend([" ", _syllable(part)] if _CHINESE.match(part) else part)
+        symbols.extend([symbol for syllable in _syllables(part) for symbol in (" ", syllable)] if _CHINESE.match(part) else part)
     return symbols
 
 
-def _syllable(character: str) -> str:
+def _syllables(characters: str) -> list[str]:
     if importlib.util.find_spec("pypinyin") is None:
-        raise UserError(f"text: has Chinese ({character!r}), which needs the package pypinyin: pip install 'mfdistill[pinyin]'")
+        raise UserError(f"text: has Chinese ({characters[:9]!r}), which needs the package pypinyin: pip install 'mfdistill[pinyin]'")
     from pypinyin import Style, lazy_pinyin  # type: ignore[import-not-found]
 
-    return lazy_pinyin(character, style=Style.TONE3, tone_sandhi=True)[0]
+    return lazy_pinyin(characters, style=Style.TONE3, tone_sandhi=True)

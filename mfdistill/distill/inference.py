@@ -19,6 +19,7 @@ from mfdistill.errors import UserError
 from mfdistill.flow import Tableau, noise, solve
 from mfdistill.flow.grids import flowse_times
 from mfdistill.students import STUDENTS, load_student, sample
+from mfdistill.tasks.foreign import FOREIGN_TASKS
 from mfdistill.tasks.mel import MelTask
 from mfdistill.teachers.lightning import read_checkpoint
 from mfdistill.teachers.load import load_network, load_teacher, recognise, resolve
@@ -75,6 +76,7 @@ def open_model(path: str | Path, device: torch.device | str = "cpu", role: str |
     if place.is_file():
         return _open_foreign(place, device, role)
     config = load_config(place)
+    _refuse_mel_flow(place, (config.get("task") or {}).get("name"))
     found = role or config.get("role")
     if found == "student":
         student = load_student(place, device=device)
@@ -89,7 +91,14 @@ def open_model(path: str | Path, device: torch.device | str = "cpu", role: str |
     return Model(found, task, network, endpoint(found, network, task), config)
 
 
+def _refuse_mel_flow(place: Path, kind: str | None) -> None:
+    if kind in (*FOREIGN_TASKS, "chatterbox"):
+        raise UserError(f"{place}: is a text-to-speech flow (kind {kind}): it makes Mel spectrograms and has no recordings to restore; "
+                        "docs/foreign-tts.md says what can be done with it (teacher-import, student-distill, export)")
+
+
 def _open_foreign(place: Path, device: torch.device | str, role: str | None) -> Model:
+    _refuse_mel_flow(place, recognise(place))
     if role is None:
         average = recognise(place) in STUDENTS and read_checkpoint(place).settings.get("use_mfse", True)
         role = "student" if average else "teacher"
