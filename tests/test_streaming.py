@@ -279,3 +279,14 @@ def test_models_loaded_for_streaming_give_the_same_numbers_frame_by_frame(tmp_pa
         torch.testing.assert_close(*(student(z, t, t + 0.3, {"y": y}) for student in students))
     with pytest.raises(UserError, match="no streaming form"):
         load_teacher(tmp_path / "all", streaming=True)
+
+
+def test_regression_network_streams_without_noise():
+    from mfdistill.distill.objectives.regression import estimate
+
+    teacher, wave = teacher_of("compact", prior_mean="zero"), waves()
+    config = dataclasses.replace(STFT, causal=True)
+    cond = teacher.task.observe(stft_features(wave, config))
+    with torch.no_grad():
+        expected = inverse_features(estimate(teacher.network, teacher.task.path, cond), config, wave.shape[1])
+    assert relative(stream(StreamRestorer(teacher, temperature=0.0), wave, 100), expected) < 1e-12

@@ -23,7 +23,7 @@ Write = Callable[["np.ndarray"], None]
 
 @dataclass(frozen=True)
 class Stream:
-    """Run a causal student (or teacher) hop by hop: a file, raw samples from stdin to stdout, or a microphone; or verify its promises.
+    """Run a causal student (or teacher, or regression network) hop by hop on a file, raw samples or a microphone; or verify its promises.
 
     What comes out equals what the whole signal would give, delayed by the stream's offset where it is live.
     """
@@ -33,7 +33,7 @@ class Stream:
     target: Positional[Annotated[str | None, tyro.conf.arg(metavar="OUT")]] = None
     """An audio file, '-' for raw samples on stdout, or 'speaker'."""
     student: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """The model's folder: a student, or a teacher."""
+    """The model's folder: a student, a teacher, or a regression network."""
     nfe: int | None = None
     """Network evaluations; default: the schedule saved with a student, 1 for a teacher."""
     solver: str | None = None
@@ -86,12 +86,21 @@ def _open(path: str) -> Any:
     from mfdistill.checkpoint import load_config
     from mfdistill.students import load_student
     from mfdistill.teachers import load_teacher
-    from mfdistill.teachers.load import resolve
+    from mfdistill.teachers.cfm import CFMTeacher
+    from mfdistill.teachers.load import load_network, resolve
 
     place = resolve(path)
-    if place.is_dir() and load_config(place).get("role") == "student":
+    role = load_config(place).get("role") if place.is_dir() else None
+    if role == "student":
         return load_student(place)
+    if role == "regression":
+        return CFMTeacher(*load_network(place, "regression"))
     return load_teacher(place, guidance_strength=0.0)
+
+
+def _temperature(model: Any) -> float:
+    """A regression network starts at the prior's mean."""
+    return 0.0 if (getattr(model, "config", None) or {}).get("role") == "regression" else 1.0
 
 
 def _gain(command: Stream) -> Any:
@@ -164,7 +173,8 @@ def _stream(command: Stream) -> list[dict[str, Any]]:
 
     model = _open(str(command.student))
     restorer = StreamRestorer(
-        model, *_steps(command, model), gain=_gain(command), seeds=[command.seed], runner=command.runner, fold=True
+        model, *_steps(command, model), gain=_gain(command), seeds=[command.seed], runner=command.runner, fold=True,
+        temperature=_temperature(model),
     )
     facts = restorer.latency
     say("latency: " + ", ".join(f"{name} {value:g} ms" for name, value in facts.ms().items()))
@@ -245,7 +255,7 @@ def _device() -> Any:
     from mfdistill.errors import UserError
 
     try:
-        import sounddevice
+        import sounddevice  # type: ignore[import-not-found]
     except (ImportError, OSError) as error:     # OSError: the package without its PortAudio
         raise UserError(f"mic, speaker: need the package sounddevice and PortAudio ({error}); pip install 'mfdistill[live]'") from error
     return sounddevice

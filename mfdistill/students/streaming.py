@@ -52,6 +52,7 @@ class StreamRestorer:
         seeds: of the noise of each stream; 0, 1, ... where None.
         runner: what computes a hop, one of ``runners.RUNNERS``; all but "eager" work hop by hop, after a start that takes a while.
         fold: fold the time of a single evaluation into the weights.
+        temperature: factor on the prior's noise; 0 for a regression network, which starts at the prior's mean.
 
     Raises:
         UserError: no task, guidance, a network that sees later frames, or numbers that do not fit.
@@ -68,6 +69,7 @@ class StreamRestorer:
         release_s: float = 5.0,
         runner: RunnerName = "eager",
         fold: bool = False,
+        temperature: float = 1.0,
     ):
         self.seeds = list(range(batch) if seeds is None else seeds)
         if batch < 1 or len(self.seeds) != batch:
@@ -78,6 +80,7 @@ class StreamRestorer:
         self.dtype, self.device = step.dtype, step.device
         self.step: StreamStep = step
         self.runner: Runner = make_runner(runner, step, batch)
+        self.temperature = temperature
         self.chunk = _CHUNK if runner == "eager" else 1
         self._zero = self._begin()
         self.state = self._zero
@@ -166,4 +169,4 @@ class StreamRestorer:
             shape, frames = (1, 2, self.stft.bins, 1), like.shape[1] // self.stft.hop
             streams.append(torch.cat([noise_like(shape, generator, dtype=like.dtype) for _ in range(frames)], 3))
             after.append(generator.get_state())
-        return torch.cat(streams).to(like.device), tuple(after)
+        return (torch.cat(streams) * self.temperature).to(like.device), tuple(after)
