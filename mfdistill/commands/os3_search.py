@@ -17,7 +17,7 @@ class OS3Search:
     """Place a student's steps by ternary search (O3S) on the validation split; the schedule is written into its config.json."""
 
     student: str = "runs/student"
-    """The student's folder."""
+    """The student's folder, or a checkpoint file of another system, which becomes a folder at --out."""
     out: str | None = None
     """Another folder for o3s.json and o3s.png than the student's; the student stays as it is then."""
     data: Corpus = field(default_factory=Corpus)
@@ -47,6 +47,10 @@ def run(command: OS3Search) -> dict[str, Any]:
     folder = Path(command.student)
     if folder.name == "config.json":
         folder = folder.parent
+    if folder.is_file():
+        folder, search_out = imported(folder, command.out, accelerator), None
+    else:
+        search_out = command.out
     task = open_model(folder, role="student").task
     if metric == TEACHER_MSE and search.teacher is None:
         parent = load_config(folder).get("parent") or {}
@@ -58,10 +62,27 @@ def run(command: OS3Search) -> dict[str, Any]:
         better = "higher" if direction > 0 else "lower"
         count = min(len(utterances), search.limit or len(utterances))
         say(f"{folder}: placing {search.nfe} steps by {column} ({better} is better) on {count} utterances of {command.data.source}")
-    found = run_search(folder, task, utterances, search, accelerator, out=command.out)
+    found = run_search(folder, task, utterances, search, accelerator, out=search_out)
     if accelerator.is_main_process:
-        _show(found, Path(command.out or folder))
+        _show(found, Path(search_out or folder))
     return found
+
+
+def imported(file: Path, out: str | None, accelerator: Any) -> Path:
+    """The folder ``out`` with the student of another system's checkpoint, which a schedule can be written into.
+
+    Raises:
+        UserError: no ``out``, or a file that holds no student.
+    """
+    from mfdistill.errors import UserError
+    from mfdistill.students import load_student, save_student
+
+    if out is None:
+        raise UserError(f"--student {file}: a checkpoint of another system cannot hold a schedule; name a folder for it with --out")
+    if accelerator.is_main_process and not (Path(out) / "config.json").is_file():
+        save_student(load_student(file), out)
+    accelerator.wait_for_everyone()
+    return Path(out)
 
 
 def _show(found: dict[str, Any], folder: Path) -> None:

@@ -25,6 +25,7 @@ from mfdistill.commands.compress import Compress
 from mfdistill.commands.degrade import Degrade
 from mfdistill.commands.demo import Demo
 from mfdistill.commands.evaluate import Evaluate
+from mfdistill.commands.export import Export
 from mfdistill.commands.info import Info
 from mfdistill.commands.options import corpus
 from mfdistill.commands.os3_search import OS3Search
@@ -51,6 +52,7 @@ COMMANDS: dict[str, type] = {
     "degrade": Degrade,
     "compress": Compress,
     "demo": Demo,
+    "export": Export,
     "info": Info,
 }
 ALIASES = {"o3s-search": "os3-search"}
@@ -122,9 +124,9 @@ def _default(name: str, rest: list[str]) -> Any:
     for option in CHECKPOINTS.get(name, ()):
         path = _value(rest, option) or defaults[option]
         if cls is not None and isinstance(path, str) and Path(path, "config.json").is_file():
-            return cls(**{option: path}, data=corpus(load_config(path).get("data"), path), **chosen)
-    if chosen and cls is not None and (path := _value(rest, "teacher")) is not None:
-        return cls(teacher=path, **chosen)
+            return cls(**{option: path, "data": corpus(load_config(path).get("data"), path), **chosen})
+    if chosen and cls is not None:
+        return cls(teacher=_value(rest, "teacher"), **chosen)
     return None
 
 

@@ -202,7 +202,8 @@ def restore_group(
 
 
 def restore_file(
-    model: Model, source: Path, target: Path, steps: Steps | None, command: Restore, tell: Tell, clock: Clock | None = None, ready: Any = None
+    model: Model, source: Path, target: Path, steps: Steps | None, command: Restore, tell: Tell, clock: Clock | None = None,
+    ready: Any = None,
 ) -> None:
     """One file, by blocks. Level and noise are those of the whole file, so that blocks agree where they overlap.
 

@@ -11,6 +11,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes
 
 from mfdistill.commands.options import Corpus, ValidOptions, corpus
+from mfdistill.commands.scratch import ScratchOptions
 from mfdistill.commands.tts_options import GuidanceOptions, Preset
 from mfdistill.config import from_dict, to_dict
 from mfdistill.data.tts_config import TTSOptions
@@ -22,8 +23,8 @@ from mfdistill.distill.settings import TrainConfig
 class StudentDistill:
     """Distil a teacher into a student that needs one to three network evaluations."""
 
-    teacher: Annotated[str, tyro.conf.arg(metavar="FOLDER|HUB-ID")]
-    """The teacher's folder, or a checkpoint file of another system."""
+    teacher: Annotated[str | None, tyro.conf.arg(metavar="FOLDER|HUB-ID")] = None
+    """The teacher's folder, or a checkpoint file of another system; without one, 'scratch' says what is trained."""
     kind: str | None = None
     """Kind of a checkpoint file that does not show it itself, such as flowse or sgmse."""
     preset: Preset | None = None
@@ -46,6 +47,7 @@ class StudentDistill:
     """Compute blocks again in the backward pass instead of keeping them: less memory, a third more time (text-to-speech networks)."""
     guidance: GuidanceOptions = field(default_factory=GuidanceOptions)
     tts: TTSOptions = field(default_factory=TTSOptions)
+    scratch: ScratchOptions = field(default_factory=ScratchOptions)
     data: Corpus = field(default_factory=Corpus)
     """By default what the teacher was trained on."""
     training: OmitArgPrefixes[TrainConfig] = field(default_factory=lambda: TrainConfig(out="runs/student", steps=3000, lr=5e-4))
@@ -62,11 +64,12 @@ def repeat(config: Mapping[str, Any], where: str) -> StudentDistill:
     name = objective.pop("name", "integral")
     kinds = {"integral": IntegralConfig, "meanflow": MeanFlowConfig}
     return StudentDistill(
-        teacher=(config.get("parent") or {}).get("teacher", ""),
+        teacher=(config.get("parent") or {}).get("teacher"),
         kind=(config.get("parent") or {}).get("kind"),
         interval=config.get("interval") or "mixed",
         causal=bool(((config.get("task") or {}).get("stft") or {}).get("causal", False)),
         objective=name,
+        scratch=from_dict(ScratchOptions, config.get("scratch") or {}, f"{where}: scratch"),
         tts=from_dict(TTSOptions, config.get("tts") or {}, f"{where}: tts"),
         guidance=from_dict(GuidanceOptions, config.get("guidance") or {}, f"{where}: guidance"),
         data=corpus(config.get("data"), where),
@@ -99,6 +102,8 @@ def run(command: StudentDistill) -> Path:
     if command.nfe < 1:
         raise UserError(f"--nfe {command.nfe}: must be at least 1")
     accelerator = make_accelerator(training)
+    if command.teacher is None:
+        return run_scratch(command, accelerator)
     teacher = load_teacher(command.teacher, command.kind, config=read_sizes(command.sizes))
     task = getattr(teacher, "task", None)
     if isinstance(task, ForeignTask):
@@ -123,3 +128,22 @@ def run(command: StudentDistill) -> Path:
     }
     after = f"os3-search --student {training.out}"
     return launch(objective, task, dataset, command.data, training, command.valid, model_config, accelerator, after)
+
+
+def run_scratch(command: StudentDistill, accelerator: Any) -> Path:
+    """The same without a teacher: the student learns from data alone (errors as ``run``)."""
+    from mfdistill.commands.scratch import scratch_student
+    from mfdistill.commands.training import launch
+    from mfdistill.distill.objectives import MeanFlowObjective
+
+    student, task, dataset = scratch_student(command)
+    objective = MeanFlowObjective(student, None, task.path, command.meanflow, command.training.seed)
+    model_config = {
+        **student.config,
+        "objective": {"name": "meanflow", **to_dict(command.meanflow)},
+        "scratch": to_dict(command.scratch),
+        "data": to_dict(command.data),
+        "valid": to_dict(command.valid),
+    }
+    after = f"os3-search --student {command.training.out}"
+    return launch(objective, task, dataset, command.data, command.training, command.valid, model_config, accelerator, after)

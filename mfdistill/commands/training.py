@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mfdistill.checkpoint import load_config, write_text
 from mfdistill.commands.options import Corpus, ValidOptions
 from mfdistill.config import from_dict
-from mfdistill.distill.settings import TrainConfig
+from mfdistill.distill.settings import TrainConfig, in_steps
 from mfdistill.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def launch(
     from mfdistill.distill.vocoder import attach_vocoder
     from mfdistill.tasks import MelTask
 
-    role = model_config["role"]
+    role, training = model_config["role"], in_steps(training, dataset)
     validate = None
     if valid.valid_files > 0:
         utterances = open_eval(data, "valid", task.degradation, task.sample_rate, limit=valid.valid_files)

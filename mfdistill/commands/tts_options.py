@@ -9,7 +9,7 @@ from mfdistill.distill.objectives.config import IntegralConfig
 from mfdistill.distill.settings import TrainConfig
 from mfdistill.errors import UserError
 
-Preset = Literal["f5", "f5-paper", "cosyvoice2", "cosyvoice2-paper"]
+Preset = Literal["f5", "f5-paper", "cosyvoice2", "cosyvoice2-paper", "meanflowse-vbdmd"]
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,13 @@ def preset(name: str) -> dict[str, Any]:
     Raises:
         UserError: no such preset.
     """
+    if name == "meanflowse-vbdmd":
+        from mfdistill.commands.scratch import meanflowse_preset
+
+        return meanflowse_preset()
     nfe = {"f5": 3, "cosyvoice2": 1}.get(name.removesuffix("-paper"))
     if nfe is None:
-        raise UserError(f"--preset {name}: this version has f5, f5-paper, cosyvoice2 and cosyvoice2-paper")
+        raise UserError(f"--preset {name}: this version has f5, f5-paper, cosyvoice2, cosyvoice2-paper and meanflowse-vbdmd")
     paper = name.endswith("-paper")
     integral = IntegralConfig(substeps=16, solver="euler") if paper else IntegralConfig(substeps=4, solver="midpoint")
     training = TrainConfig(out="runs/student", steps=10000, batch_size=32, lr=2e-5, warmup=500, weight_decay=0.01)

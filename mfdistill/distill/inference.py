@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mfdistill.tasks import Task
 
 Steps = int | Sequence[float]
+Sampler = Literal["displacement", "euler"]
 Endpoint = Callable[[Tensor, Mapping[str, Tensor], Steps | None], Tensor]
 """``(z_0, cond, steps) -> z_1``"""
 
@@ -57,6 +58,19 @@ class Model:
         if self.role != "teacher":
             raise UserError(f"--solver: a {self.role} is not integrated; solvers are for teachers")
         return replace(self, endpoint=endpoint(self.role, self.module, self.task, solver))
+
+    def sampled_by(self, sampler: Sampler) -> Model:
+        """The same student by "displacement" (its average velocity along the schedule), or by "euler": Euler's steps of its
+        instantaneous velocity u(z, t, t), 5 where no number is named, as MeanFlowSE's own.
+
+        Raises:
+            UserError: "displacement" of a model that has no average velocity.
+        """
+        if self.role == "student" and sampler == "euler":
+            return replace(self, endpoint=lambda z_0, cond, steps: solve(lambda z, t: self.module(z, t, t, cond), z_0, steps or 5, "euler"))
+        if self.role != "student" and sampler == "displacement":
+            raise UserError(f"--sampler displacement: a {self.role} has no average velocity; leave it out, or name a student")
+        return self
 
     def schedule(self, nfe: int) -> tuple[str, Steps]:
         """Name and steps for ``nfe`` evaluations: the searched schedule where ``config.json`` has one, else equal steps."""
@@ -160,15 +174,37 @@ def restore(
         gain: (1, 1) level normalisation; default that of ``degraded``, which a block does not know.
         text: of the utterance, for tasks that read one (``text_of``).
     """
-    wave = degraded[None]
-    gain = task.gain(wave) if gain is None else gain
-    cond = condition(task, wave * gain, text)
+    gain = task.gain(degraded[None]) if gain is None else gain
+    return _restored(task, model, [degraded], [gain], [condition(task, degraded[None] * gain, text)], steps, seed, index, frame)[0]
+
+
+@torch.no_grad()
+def restore_batch(
+    task: Task, model: Endpoint, waves: Sequence[Tensor], gains: Sequence[Tensor], steps: Steps | None, seed: int
+) -> list[Tensor]:
+    """``restore`` of several waveforms at once, each as if it were alone.
+
+    Raises:
+        ValueError: waveforms whose features have different numbers of frames; padding them would change what the network sees.
+    """
+    conds = [condition(task, wave[None] * gain) for wave, gain in zip(waves, gains, strict=True)]
+    if len({cond["y"].shape for cond in conds}) > 1:
+        raise ValueError(f"waveforms of different numbers of frames: {sorted({cond['y'].shape[-1] for cond in conds})}")
+    return _restored(task, model, waves, gains, conds, steps, seed, 0, 0)
+
+
+def _restored(
+    task: Task, model: Endpoint, waves: Sequence[Tensor], gains: Sequence[Tensor], conds: Sequence[Mapping[str, Tensor]],
+    steps: Steps | None, seed: int, index: int, frame: int,
+) -> list[Tensor]:
+    cond = {key: torch.cat([one[key] for one in conds]) for key in conds[0]}
     _, channels, freqs, frames = cond["y"].shape
     numbers = torch.arange(frame, frame + frames)
-    eps = noise(seed, numbers, f"restore/{index}", (channels, freqs), device=wave.device).permute(1, 2, 0)[None]
+    eps = noise(seed, numbers, f"restore/{index}", (channels, freqs), device=waves[0].device).permute(1, 2, 0)[None]
     start = float(steps[0]) if isinstance(steps, Sequence) else getattr(model, "start", 0.0) if steps is None else 0.0
-    z_1 = model(task.path.prior(cond, eps, start), cond, steps)
-    return (task.waveform(z_1, wave.shape[-1]) / gain)[0]
+    z_1 = model(task.path.prior(cond, eps.expand_as(cond["y"]), start), cond, steps)
+    found = zip(z_1, waves, gains, strict=True)
+    return [(task.waveform(one[None], wave.shape[-1]) / gain)[0] for one, wave, gain in found]
 
 
 def condition(task: Task, wave: Tensor, text: str | None = None) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from mfdistill.config import to_dict
@@ -12,7 +12,7 @@ from mfdistill.errors import UserError
 # a resumed run may change these: they do not touch what is learnt
 FREE = (
     *("out", "resume", "overwrite", "time_limit_hours", "num_workers", "accumulation"),
-    *("valid_every", "save_every", "log_every", "max_skipped"),
+    *("valid_every", "valid_epochs", "save_every", "log_every", "max_skipped"),
 )
 
 
@@ -24,6 +24,8 @@ class TrainConfig:
     """Folder of the run."""
     steps: int = 6000
     """Optimiser updates."""
+    epochs: int | None = None
+    """Instead of 'steps': so often as many crops as the training split has recordings."""
     batch_size: int = 16
     """Crops per update over all processes and accumulated micro-batches."""
     accumulation: int = 1
@@ -48,6 +50,8 @@ class TrainConfig:
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     valid_every: int = 1000
     """Steps between validations; 0 is only at the end."""
+    valid_epochs: int | None = None
+    """Instead of 'valid_every': epochs between validations."""
     save_every: int = 500
     """Steps between saves; 0 is only at the end."""
     log_every: int = 50
@@ -65,6 +69,27 @@ class TrainConfig:
     """Continue the run in 'out' exactly where it was saved."""
     overwrite: bool = False
     """Replace a run that is already in 'out'."""
+
+
+def in_steps(config: TrainConfig, dataset: Any) -> TrainConfig:
+    """``epochs`` and ``valid_epochs`` as ``steps`` and ``valid_every``, from the number of recordings of ``dataset``.
+
+    Raises:
+        UserError: a stream, whose length nobody knows, or a number below 1.
+    """
+    if config.epochs is None and config.valid_epochs is None:
+        return config
+    if not hasattr(dataset, "clean"):
+        raise UserError("--epochs, --valid-epochs: this corpus is a stream of unknown length; give --steps and --valid-every")
+    for name in ("epochs", "valid_epochs"):
+        if (value := getattr(config, name)) is not None and value < 1:
+            raise UserError(f"--{_flag(name)} {value}: must be at least 1")
+    each = math.ceil(len(dataset.clean) / config.batch_size)
+    return replace(
+        config,
+        steps=config.steps if config.epochs is None else config.epochs * each,
+        valid_every=config.valid_every if config.valid_epochs is None else config.valid_epochs * each,
+    )
 
 
 def check(config: TrainConfig, world: int) -> None:
