@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,18 @@ from mfdistill.errors import UserError
 from mfdistill.flow.paths import batch_time, expand_time
 
 AverageVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class WithTangent(Protocol):
+    """An average velocity with a forward-mode rule of its own."""
+
+    def __call__(self, z: Tensor, t: Tensor, r: Tensor, /) -> Tensor: ...
+
+    def with_tangent(self, z: Tensor, t: Tensor, r: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """``(u, du_dt)`` along (v, 1, 0) in one pass; u has a graph where grad is enabled, du_dt has none."""
+        ...
+
+
 Method = Literal["forward", "forward-graph", "double-backward", "central"]
 METHODS = ("forward", "forward-graph", "double-backward", "central")
 
@@ -38,7 +50,8 @@ def total_derivative(
         v: shaped like z.
         method:
             "forward": forward mode without a graph, in full precision (autocast off), then a plain call: u has a graph, du_dt has none.
-                The cheapest in memory, right for a stop-gradient target.
+                The cheapest in memory, right for a stop-gradient target. A u_fn with a rule of its own (``WithTangent``, as
+                ``students.given`` returns for networks that have one) gives both in one pass instead, unless autocast would blur it.
             "forward-graph": one call in forward mode; u and du_dt both have graphs: detach du_dt where the target is stop-gradient.
             "double-backward": one plain call and two reverse passes; du_dt has no graph. For operations without a forward-mode rule.
             "central": two calls without a graph, in full precision, and a plain one; du_dt has no graph. For operations that can do
@@ -55,6 +68,8 @@ def total_derivative(
     t, r = (batch_time(time, z).contiguous() for time in (t, r))
     z, v = z.contiguous(), v.to(z.dtype).contiguous()  # forward mode refuses tensors whose elements share memory
     if method == "forward":
+        if hasattr(u_fn, "with_tangent") and not torch.is_autocast_enabled(z.device.type):
+            return cast(WithTangent, u_fn).with_tangent(z, t, r, v.detach())
         with _same_random_numbers(z.device), _full_precision(z.device), torch.no_grad():
             du_dt = _forward_mode(u_fn, z.detach(), t, r, v.detach())[1]
         return u_fn(z, t, r), du_dt.detach()

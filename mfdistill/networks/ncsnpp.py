@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from mfdistill.errors import UserError
 from mfdistill.networks.config import NCSNppConfig
 from mfdistill.networks.delta import DeltaEmbedding, NoisinessEmbedding, fan_average
+from mfdistill.networks.dual import Dual, affine, conv, linear, norm_silu, through
+from mfdistill.networks.fused import can_fuse
 from mfdistill.networks.ouve import to_velocity
 from mfdistill.networks.time import current_time
 
@@ -79,18 +81,19 @@ class ResBlock(nn.Module):
         if inputs != outputs or resample:
             self.Conv_2 = _conv(inputs, outputs, 1)
 
-    def forward(self, x: Tensor, e: Tensor, kernel: Tensor) -> Tensor:
+    def forward(self, x: Dual, e: Dual, kernel: Tensor, fuse: bool) -> Dual:
         """``e`` (b, embedding) is activated already."""
-        h = F.silu(self.GroupNorm_0(x))
-        if self.resample is not None:
+        shift, dropout = affine(self.Dense_0, e), self.dropout if self.training else 0.0
+        if self.resample is None:
+            h = conv(self.Conv_0, x, fuse, self.GroupNorm_0, shift)
+        else:
             filter_ = fir_up if self.resample == "up" else fir_down
-            h, x = filter_(h, kernel), filter_(x, kernel)
-        h = self.Conv_0(h) + self.Dense_0(e)[:, :, None, None]
-        h = F.dropout(F.silu(self.GroupNorm_1(h)), self.dropout, self.training)
-        h = self.Conv_1(h)
+            h = linear(lambda h: filter_(h, kernel), norm_silu(self.GroupNorm_0, x, fuse))
+            x = linear(lambda x: filter_(x, kernel), x)
+            h = conv(self.Conv_0, h, fuse, shift=shift)
         if hasattr(self, "Conv_2"):
-            x = self.Conv_2(x)
-        return (x + h) * _HALF
+            x = affine(self.Conv_2, x)
+        return conv(self.Conv_1, h, fuse, self.GroupNorm_1, skip=x, scale=_HALF, dropout=dropout)
 
 
 class PixelLinear(nn.Module):
@@ -116,6 +119,7 @@ class Attention(nn.Module):
         self.NIN_3 = PixelLinear(channels, scale=0.0)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.contiguous()  # channels last, torch cannot norm it in forward mode
         h = self.GroupNorm_0(x).flatten(2)
         q, k, v = self.NIN_0(h), self.NIN_1(h), self.NIN_2(h)
         # long recordings by groups of queries: the whole matrix of a minute would not fit
@@ -131,14 +135,11 @@ def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class Combine(nn.Module):
-    """The shrunken input, by a 1 x 1 convolution, added to the features."""
+    """Its 1 x 1 convolution of the shrunken input is added to the features."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
         self.Conv_0 = _conv(inputs, outputs, 1)
-
-    def forward(self, x: Tensor, h: Tensor) -> Tensor:
-        return self.Conv_0(x) + h
 
 
 class _Level(NamedTuple):
@@ -160,6 +161,7 @@ class NCSNpp(nn.Module):
     def __init__(self, config: NCSNppConfig):
         super().__init__()
         self.config = config
+        self.fuse = True  # on CPUs, where possible (networks.fused)
         nf, self.multiple = config.nf, 2 ** (len(config.ch_mult) - 1)
         embedding = NoisinessEmbedding(nf, config.fourier_scale, config.time == "log", config.time_floor)
         self.time_embedding = DeltaEmbedding(embedding, 4 * nf, config.fourier_scale) if config.delta else embedding
@@ -209,40 +211,66 @@ class NCSNpp(nn.Module):
             self.up.append(_Level(blocks, ends, block(c, c, "up") if i else None))
 
     def forward(self, z_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
-        if z_t.shape[2] != self.config.image_size:
-            raise ValueError(f"network 'ncsnpp' was made for {self.config.image_size} bins (image_size), got {z_t.shape[2]}")
-        n, y = z_t.shape[3], cond["y"]
-        x = F.pad(torch.cat([z_t, y], 1), (0, -n % self.multiple))
-        noisiness = (1 - current_time(t)).to(x.dtype)
-        pyramid = self._body(x, F.silu(self.time_embedding(t)))
+        return self._both((z_t, None), (t, None), cond)[0]
+
+    def with_tangent(self, z_t: Tensor, t: Tensor, cond: dict[str, Tensor], dz: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
+        """``forward`` and its derivative along (dz, dt), tangents of z_t and t, in one pass; only the value has a graph."""
+        value, tangent = self._both((z_t, dz), (t, dt), cond)
+        assert tangent is not None
+        return value, tangent
+
+    def _both(self, z_t: Dual, t: Dual, cond: dict[str, Tensor]) -> Dual:
+        if z_t[0].shape[2] != self.config.image_size:
+            raise ValueError(f"network 'ncsnpp' was made for {self.config.image_size} bins (image_size), got {z_t[0].shape[2]}")
+        n, y = z_t[0].shape[3], cond["y"]
+        fuse = self.fuse and can_fuse(z_t[0]) and not (self.training and self.config.dropout)
+
+        def stack(z: Tensor, y: Tensor) -> Tensor:
+            x = F.pad(torch.cat([z, y], 1), (0, -n % self.multiple))
+            return x.contiguous(memory_format=torch.channels_last) if fuse else x
+
+        x = linear(stack, z_t, (y, None if z_t[1] is None else torch.zeros_like(y)))
+        pyramid = self._body(x, through(lambda t: F.silu(self.time_embedding(t)), t), fuse)
+        return through(lambda pyramid, z, t: self._finish(pyramid, z, t, y), pyramid, z_t, t)
+
+    def _finish(self, pyramid: Tensor, z_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        noisiness = (1 - current_time(t)).to(pyramid.dtype)
         if self.config.divide_by_t:
             pyramid = pyramid / noisiness.clamp(min=self.config.time_floor)[:, None, None, None]
-        output = self.output_layer(pyramid)[..., :n]
+        output = self.output_layer(pyramid)[..., : z_t.shape[3]]
         # velocity and score are minus the network on the official clock; the flipped clock takes the velocity's minus away
         return output if self.config.output == "velocity" else to_velocity(-output, z_t, y, noisiness, self.config)
 
-    def _body(self, x: Tensor, e: Tensor) -> Tensor:
+    def _body(self, x: Dual, e: Dual, fuse: bool) -> Dual:
         """The output pyramid ``(b, 4, f, n)`` of the stacked input and the activated time embedding."""
         layers, kernel = self.all_modules, self.kernel
-        small, skips = x, [layers[self.first](x)]
+
+        def add(a: Dual, b: Dual) -> Dual:
+            return linear(torch.add, a, b)
+
+        def up(x: Tensor) -> Tensor:
+            return fir_up(x, kernel)  # type: ignore[arg-type]
+
+        small, skips = x, [affine(layers[self.first], x)]  # type: ignore[arg-type]
         for level in self.down:
             for block, attention in level.blocks:
-                h = layers[block](skips[-1], e, kernel)
-                skips.append(layers[attention](h) if attention else h)
+                h = layers[block](skips[-1], e, kernel, fuse)
+                skips.append(through(layers[attention], h) if attention else h)
             if level.ends:
-                small = fir_down(small, kernel)  # type: ignore[arg-type]
-                skips.append(layers[level.ends[1]](small, layers[level.ends[0]](skips[-1], e, kernel)))
+                small = linear(lambda x: fir_down(x, kernel), small)  # type: ignore[arg-type]
+                h = layers[level.ends[0]](skips[-1], e, kernel, fuse)
+                skips.append(add(affine(layers[level.ends[1]].Conv_0, small), h))  # type: ignore[arg-type]
         before, attention, after = (layers[name] for name in self.middle)
-        h = after(attention(before(skips[-1], e, kernel)), e, kernel)
+        h = after(through(attention, before(skips[-1], e, kernel, fuse)), e, kernel, fuse)
         pyramid = None
         for level in self.up:
             for block, attention in level.blocks:
-                h = layers[block](torch.cat([h, skips.pop()], 1), e, kernel)
-                h = layers[attention](h) if attention else h
-            norm, conv = (layers[name] for name in level.ends or ())
-            part = conv(F.silu(norm(h)))
-            pyramid = part if pyramid is None else fir_up(pyramid, kernel) + part  # type: ignore[arg-type]
+                h = layers[block](linear(lambda h, skip: torch.cat([h, skip], 1), h, skips.pop()), e, kernel, fuse)
+                h = through(layers[attention], h) if attention else h
+            norm, last = (layers[name] for name in level.ends or ())
+            part = conv(last, h, fuse, norm)  # type: ignore[arg-type]
+            pyramid = part if pyramid is None else add(linear(up, pyramid), part)
             if level.up:
-                h = layers[level.up](h, e, kernel)
+                h = layers[level.up](h, e, kernel, fuse)
         assert pyramid is not None
         return pyramid

@@ -114,6 +114,28 @@ class Student(nn.Module):
         return frame_by_frame(self.network, z_t, time, cond) if self.streaming else self.network(z_t, time, cond)
 
 
+def given(student: nn.Module, cond: Mapping[str, Tensor]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """``u(z_t, t, r)`` of a student under a condition, for ``flow.total_derivative``; with a forward-mode rule of its own if its network
+    has one (``NCSNpp.with_tangent``)."""
+    own = hasattr(getattr(student, "network", None), "with_tangent")
+    return (_GivenWithTangent if own else _Given)(student, cond)
+
+
+class _Given:
+    def __init__(self, student: nn.Module, cond: Mapping[str, Tensor]):
+        self.student, self.cond = student, cond
+
+    def __call__(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
+        return self.student(z, t, r, self.cond)
+
+
+class _GivenWithTangent(_Given):
+    def with_tangent(self, z: Tensor, t: Tensor, r: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """``(u, du_dt)`` along (v, 1, 0)."""
+        tangent = torch.stack([torch.ones_like(t), torch.zeros_like(r)], -1)
+        return self.student.network.with_tangent(z, torch.stack([t, r], -1), self.cond, v, tangent)  # type: ignore[union-attr, operator]
+
+
 @torch.no_grad()
 def sample(
     student: Student,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mfdistill.flow import expand_time, total_derivative
-from mfdistill.students.student import Student
+from mfdistill.students.student import Student, given
 
 _SAME = {"autograd": "double-backward"}
 
@@ -59,4 +59,4 @@ def _whole(
         du_dt = finite_difference(student, z, t, r, v, cond, eps)
         return student(z, t, r, cond), du_dt
     method = _SAME.get(impl, impl)
-    return total_derivative(lambda z, t, r: student(z, t, r, cond), z, t, r, v, method=method, eps=eps)  # type: ignore[arg-type]
+    return total_derivative(given(student, cond), z, t, r, v, method=method, eps=eps)  # type: ignore[arg-type]
