@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from tiny_tts import COSY, COSY3, F5, cosyvoice_file, f5_file, moved, noisy
 from torch import Tensor, nn
 
+from mfdistill.audio.speech_mel import SPEECH_MELS, speech_log_mel
 from mfdistill.errors import UserError
 from mfdistill.flow import jump
 from mfdistill.networks import build_network
@@ -25,6 +26,7 @@ from mfdistill.students.serving import serve_cosyvoice, serve_f5
 from mfdistill.tasks.foreign import foreign_task
 from mfdistill.teachers import load_teacher
 from mfdistill.teachers.f5 import noise
+from mfdistill.teachers.f5_inputs import f5_condition
 from mfdistill.teachers.imported import import_teacher, load_imported
 from mfdistill.teachers.mel_flow import MelTeacher, fixed_noise
 
@@ -212,6 +214,18 @@ def test_the_installed_f5_tts_serves_a_student(tmp_path: Path) -> None:
     out, path = cfm.sample(cond["cond"][:, :5], cond["text"], 14, seed=3)
     expected = sample(student, noise([14], 8, seed=3), cond)
     assert torch.allclose(path[-1], expected, rtol=1e-4, atol=1e-4) and torch.equal(out[:, :5], cond["cond"][:, :5])
+
+
+def test_prompts_and_texts_that_say_nothing() -> None:
+    mel, text = SPEECH_MELS["f5"], torch.tensor([[1, 2]])
+    with pytest.raises(UserError, match="prompt: silent"):
+        f5_condition(speech_log_mel(torch.zeros(1, 24000), mel).transpose(1, 2), text, 120)
+    with pytest.raises(UserError, match="no frames"):
+        f5_condition(torch.zeros(1, 0, 100), text, 120)
+    with pytest.raises(UserError, match="more than 512 samples"):
+        speech_log_mel(torch.randn(1, 300), mel)
+    with pytest.raises(UserError, match="none empty"):
+        f5_condition(torch.zeros(1, 9, 100), torch.tensor([[-1, -1]]), 120)
 
 
 def test_an_imported_teacher_is_the_same_teacher(tmp_path: Path) -> None:

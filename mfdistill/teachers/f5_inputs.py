@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from mfdistill.audio.mel import LOG_FLOOR
 from mfdistill.errors import UserError
 
 MAX_FRAMES = 65536
+SILENCE = math.log(LOG_FLOOR) + 1e-3
+"""Largest log-Mel of digital silence."""
 
 
 def f5_condition(
@@ -31,11 +35,13 @@ def f5_condition(
         vocabulary: number of symbols, to check the text by.
 
     Raises:
-        UserError: an empty text or prompt, or symbols outside the vocabulary.
+        UserError: an empty text, an empty or silent prompt, or symbols outside the vocabulary.
     """
     b, frames, _ = prompt.shape
     if not frames:
         raise UserError("prompt: has no frames; give a recording of a second or more")
+    if bool((prompt.amax((1, 2)) <= SILENCE).any()):
+        raise UserError("prompt: silent (every Mel band at its floor); give a recording of somebody speaking")
     symbols = (text != -1).sum(1)
     if text.shape[0] != b or bool((symbols == 0).any()):
         raise UserError(f"text: {text.shape[0]} texts beside {b} prompts, with {symbols.tolist()} symbols; each needs a text, none empty")
