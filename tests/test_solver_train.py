@@ -13,9 +13,10 @@ import torch
 from mfdistill.checkpoint import load_tensors, save_folder
 from mfdistill.commands.evaluate import Evaluate
 from mfdistill.commands.evaluate import run as evaluate
-from mfdistill.commands.options import Corpus, solver_steps
+from mfdistill.commands.options import Corpus
 from mfdistill.commands.restore import Restore
 from mfdistill.commands.restore import run as restore
+from mfdistill.commands.sampling import solver_steps
 from mfdistill.commands.solver_train import SolverTrain
 from mfdistill.commands.solver_train import run as solver_train
 from mfdistill.commands.stream import Stream

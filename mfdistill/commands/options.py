@@ -12,7 +12,6 @@ from mfdistill.config import from_dict
 from mfdistill.data.config import DataConfig
 
 if TYPE_CHECKING:
-    from mfdistill.flow import Tableau
     from mfdistill.tasks import TaskConfig
 
 
@@ -94,23 +93,6 @@ def task_options(config: Mapping[str, Any], where: str) -> tuple[str, int, TaskO
         if getattr(own, item.name) != getattr(other, item.name):
             changed[item.name] = getattr(own, item.name)
     return task.name, stft.sample_rate, TaskOptions(**changed), stft.causal, framing
-
-
-def solver_steps(text: str, nfe: int | None) -> tuple[str | Tableau, int | None]:
-    """A solver as --solver names it, and how many of its steps make ``nfe`` evaluations; None is one step.
-
-    Raises:
-        UserError: no such solver, or evaluations that make no whole steps.
-    """
-    from mfdistill.errors import UserError
-    from mfdistill.flow.solvers import stages
-    from mfdistill.search.learned import find_solver
-
-    solver = find_solver(text)
-    each = stages(solver)
-    if nfe is not None and nfe % each:
-        raise UserError(f"--nfe {nfe}: one step of {text} has {each} evaluations; give a multiple of that, or leave --nfe out")
-    return solver, None if nfe is None else nfe // each
 
 
 def corpus(section: Mapping[str, Any] | None, where: str) -> Corpus:

@@ -12,6 +12,7 @@ import tyro
 from tyro.conf import Positional
 
 from mfdistill.commands.progress import progress
+from mfdistill.commands.sampling import sampling
 
 if TYPE_CHECKING:
     from mfdistill.distill.inference import Model, Steps
@@ -82,7 +83,7 @@ def run(command: Restore) -> list[Path]:
     model = open_model(command.model, accelerator.device, role)
     if isinstance(model.task, MelTask):
         raise UserError(f"{command.model}: generates speech from units or text; use mfdistill synthesize")
-    model, steps = _sampling(command, model)
+    model, steps = sampling(command.solver, command.nfe, command.schedule, model)
     own = waiting[rank::world]
     done: list[Path] = []
     failed: list[str] = []
@@ -281,35 +282,3 @@ def _jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
     if not files:
         raise UserError(f"{source}: no audio files in it ({', '.join(sorted(AUDIO_SUFFIXES))})")
     return [(file, target / file.relative_to(source)) for file in files]
-
-
-def _sampling(command: Restore, model: Model) -> tuple[Model, Steps | None]:
-    """The model under its solver, and the steps."""
-    from mfdistill.commands.options import solver_steps
-
-    if command.solver is None:
-        return model, chosen_steps(command.nfe, command.schedule, model)
-    solver, steps = solver_steps(command.solver, command.nfe)
-    return model.solved_by(solver), chosen_steps(steps, command.schedule, model)
-
-
-def chosen_steps(nfe: int | None, schedule: Sequence[float] | None, model: Model) -> Steps | None:
-    """The steps that the options --nfe and --schedule ask of a model; None is its own schedule.
-
-    Raises:
-        UserError: both, or values that make no schedule.
-    """
-    from mfdistill.errors import UserError
-
-    if nfe is not None and schedule is not None:
-        raise UserError("--nfe and --schedule exclude each other: give one of them")
-    if nfe is not None and nfe < 1:
-        raise UserError(f"--nfe {nfe}: must be at least 1")
-    if schedule is not None:
-        times = list(schedule)
-        if len(times) < 2 or times[0] != 0 or times[-1] != 1 or any(b <= a for a, b in zip(times, times[1:], strict=False)):
-            raise UserError(f"--schedule {' '.join(f'{t:g}' for t in times)}: needs times that ascend from 0 to 1, such as 0 0.4 1")
-        return times
-    if model.role == "regression" and (nfe or 1) != 1:
-        raise UserError(f"--nfe {nfe}: a regression network has one evaluation; leave it out")
-    return None if nfe is None else model.schedule(nfe)[1]

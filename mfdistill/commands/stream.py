@@ -116,7 +116,7 @@ def _gain(command: Stream) -> Any:
 
 def _steps(command: Stream, model: Any) -> tuple[int | None, Any]:
     """Number of steps, and the solver."""
-    from mfdistill.commands.options import solver_steps
+    from mfdistill.commands.sampling import solver_steps
     from mfdistill.errors import UserError
     from mfdistill.students import Student
 

@@ -73,7 +73,7 @@ def run(command: Synthesize) -> list[dict[str, Any]]:
     Raises:
         UserError: bad model, options or input, or rows that could not be spoken.
     """
-    from mfdistill.commands.restore import chosen_steps
+    from mfdistill.commands.sampling import chosen_steps
     from mfdistill.distill.inference import open_model
     from mfdistill.distill.logs import say
     from mfdistill.distill.vocoder import attach_vocoder
