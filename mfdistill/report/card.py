@@ -11,6 +11,9 @@ _TASKS = {
     "enhance": "speech enhancement (noisy speech in, clean speech out)",
     "vocode": "vocoding (Mel spectrogram in, waveform out)",
     "phase": "phase retrieval (STFT magnitudes in, waveform out)",
+    "dereverb": "dereverberation (reverberant speech in, dry speech out)",
+    "codec": "post-filter of a speech codec (decoded speech in, speech as it was coded out)",
+    "bandwidth": "bandwidth extension (band-limited speech in, full-band speech out)",
 }
 _BOOKKEEPING = {"checkpoint_sha256", "commit", "machine", "checkpoint", "claim", "failed"}
 _STATED = {"task", "network", "pesq_mode", "sample_rate", "split"}  # once, above the table
@@ -62,10 +65,14 @@ def _summary(role: str) -> str:
             "A conditional-flow-matching teacher: it predicts the velocity `v(z_t, t)` and is integrated from t = 0 to 1. "
             "Trained with mfdistill."
         )
+    if role == "solver":
+        return "A learned few-step solver for one flow-matching teacher. Trained with mfdistill."
     return "A network trained with mfdistill."
 
 
 def _usage(role: str, task: str) -> list[str]:
+    if role == "solver":
+        return ["```", "mfdistill restore TEACHER in.wav out.wav --solver SOLVER", "```"]
     if role == "student" and task == "enhance":
         return ["```", "mfdistill restore STUDENT noisy.wav restored.wav --nfe 1", "```"]
     if role == "student":
