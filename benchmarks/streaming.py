@@ -19,9 +19,10 @@ import torch
 import tyro
 from quality import commit, machine
 
-from mfdistill.checkpoint import write_json
+from mfdistill.checkpoint import write_json, write_text
 from mfdistill.metrics.hops import HopClock
 from mfdistill.networks import build_network
+from mfdistill.report import markdown_table
 from mfdistill.students import Student
 from mfdistill.students.streaming import StreamRestorer
 from mfdistill.tasks import default_task, get_task
@@ -61,6 +62,23 @@ def main(options: Options) -> None:
     if options.minutes > 0:
         record(endure(options))
     draw()
+    rows = [row for row in json.loads((HERE / "results" / "streaming.json").read_text()) if "cpu_p50_ms" in row]
+    rows = [row | {"system": f"{row['network']}, {row['framing']} ms, {row['runner']}"} for row in rows]
+    columns = {"system": "", "nfe": "NFE", "cpu_p50_ms": "CPU p50", "cpu_p99_ms": "CPU p99", "p50_ms": "wall p50", "p95_ms": "wall p95"}
+    columns |= {"p99_ms": "wall p99", "max_ms": "wall max", "rtf": "RTF", "paced_p99_ms": "paced p99", "paced_underruns": "underruns"}
+    page("streaming.json", sorted(rows, key=lambda row: (row["network"] != "compact", row["system"], row["nfe"])), columns | STATIC)
+
+
+STATIC = {"state_bytes": "state, bytes", "cold_start_s": "cold start, s"}
+
+
+def page(name: str, rows: list[dict[str, Any]], columns: dict[str, str]) -> None:
+    """Put the table between its marks in docs/streaming.md."""
+    file = HERE.parent / "docs" / "streaming.md"
+    before, start, rest = file.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    where = "; ".join(dict.fromkeys(row["machine"] for row in rows))
+    write_text(file, f"{before}{start}{markdown_table(rows, columns)}\n\nMeasured on: {where}.\n{end}{after}")
 
 
 def make_student(network: str, framing: str, sample_rate: int) -> Student:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 import tyro
 from quality import COLUMNS, commit, digest, halve, hours_of, machine
+from streaming import page
 from torch import Tensor
 
 from mfdistill.commands.options import Corpus, TaskOptions, ValidOptions
@@ -51,7 +52,7 @@ class Options:
     systems: tuple[Literal["teacher", "student", "regression", "full-teacher", "full-student", "student-of-full"], ...] = (
         "teacher", "student", "regression", "full-teacher", "full-student", "student-of-full",
     )
-    """Which runs to train; 'full' sees later frames."""
+    """Which to train and score; 'full' sees later frames. Rows of the others stay in the table."""
     out: str = "runs/streaming"
     """Folder of the runs."""
     sample_rate: Literal[8000, 16000] = 8000
@@ -107,7 +108,7 @@ def evaluate(options: Options, task: Task) -> list[dict[str, Any]]:
 
     out, rows = Path(options.out) / task, []
     utterances = None
-    for name in ("regression", "teacher", "student", "student-of-full", "full-teacher", "full-student"):
+    for name in options.systems:
         if not (out / name / "model.safetensors").is_file():
             say(f"{out / name}: not trained, so it is left out")
             continue
@@ -166,14 +167,21 @@ def score(options: Options, task: Task, name: str, nfe: int, gain: str, system: 
     }
 
 
+KEY = ("task", "sample_rate", "model", "nfe", "gain")
+
+
 def record(options: Options, task: Task, rows: list[dict[str, Any]]) -> None:
-    """Replace the task's rows in the recorded result and draw it."""
+    """Put the rows into the recorded result, in the place of older ones of the same systems, and draw it."""
     from mfdistill.report import quality_plot, write_table
 
     stem = HERE / "results" / "streaming_quality"
     old = json.loads(stem.with_suffix(".json").read_text()) if stem.with_suffix(".json").is_file() else []
-    both = [row for row in old if (row["task"], row["sample_rate"]) != (task, options.sample_rate)] + rows
+    new = {tuple(row[key] for key in KEY) for row in rows}
+    both = [row for row in old if tuple(row[key] for key in KEY) not in new] + rows
+    both.sort(key=lambda row: (row["task"], row["sample_rate"], row["streamed"] is not None, row["model"], row["nfe"]))
     write_table(stem, both)
+    columns = {"task": "task", "model": "", "nfe": "NFE", "gain": "level", "train_hours": "hours", "pesq": "PESQ", "estoi": "ESTOI"}
+    page("streaming_quality.json", both, columns | {"sisdr": "SI-SDR", "lsd": "LSD", "n": "utterances", "rtf": "RTF"})
     quality_plot(both, stem.with_suffix(".png"), columns=("pesq", "estoi", "sisdr", "lsd"))
 
 

@@ -242,6 +242,12 @@ def test_onnx_graph_with_explicit_state_equals_eager(name, steps):
         StreamRestorer(student, batch=2, runner="onnx")
 
 
+def test_onnx_graph_of_norms_without_running_statistics(monkeypatch):
+    monkeypatch.setitem(NETWORKS, "causal_ncsnpp", {**NETWORKS["causal_ncsnpp"], "norm": "subband_grouped_framenorm"})
+    student, wave = student_of("causal_ncsnpp", dtype=torch.float32), waves(length=640, dtype=torch.float32)
+    assert relative(stream(StreamRestorer(student, runner="onnx"), wave, 100), stream(StreamRestorer(student), wave, 100)) < 1e-5
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_folded_time_changes_nothing(name):
     student, teacher, wave = student_of(name), teacher_of(name), waves()

@@ -42,7 +42,7 @@ def onnx_bytes(step: StreamStep) -> bytes:
         warnings.simplefilter("ignore")                 # the tracer's, on shapes that are fixed here
         torch.onnx.export(
             _Apart(own), (torch.zeros(1, step.stft.hop), noise, *state), file,  # type: ignore[arg-type]
-            dynamo=False, opset_version=OPSET,
+            dynamo=False, opset_version=OPSET, do_constant_folding=False,
             input_names=["samples", "noise", *names], output_names=["output", *(f"next_{name}" for name in names)],
         )
     model = onnx.load_from_string(file.getvalue())
