@@ -86,6 +86,8 @@ def test_cosyvoice_layout_both_ways(tmp_path: Path, system: str) -> None:
     assert torch.equal(whole["input_embedding.weight"], torch.load(file, weights_only=True)["input_embedding.weight"])
     save_student(loaded, tmp_path / "folder")
     assert torch.equal(sample(load_student(tmp_path / "folder"), z, mel_cond(), 2), sample(student, z, mel_cond(), 2))
+    chunks = load_student(tmp_path / "folder", streaming=True)
+    assert torch.equal(sample(chunks, z, mel_cond(), 2), sample(student, z, {**mel_cond(), "streaming": torch.tensor([True])}, 2))
     if system == "cosyvoice2":
         export_chatterbox(loaded, tmp_path / "s3gen_meanflow.safetensors", base=file)
         back = load_student(tmp_path / "s3gen_meanflow.safetensors", config=COSY)

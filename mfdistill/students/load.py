@@ -12,6 +12,7 @@ from mfdistill.checkpoint import load_tensors, save_folder
 from mfdistill.errors import UserError
 from mfdistill.networks.memory import check_streams
 from mfdistill.students.student import Student
+from mfdistill.tasks.foreign import ForeignTask
 from mfdistill.teachers.load import load_weights, open_folder, recognise, resolve
 
 
@@ -59,7 +60,11 @@ def load_interval(
     except (TypeError, UserError) as error:
         raise UserError(f"{path}/config.json: schedule: {error}") from error
     load_weights(student, load_tensors(path), path)
-    if streaming:
+    if streaming and isinstance(task, ForeignTask):  # CosyVoice streams by chunks of its attention
+        if not getattr(network.config, "static_chunk_size", 0) or not getattr(network.config, "causal", True):
+            raise UserError(f"{path}: this network has no streaming form; leave streaming out")
+        network.streaming = True  # type: ignore[assignment]
+    elif streaming:
         check_streams(student.network, path)
         student.streaming = True
     return student.to(device).eval()
