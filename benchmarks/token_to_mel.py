@@ -63,21 +63,22 @@ class Options:
     """Folder of the recorded result; the page in docs/ is only written with the default."""
     vocoder: str = os.path.relpath(HERE / "models" / "vocode-student")
     """A vocode model with the same Mel spectrogram."""
-    channels: int = 128
-    blocks: int = 5
-    """Of the network."""
-    teacher_steps: int = 700
-    student_steps: int = 160
+    channels: int = 160
+    blocks: int = 6
+    attention: int = 3
+    """Of the network; every so many blocks are followed by self-attention."""
+    teacher_steps: int = 4000
+    student_steps: int = 400
     """Updates."""
-    rollout_steps: int = 30
+    rollout_steps: int = 60
     """Updates of the two small students that compare targets per rollout."""
     cut_s: float = 6.0
     """Seconds of an utterance that are used."""
-    limit: int = 12
+    limit: int = 22
     """Test utterances; they go through the speakers in turn."""
-    search_limit: int = 6
+    search_limit: int = 10
     """Validation utterances, one of each speaker, that a schedule is scored on."""
-    search_iterations: int = 1
+    search_iterations: int = 2
     """Ternary steps per line of the search."""
     metrics: tuple[str, ...] = ("spksim", "lsd")
     """Beside the unit error; wer where jiwer and Whisper are installed."""
@@ -104,7 +105,7 @@ def train(options: Options) -> None:
             task="token2mel", data=Corpus(source=options.data),
             training=replace(settings(options), out=str(out / "teacher"), steps=options.teacher_steps),
             valid=ValidOptions(valid_files=8, valid_metrics=()), speech=SpeechOptions(vocoder=options.vocoder),
-            frames=FramesSizes(channels=options.channels, blocks=options.blocks),
+            frames=FramesSizes(channels=options.channels, blocks=options.blocks, attention=options.attention),
         )
     )
     distil(options, "student", options.student_steps, 3)
@@ -347,7 +348,10 @@ def context(options: Options) -> dict[str, Any]:
     out = Path(options.out)
     made = {name: digest(out / name / "model.safetensors") for name in ("teacher", "student")}
     found = out / "rollouts.json"
-    told = ("channels", "blocks", "teacher_steps", "student_steps", "rollout_steps", "cut_s", "limit", "search_limit", "search_iterations")
+    told = (
+        *("channels", "blocks", "attention", "teacher_steps", "student_steps", "rollout_steps"),
+        *("cut_s", "limit", "search_limit", "search_iterations"),
+    )
     searched = {}
     for nfe in (2, 3):
         file = out / "student" / f"o3s-{nfe}.json"
