@@ -120,7 +120,8 @@ def evaluate(options: Options, task: Task) -> list[dict[str, Any]]:
             rows.append(score(options, task, "unprocessed", 0, "", unprocessed(model.task), utterances))
         about = {
             "objective": (model.config.get("objective") or {}).get("name"), "network": "compact", "params": model.params,
-            "train_hours": round(hours_of(out / name), 3), "checkpoint_sha256": digest(stored / "model.safetensors"),
+            "train_hours": round(sum(hours_of(out / run) for run in (name, *BEHIND.get(name, ()))), 3),
+            "checkpoint_sha256": digest(stored / "model.safetensors"),
             "claim": name == "student",            # declared before anything is measured
         }
         causal = model.task.config.stft.causal
@@ -167,6 +168,8 @@ def score(options: Options, task: Task, name: str, nfe: int, gain: str, system: 
     }
 
 
+BEHIND = {"student": ("teacher",), "full-student": ("full-teacher",), "student-of-full": ("full-teacher",)}
+"""Whose training a student's hours include."""
 KEY = ("task", "sample_rate", "model", "nfe", "gain")
 
 
