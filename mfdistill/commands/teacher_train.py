@@ -107,6 +107,10 @@ def run(command: TeacherTrain) -> Path:
     Raises:
         UserError: bad options or data. Interrupted: stopped by a signal, after saving.
     """
+    from mfdistill.errors import UserError
+
+    if command.spectral and command.objective != "regression":
+        raise UserError("--spectral: belongs to --objective regression; for a student it is --integral.spectral")
     if command.task in MEL_TASKS:
         from mfdistill.commands.speech_train import run as run_mel
 

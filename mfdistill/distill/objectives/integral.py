@@ -23,6 +23,9 @@ from mfdistill.distill.objectives.config import IntegralConfig
 from mfdistill.errors import UserError
 from mfdistill.flow import GaussianPath, expand_time, interpolate, sample_interval, stages, trajectory, uniform
 from mfdistill.students.student import Student
+from mfdistill.tasks import Task
+from mfdistill.tasks.foreign import ForeignTask
+from mfdistill.tasks.mel import MelTask
 from mfdistill.teachers.protocol import Teacher
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
@@ -67,6 +70,7 @@ class IntegralObjective(nn.Module):
         hold(self, teacher)
         self.path = path
         self.config = config or IntegralConfig()
+        self.task = spectral_task(student) if self.config.spectral else None
         if not getattr(teacher, "straight", True) and self.config.state == "data":
             raise UserError("integral state: 'data' needs a teacher trained on straight paths, and this one was not; set it to 'rollout'")
         self.seed = seed
@@ -78,13 +82,13 @@ class IntegralObjective(nn.Module):
         error = squared_error(u, target, None if mask is None else _repeat(mask, k))
         loss = reduce(error.unflatten(0, (k, -1)).mean(0), batch)
         logs = {"loss": loss.detach(), "teacher_nfe": nfe}
-        if self.config.spectral:
-            spectral = self.spectral(z, t, r, u, target, batch)
+        if self.task is not None:
+            spectral = self.spectral(self.task, z, t, r, u, target, batch)
             logs["spectral"] = spectral.detach()
             loss = loss + self.config.spectral * spectral
         return loss, logs
 
-    def spectral(self, z: Tensor, t: Tensor, r: Tensor, u: Tensor, target: Tensor, batch: Batch) -> Tensor:
+    def spectral(self, task: Task, z: Tensor, t: Tensor, r: Tensor, u: Tensor, target: Tensor, batch: Batch) -> Tensor:
         """Magnitude loss of the rows that end at r = 1, (): their sum over all rows, so that rare ends weigh little."""
         ends = (r >= 1).nonzero().flatten()
         if not len(ends):
@@ -95,7 +99,7 @@ class IntegralObjective(nn.Module):
             wanted = batch["z_1"][ends % len(batch["z_1"])]
         else:
             wanted = z[ends] + span * target[ends]
-        return magnitude_loss(self.model.task, reached, wanted).sum() / len(z)
+        return magnitude_loss(task, reached, wanted).sum() / len(z)
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -148,6 +152,17 @@ class IntegralObjective(nn.Module):
         every = torch.combinations(torch.arange(n + 1))                                 # ascending, (n (n + 1) / 2, 2)
         pick = (uniform(self.seed, index, "pairs", k - 1) * len(every)).long()
         return torch.cat([whole, every[pick].transpose(0, 1)])
+
+
+def spectral_task(student: Student) -> Task:
+    """The task whose features the magnitude loss turns into signals.
+
+    Raises:
+        UserError: no task, or one whose states are Mel spectrograms.
+    """
+    if student.task is None or isinstance(student.task, MelTask | ForeignTask):
+        raise UserError("integral spectral: needs a task whose states are STFT features, and this student has none; set it to 0")
+    return student.task
 
 
 def _repeat(value: Tensor, k: int) -> Tensor:
