@@ -48,6 +48,7 @@ def told(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["teacher-train", "--steps", "many"], ["--steps", "many"]),
         (["teacher-train", "--steps"], ["--steps", "Missing value"]),
         (["teacher-train", "--steps", "0"], ["--steps 0", "at least 1"]),
+        (["teacher-train", "--spectral", "0.1"], ["--spectral", "--objective regression"]),
         (["teacher-train", "--task", "sing"], ["sing", "--task", "vocode"]),
         (["teacher-train", "--sample-rate", "11025"], ["11025", "8000"]),
         (["teacher-train", "--data.sample-rate", "16001"], ["16001", "16000"]),

@@ -11,7 +11,7 @@ import soundfile
 import torch
 from cli_corpus import make_corpus, voice
 
-from mfdistill.checkpoint import load_config, load_tensors
+from mfdistill.checkpoint import load_config, load_tensors, save_folder
 from mfdistill.cli import main
 from mfdistill.commands.parsing import parse
 from mfdistill.distill.settings import TrainConfig, in_steps
@@ -134,8 +134,13 @@ def test_batches_equal_single_files(recipe: Path, tmp_path: Path, capsys: pytest
     stamp = (tmp_path / "3" / "0.wav").stat().st_mtime_ns
     assert main(["restore", str(recipe), str(source), str(tmp_path / "3"), "--batch", "3"]) == 0
     assert (tmp_path / "3" / "1.wav").is_file() and (tmp_path / "3" / "0.wav").stat().st_mtime_ns == stamp
+    trained = tmp_path / "trained"  # whose branch for r - t has moved from 0, so that the samplers differ
+    tensors = load_tensors(recipe)
+    weight = "network.time_embedding.linear_2.weight"
+    tensors[weight] = torch.randn(tensors[weight].shape, generator=torch.Generator().manual_seed(0))
+    save_folder(trained, tensors, load_config(recipe))
     for name in ("euler", "displacement"):
-        assert main(["restore", str(recipe), str(source), str(tmp_path / name), "--sampler", name, "--nfe", "2"]) == 0
+        assert main(["restore", str(trained), str(source), str(tmp_path / name), "--sampler", name, "--nfe", "2"]) == 0
     a, b = (soundfile.read(tmp_path / name / "0.wav")[0] for name in ("euler", "displacement"))
     assert not np.array_equal(a, b)
 
