@@ -84,6 +84,7 @@ def run(command: Restore) -> list[Path]:
     if isinstance(model.task, MelTask):
         raise UserError(f"{command.model}: generates speech from units or text; use mfdistill synthesize")
     model, steps = sampling(command.solver, command.nfe, command.schedule, model)
+    model = model if command.sampler is None else model.sampled_by(command.sampler)
     own = waiting[rank::world]
     done: list[Path] = []
     failed: list[str] = []
