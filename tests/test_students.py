@@ -12,6 +12,7 @@ from mfdistill.config import to_dict
 from mfdistill.errors import UserError
 from mfdistill.networks import build_network
 from mfdistill.networks.compact import CompactConfig
+from mfdistill.networks.delta import DeltaEmbedding, NoisinessEmbedding
 from mfdistill.students import IntervalEmbedding, Student, load_student, replace_module, sample, save_student
 from mfdistill.tasks import default_task, get_task
 from mfdistill.teachers import CFMTeacher
@@ -219,3 +220,21 @@ def test_bad_student_folders_give_one_clear_line(tmp_path):
 def test_a_student_that_nobody_could_load_is_not_saved(tmp_path):
     with pytest.raises(ValueError, match="cannot be saved"):
         save_student(Student.from_teacher(toy()[0]), tmp_path)
+
+
+def test_a_network_with_its_own_interval_branch_keeps_it():
+    class Delta(nn.Module):
+        time_embedding_name = "time"
+
+        def __init__(self):
+            super().__init__()
+            self.time = DeltaEmbedding(NoisinessEmbedding(4), 16)
+            nn.init.normal_(self.time.linear_2.weight)
+
+        def forward(self, z_t, t, cond):
+            return z_t + self.time(t).mean()
+
+    network, z = Delta(), torch.zeros(1, 1)
+    student = Student.from_network(network)
+    assert student.interval == "delta"
+    assert not torch.equal(student(z, torch.tensor(0.25), torch.tensor(1.0), {}), student(z, torch.tensor(0.25), torch.tensor(0.25), {}))

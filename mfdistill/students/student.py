@@ -13,6 +13,7 @@ from mfdistill.config import to_dict
 from mfdistill.flow import jump
 from mfdistill.flow import schedule as make_schedule
 from mfdistill.networks.causal_layers import freeze_norms
+from mfdistill.networks.delta import DeltaEmbedding
 from mfdistill.networks.memory import frame_by_frame
 from mfdistill.students.guidance import GuidedEmbedding
 from mfdistill.students.interval import Interval, replace_module, two_times
@@ -89,8 +90,11 @@ class Student(nn.Module):
     def from_network(
         cls, network: nn.Module, task: Task | None = None, schedule: int | Sequence[float] = 1, description: Mapping[str, Any] | None = None
     ) -> Student:
-        """A student of a network of ours with the weights it has, for training without a teacher; works on a copy."""
-        return cls(copy.deepcopy(network), network.time_embedding_name, task, schedule, description).train()  # type: ignore[arg-type]
+        """A student of a network of ours with the weights it has, for training without a teacher; works on a copy. A network that has
+        MeanFlowSE's branch for r - t keeps it."""
+        name: str = network.time_embedding_name  # type: ignore[assignment]
+        interval: Interval = "delta" if isinstance(network.get_submodule(name), DeltaEmbedding) else "mixed"
+        return cls(copy.deepcopy(network), name, task, schedule, description, interval=interval).train()
 
     @property
     def config(self) -> dict[str, Any]:
