@@ -239,7 +239,8 @@ def record(options: Options, task: str, rows: Sequence[dict[str, Any]]) -> None:
     both = [row | {"claim": claimed(row)} for row in both]
     write_table(stem, both)
     readme(both)
-    quality_plot(both, stem.with_suffix(".png"), columns=("pesq", "estoi", "sisdr", "dnsmos_ovrl", "spksim", "lsd"))
+    drawn = [row | {"task": f"{row['task']}, {row['sample_rate'] // 1000} kHz"} for row in both]
+    quality_plot(drawn, stem.with_suffix(".png"), columns=("pesq", "estoi", "sisdr", "dnsmos_ovrl", "spksim", "lsd"))
     for nfe in (2, 3):
         found = Path(options.out) / label(options, task) / "student" / f"o3s-{nfe}"
         if found.with_suffix(".json").is_file():

@@ -4,7 +4,7 @@
 
 Every stage resumes where it was stopped; finished stages are skipped. O3S sees validation speakers only; the table is of the test split,
 whose speakers no stage before it has heard. Of every utterance the first ``--cut-s`` seconds are used, of which the beginning (3 s, at most
-40 %) is the prompt; the generated rest is scored. Five of the test utterances were looked at while the units, the coarse spectrogram and the
+40 %) is the prompt; the generated rest is scored. Five of the test utterances were looked at when the units, the coarse spectrogram and the
 cut were chosen, so they are not wholly unseen. Writes benchmarks/results/token_to_mel.json, .csv and .png.
 """
 
