@@ -77,6 +77,7 @@ def run(command: Restore) -> list[Path]:
     if single and jobs[0][1].exists() and not command.overwrite:
         raise UserError(f"{jobs[0][1]}: already there; --overwrite replaces it")
     waiting = [job for job in jobs if command.overwrite or not job[1].exists()]
+    accelerator.wait_for_everyone()  # all processes share out the same list, before any of them writes a file
     if command.batch < 1:
         raise UserError(f"--batch {command.batch}: must be at least 1")
     role = {None: None, "displacement": "student", "euler": None}[command.sampler] if Path(command.model).is_file() else None
