@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from quality import HERE, commit, machine
-from six_tasks import into
+from record import HERE, commit, into, machine
 
 from mfdistill.commands.compress import Compress
 from mfdistill.commands.compress import run as compress

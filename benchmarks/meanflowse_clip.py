@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from quality import commit, machine
+from record import HERE, commit, machine
 from torch import Tensor, nn
 
 from mfdistill.audio.features import StftConfig
@@ -44,7 +44,6 @@ from mfdistill.networks.delta import DeltaEmbedding, NoisinessEmbedding
 from mfdistill.students import Student, sample
 from mfdistill.tasks import TaskConfig, get_task
 
-HERE = Path(__file__).resolve().parent
 TIMES = (0.05, 0.2, 0.35, 0.5, 0.7, 0.9)
 RECIPE = MeanFlowConfig(
     teacher_free=True, mf_first_order_coef=0.5, mf_weight_final=0.25, mf_warmup_frac=0.3, mf_skip_weight_thresh=0.05,

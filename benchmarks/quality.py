@@ -9,19 +9,16 @@ half precision, stores them in benchmarks/models, scores *those*, and writes ben
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import platform
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
+from record import HERE, commit, digest, halve, hours_of, into, machine, recorded, tables
 
-from mfdistill.checkpoint import load_config, load_tensors, save_folder, write_json
+from mfdistill.checkpoint import write_json
 from mfdistill.commands.evaluate import Evaluate
 from mfdistill.commands.evaluate import run as evaluate
 from mfdistill.commands.options import Corpus, ValidOptions
@@ -36,7 +33,6 @@ from mfdistill.distill.settings import TrainConfig
 from mfdistill.flow.config import IntervalConfig, TimeConfig
 from mfdistill.search.config import SearchConfig
 
-HERE = Path(__file__).resolve().parent
 # the row that the README quotes, declared before any is measured: model, objective, evaluations, schedule; and at which rate
 CLAIM = ("student", "integral", 1, "uniform")
 CLAIMED_RATE = {"vocode": 8000, "enhance": 16000}
@@ -159,11 +155,6 @@ def train(options: Options, task: Literal["vocode", "enhance"]) -> None:
     teacher_train(replace(regression, training=replace(common, out=str(out / "regression"), steps=steps)))
 
 
-def hours_of(folder: Path) -> float:
-    """Hours of training in a run's ``config.json``."""
-    return float(load_config(folder)["training"]["hours"])
-
-
 def search(options: Options, task: str) -> None:
     """O3S at 2 and 3 evaluations on validation speakers, by speaker similarity (vocode: the metric of the paper) or PESQ."""
     for nfe in (2, 3):
@@ -219,14 +210,10 @@ def measure(options: Options, task: str) -> list[dict[str, Any]]:
     return rows
 
 
-def halve(source: Path, target: Path) -> Path:
-    """A copy of a model folder in half precision, with what is needed to use it."""
-    config = {key: value for key, value in load_config(source).items() if key in KEPT}
-    save_folder(target, {key: value.half() for key, value in load_tensors(source).items()}, config)
-    return target
-
-
-KEPT = ("role", "task", "network", "objective", "schedule", "schedules")
+TABLE = {
+    "train_hours": "hours", "pesq": "PESQ", "estoi": "ESTOI", "sisdr": "SI-SDR", "lsd": "LSD", "spksim": "speaker similarity",
+    "dnsmos_ovrl": "DNSMOS", "rtf": "RTF",
+}
 
 
 def record(options: Options, task: str, rows: Sequence[dict[str, Any]]) -> None:
@@ -234,11 +221,11 @@ def record(options: Options, task: str, rows: Sequence[dict[str, Any]]) -> None:
     from mfdistill.report import quality_plot, write_table
 
     stem = HERE / "results" / "quality"
-    old = json.loads(stem.with_suffix(".json").read_text()) if stem.with_suffix(".json").is_file() else []
-    both = [row for row in old if (row["task"], row["sample_rate"]) != (task, options.sample_rate)] + list(rows)
+    others = [row for row in recorded(stem.with_suffix(".json")) if (row["task"], row["sample_rate"]) != (task, options.sample_rate)]
+    both = [*others, *rows]
     both = [row | {"claim": claimed(row)} for row in both]
     write_table(stem, both)
-    readme(both)
+    into(HERE.parent / "README.md", "quality.json", tables(both, TABLE))
     drawn = [row | {"task": f"{row['task']}, {row['sample_rate'] // 1000} kHz"} for row in both]
     quality_plot(drawn, stem.with_suffix(".png"), columns=("pesq", "estoi", "sisdr", "dnsmos_ovrl", "spksim", "lsd"))
     for nfe in (2, 3):
@@ -251,64 +238,6 @@ def record(options: Options, task: str, rows: Sequence[dict[str, Any]]) -> None:
 def claimed(row: dict[str, Any]) -> bool:
     """Whether a row is its task's claim."""
     return (row["model"], row["objective"], row["nfe"], row["schedule"]) == CLAIM and row["sample_rate"] == CLAIMED_RATE[row["task"]]
-
-
-def readme(rows: Sequence[dict[str, Any]]) -> None:
-    """Put the table between the marks in the README."""
-    from mfdistill.checkpoint import write_text
-    from mfdistill.report import markdown_table
-
-    columns = {"system": "", "train_hours": "hours", "pesq": "PESQ", "estoi": "ESTOI", "sisdr": "SI-SDR", "lsd": "LSD"}
-    columns |= {"spksim": "speaker similarity", "dnsmos_ovrl": "DNSMOS", "rtf": "RTF"}
-    parts = []
-    for task, rate in dict.fromkeys((row["task"], row["sample_rate"]) for row in rows):
-        own = [row for row in rows if (row["task"], row["sample_rate"]) == (task, rate)]
-        lines = [{"system": name_of(row)} | {key: row[key] for key in columns if key != "system"} for row in own]
-        title = f"`{task}`, {rate // 1000} kHz, {own[0]['n']} test utterances ({own[0]['machine']}):"
-        parts.append(f"{title}\n\n{markdown_table(lines, columns)}")
-    file = HERE.parent / "README.md"
-    before, start, rest = file.read_text(encoding="utf-8").partition("<!-- quality.json -->\n")
-    _, end, after = rest.partition("<!-- end -->")
-    write_text(file, before + start + "\n\n".join(parts) + "\n" + end + after)
-
-
-def name_of(row: dict[str, Any]) -> str:
-    """Of a row, for people."""
-    steps = "" if row["model"] in ("unprocessed", "regression") else f", {row['nfe']} step" + ("s" if row["nfe"] > 1 else "")
-    placed = f" placed by O3S on {row['searched']}" if row["schedule"] == "o3s" else ""
-    model = row["model"] + (" by meanflow" if (row["model"], row["objective"]) == ("student", "meanflow") else "")
-    return f"**{model}{steps}{placed}**" if row["claim"] else model + steps + placed
-
-
-def digest(file: Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def commit() -> str:
-    """The repository's commit, marked where the tree has changes."""
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
-
-    dirty = git("status", "--porcelain", "--", "../mfdistill")
-    return git("rev-parse", "--short=12", "HEAD") + ("+changes" if dirty else "")
-
-
-def machine() -> str:
-    """The machine in words."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"{os.cpu_count()} cores of a {processor()} server, no GPU, one training per core"
-
-
-def processor() -> str:
-    """The processor's name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -9,16 +9,15 @@ in each. Every stage resumes where it was stopped, finished ones are skipped. Wr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import tyro
-from quality import HERE, commit, halve, hours_of, machine, name_of
+from record import HERE, commit, halve, hours_of, into, machine, recorded, tables
 
-from mfdistill.checkpoint import load_config, write_text
+from mfdistill.checkpoint import load_config
 from mfdistill.commands.degrade import Degrade
 from mfdistill.commands.degrade import run as degrade
 from mfdistill.commands.evaluate import Evaluate
@@ -127,41 +126,22 @@ def measure(options: Options, task: TaskName, corpus: Corpus) -> list[dict[str, 
     return [{column: row.get(column) for column in COLUMNS} for row in found]
 
 
+TABLE = {
+    "train_hours": "hours", "pesq": "PESQ", "estoi": "ESTOI", "sisdr": "SI-SDR", "lsd": "LSD", "spksim": "speaker similarity", "rtf": "RTF",
+}
+
+
 def record(options: Options, task: str, rows: Sequence[dict[str, Any]]) -> None:
     """Replace the task's rows in the recorded result, draw it, and put the table into docs/tasks.md."""
     from mfdistill.report import quality_plot, write_table
 
     stem = HERE / "results" / "six_tasks"
-    old = json.loads(stem.with_suffix(".json").read_text()) if stem.with_suffix(".json").is_file() else []
-    both = [row for row in old if (row["task"], row["sample_rate"]) != (task, options.sample_rate)] + list(rows)
+    others = [row for row in recorded(stem.with_suffix(".json")) if (row["task"], row["sample_rate"]) != (task, options.sample_rate)]
+    both = [*others, *rows]
     write_table(stem, both)
-    drawn = [row | {"schedule": "uniform"} for row in both]
+    drawn = [row | {"schedule": "uniform", "objective": None, "claim": False} for row in both]
     quality_plot(drawn, stem.with_suffix(".png"), columns=("pesq", "estoi", "sisdr", "lsd"))
-    into(HERE.parent / "docs" / "tasks.md", "six_tasks.json", table_of(both))
-
-
-def table_of(rows: Sequence[dict[str, Any]]) -> str:
-    """One markdown table per task."""
-    from mfdistill.report import markdown_table
-
-    columns = {"system": "", "train_hours": "hours", "pesq": "PESQ", "estoi": "ESTOI", "sisdr": "SI-SDR", "lsd": "LSD"}
-    columns |= {"spksim": "speaker similarity", "rtf": "RTF"}
-    parts = []
-    for task, rate in dict.fromkeys((row["task"], row["sample_rate"]) for row in rows):
-        own = [row for row in rows if (row["task"], row["sample_rate"]) == (task, rate)]
-        lines = [{"system": name_of(row | {"schedule": "uniform", "claim": False})} | {key: row[key] for key in columns if key != "system"}
-                 for row in own]
-        title = f"`{task}`, {rate // 1000} kHz, {own[0]['n']} test utterances ({own[0]['machine']}):"
-        parts.append(f"{title}\n\n{markdown_table(lines, columns)}")
-    return "\n\n".join(parts) + "\n"
-
-
-def into(file: Path, mark: str, text: str) -> None:
-    """Put a text between ``<!-- mark -->`` and ``<!-- end -->``, where a page has them."""
-    before, start, rest = file.read_text(encoding="utf-8").partition(f"<!-- {mark} -->\n")
-    if start:
-        _, end, after = rest.partition("<!-- end -->")
-        write_text(file, before + start + text + end + after)
+    into(HERE.parent / "docs" / "tasks.md", "six_tasks.json", tables(drawn, TABLE))
 
 
 if __name__ == "__main__":

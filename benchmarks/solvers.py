@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from quality import HERE, commit, machine
-from six_tasks import into
+from record import HERE, commit, into, machine, recorded
 
 from mfdistill.checkpoint import load_config
 from mfdistill.commands.evaluate import Evaluate
@@ -118,8 +117,7 @@ def record(rows: Sequence[Mapping[str, Any]]) -> None:
     from mfdistill.report import markdown_table
 
     stem = HERE / "results" / "solvers"
-    old = json.loads(stem.with_suffix(".json").read_text()) if stem.with_suffix(".json").is_file() else []
-    both = [row for row in old if row["task"] != rows[0]["task"]] + [dict(row) for row in rows]
+    both = [row for row in recorded(stem.with_suffix(".json")) if row["task"] != rows[0]["task"]] + [dict(row) for row in rows]
     write_json(stem.with_suffix(".json"), both)
     draw(both, stem.with_suffix(".png"))
     columns = {"system": "", "nfe": "evaluations", "pesq": "PESQ", "estoi": "ESTOI", "lsd": "LSD", "spksim": "speaker similarity"}

@@ -12,14 +12,13 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import tyro
-from quality import commit, machine
+from record import HERE, commit, into, machine, recorded
 
-from mfdistill.checkpoint import write_json, write_text
+from mfdistill.checkpoint import write_json
 from mfdistill.metrics.hops import HopClock
 from mfdistill.networks import build_network
 from mfdistill.report import markdown_table
@@ -28,7 +27,6 @@ from mfdistill.students.streaming import StreamRestorer
 from mfdistill.tasks import default_task, get_task
 from mfdistill.teachers.cfm import CFMTeacher
 
-HERE = Path(__file__).resolve().parent
 NETWORKS: dict[str, dict[str, Any]] = {
     "compact": {"causal": True},
     "causal_ncsnpp": {"nf": 32, "num_res_blocks": 1, "norm": "subband_grouped_framenorm"},
@@ -74,11 +72,8 @@ STATIC = {"state_bytes": "state, bytes", "cold_start_s": "cold start, s"}
 
 def page(name: str, rows: list[dict[str, Any]], columns: dict[str, str]) -> None:
     """Put the table between its marks in docs/streaming.md."""
-    file = HERE.parent / "docs" / "streaming.md"
-    before, start, rest = file.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
-    _, end, after = rest.partition("<!-- end -->")
     where = "; ".join(dict.fromkeys(row["machine"] for row in rows))
-    write_text(file, f"{before}{start}{markdown_table(rows, columns)}\n\nMeasured on: {where}.\n{end}{after}")
+    into(HERE.parent / "docs" / "streaming.md", name, f"{markdown_table(rows, columns)}\n\nMeasured on: {where}.\n")
 
 
 def make_student(network: str, framing: str, sample_rate: int) -> Student:
@@ -144,7 +139,7 @@ def endure(options: Options) -> dict[str, Any]:
 def record(row: dict[str, Any]) -> None:
     """Put a row into the recorded result, in the place of an older one of the same system."""
     file = HERE / "results" / "streaming.json"
-    old = json.loads(file.read_text()) if file.is_file() else []
+    old = recorded(file)
     write_json(file, [other for other in old if any(other[key] != row[key] for key in KEY)] + [row])
 
 

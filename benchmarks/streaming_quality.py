@@ -10,7 +10,6 @@ that are not there are left out of the table. Checkpoints are rounded to half pr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,8 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from quality import COLUMNS, commit, digest, halve, hours_of, machine
+from quality import COLUMNS
+from record import HERE, commit, digest, halve, hours_of, machine, recorded
 from streaming import page
 from torch import Tensor
 
@@ -36,7 +36,6 @@ from mfdistill.metrics import measure_rtf, pesq_mode, summarise
 from mfdistill.students.streaming import StreamRestorer
 from mfdistill.teachers import CFMTeacher
 
-HERE = Path(__file__).resolve().parent
 Task = Literal["phase", "vocode", "enhance"]
 System = Callable[[Tensor, int], Tensor]
 
@@ -178,9 +177,8 @@ def record(options: Options, task: Task, rows: list[dict[str, Any]]) -> None:
     from mfdistill.report import quality_plot, write_table
 
     stem = HERE / "results" / "streaming_quality"
-    old = json.loads(stem.with_suffix(".json").read_text()) if stem.with_suffix(".json").is_file() else []
     new = {tuple(row[key] for key in KEY) for row in rows}
-    both = [row for row in old if tuple(row[key] for key in KEY) not in new] + rows
+    both = [row for row in recorded(stem.with_suffix(".json")) if tuple(row[key] for key in KEY) not in new] + rows
     both.sort(key=lambda row: (row["task"], row["sample_rate"], row["streamed"] is not None, row["model"], row["nfe"]))
     write_table(stem, both)
     columns = {"task": "task", "model": "", "nfe": "NFE", "gain": "level", "train_hours": "hours", "pesq": "PESQ", "estoi": "ESTOI"}

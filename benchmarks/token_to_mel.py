@@ -21,10 +21,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
-from quality import commit, digest, hours_of, machine
+from record import HERE, commit, digest, hours_of, into, machine
 from torch import Tensor
 
-from mfdistill.checkpoint import load_config, write_json, write_text
+from mfdistill.checkpoint import load_config, write_json
 from mfdistill.commands.options import Corpus, ValidOptions
 from mfdistill.commands.speech_train import SpeechOptions
 from mfdistill.commands.student_distill import StudentDistill
@@ -46,7 +46,6 @@ from mfdistill.search import run_search
 from mfdistill.search.config import SearchConfig
 from mfdistill.tasks.mel import Token2Mel
 
-HERE = Path(__file__).resolve().parent
 MEASURED = ("spksim", "lsd", "unit_error", "mel_to_teacher")
 Item = Mapping[str, Any]
 
@@ -323,9 +322,7 @@ def document(table: Sequence[Mapping[str, Any]], file: Path) -> None:
     columns |= {"mel_to_teacher": "Mel distance to teacher-32", "rtf_flow": "RTF flow", "rtf_whole": "RTF whole"}
     rows = [{key: row.get(key) for key in (*columns, "spksim_ci95")} for row in table]
     lines = f"{table[0]['n']} test utterances of unseen speakers ({machine()}; {table[2]['train_hours']:.2f} hours of training):"
-    before, mark, rest = file.read_text(encoding="utf-8").partition("<!-- token_to_mel.json -->\n")
-    _, end, after = rest.partition("<!-- end -->")
-    write_text(file, before + mark + lines + "\n\n" + markdown_table(rows, columns) + "\n" + end + after)
+    into(file, "token_to_mel.json", lines + "\n\n" + markdown_table(rows, columns) + "\n")
 
 
 def aims(by: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, Any]:
