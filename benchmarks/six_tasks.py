@@ -10,7 +10,7 @@ in each. Every stage resumes where it was stopped, finished ones are skipped. Wr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -29,15 +29,31 @@ from mfdistill.commands.teacher_train import TeacherTrain
 from mfdistill.commands.teacher_train import run as teacher_train
 from mfdistill.distill.objectives.config import IntegralConfig
 from mfdistill.distill.settings import TrainConfig
-from mfdistill.flow.config import IntervalConfig
+from mfdistill.flow.config import IntervalConfig, TimeConfig
 from mfdistill.networks.config import CompactSizes
 
 TaskName = Literal["vocode", "phase", "enhance", "dereverb", "codec", "bandwidth"]
 COLUMNS = (
     *("task", "model", "nfe", "n", "sample_rate", "params", "train_hours", "pesq", "pesq_ci95", "estoi", "estoi_ci95"),
-    *("sisdr", "sisdr_ci95", "lsd", "lsd_ci95", "spksim", "spksim_ci95", "rtf", "teacher_steps", "student_steps", "regression_steps"),
+    *("sisdr", "sisdr_ci95", "lsd", "lsd_ci95", "spksim", "spksim_ci95", "dnsmos_ovrl", "dnsmos_ovrl_ci95"),
+    *("rtf", "teacher_steps", "student_steps", "regression_steps"),
     *("commit", "machine"),
 )
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every task is given."""
+
+    sample_rate: Literal[8000, 16000] = 8000
+    batch_size: int = 8
+    channels: int = 64
+    """Of the network."""
+    crop_s: float = 1.0
+    """Of a training sample."""
+    teacher_steps: int = 1200
+    regression_steps: int = 600
+    student_steps: int = 200
 
 
 @dataclass(frozen=True)
@@ -48,64 +64,94 @@ class Options:
     """Corpus with train, valid and test speakers, noises beside it."""
     tasks: tuple[TaskName, ...] = get_args(TaskName)
     out: str = "runs/six_tasks"
-    sample_rate: Literal[8000, 16000] = 8000
-    batch_size: int = 8
-    channels: int = 64
-    """Of the network."""
-    crop_s: float = 2.0
-    """Of a training sample."""
-    teacher_steps: int = 2000
-    regression_steps: int = 1000
-    student_steps: int = 500
-    limit: int = 12
+    budget: Budget = field(default_factory=Budget)
+    limit: int = 20
     """Test utterances."""
-    prior: Literal["preset", "magnitude"] = "preset"
-    """The presets' spreads, or one in proportion to the magnitude of the input for every task whose flow starts at its input."""
-    metrics: tuple[str, ...] = ("pesq", "estoi", "sisdr", "lsd", "spksim")
+    metrics: tuple[str, ...] = ("pesq", "estoi", "sisdr", "lsd", "spksim", "dnsmos")
     stages: tuple[Literal["train", "evaluate"], ...] = ("train", "evaluate")
 
 
 def main(options: Options) -> None:
     """All tasks, one after another; each one's rows are recorded as soon as it is measured."""
     for task in options.tasks:
-        corpus = corpus_of(options, task)
+        corpus = corpus_of(options.data, options.budget, task, Path(options.out))
         if "train" in options.stages:
-            train(options, task, corpus)
+            train(options.budget, task, corpus, Path(options.out) / task)
         if "evaluate" in options.stages:
             record(options, task, measure(options, task, corpus))
 
 
-def corpus_of(options: Options, task: TaskName) -> Corpus:
+def corpus_of(data: str, budget: Budget, task: TaskName, out: Path) -> Corpus:
     """Encoding in every training step would take longer than the step: the codec's pairs are made beforehand."""
     if task != "codec":
-        return Corpus(source=options.data, crop_s=options.crop_s)
-    folder = Path(options.out) / "codec-pairs"
-    degrade(Degrade(task, options.data, str(folder), options.sample_rate))
-    return Corpus(source=str(folder), crop_s=options.crop_s)
+        return Corpus(source=data, crop_s=budget.crop_s)
+    folder = out / "codec-pairs"
+    degrade(Degrade(task, data, str(folder), budget.sample_rate))
+    return Corpus(source=str(folder), crop_s=budget.crop_s)
 
 
-def train(options: Options, task: TaskName, corpus: Corpus) -> None:
-    """Regression network, teacher, student."""
-    out = Path(options.out) / task
-    common = TrainConfig(
-        batch_size=options.batch_size, lr=2e-3, warmup=50, ema_decay=0.99, valid_every=0, save_every=100, log_every=50, resume=True
-    )
-    spread = TaskOptions(prior_shape="magnitude", sigma_0=0.3) if options.prior == "magnitude" and task != "vocode" else TaskOptions()
+@dataclass(frozen=True)
+class Recipe:
+    """How a task is learnt in a few minutes."""
+
+    numbers: TaskOptions
+    integral: IntegralConfig
+    from_regression: bool = False
+    """The teacher starts as a regression network, since most of its flow is the mean of the speech, and sees mostly early times, where all
+    that is uncertain is decided."""
+
+
+# without a phase to start from: a spread that follows the magnitude, around zero; students learn the whole flow
+FREE = Recipe(
+    TaskOptions(sigma_0=1.0, prior_mean="zero", prior_shape="magnitude"),
+    IntegralConfig(targets_per_rollout=2, interval=IntervalConfig(p_full=0.7), spectral=0.1),
+)
+# from the input: such teachers are best after about two steps, so those are the target
+NEAR = Recipe(
+    TaskOptions(), IntegralConfig(substeps=2, solver="euler", interval=IntervalConfig(p_full=0.75), spectral=0.05), from_regression=True
+)
+RECIPES: dict[TaskName, Recipe] = {
+    "vocode": FREE, "phase": FREE, "enhance": NEAR, "bandwidth": NEAR,
+    **dict.fromkeys(("dereverb", "codec"), replace(NEAR, numbers=TaskOptions(prior_shape="magnitude", sigma_0=0.3))),
+}
+TRAINING = TrainConfig(lr=2e-3, warmup=50, ema_decay=0.99, valid_every=0, save_every=100, log_every=50, resume=True)
+
+
+def train(budget: Budget, task: TaskName, corpus: Corpus, out: Path, causal: bool = False) -> None:
+    """Regression network, teacher and student, each resumed or skipped where it is done."""
+    recipe = RECIPES[task]
+    common = replace(TRAINING, batch_size=budget.batch_size)
     start = TeacherTrain(
-        task=task, sample_rate=options.sample_rate, data=corpus, valid=ValidOptions(valid_files=0), task_options=spread,
-        network=CompactSizes(channels=options.channels), training=common,
+        task=task, sample_rate=budget.sample_rate, causal=causal, data=corpus, valid=ValidOptions(valid_files=0),
+        task_options=recipe.numbers, network=CompactSizes(channels=budget.channels), training=common,
     )
-    teacher_train(
-        replace(start, objective="regression", training=replace(common, out=str(out / "regression"), steps=options.regression_steps))
-    )
-    teacher_train(replace(start, training=replace(common, out=str(out / "teacher"), steps=options.teacher_steps)))
+    regression, teacher, steps = replace(start, objective="regression"), start, budget.regression_steps
+    if recipe.from_regression:
+        begun, steps = str(out / "start"), steps // 2
+        teacher_train(replace(regression, training=replace(common, out=begun, steps=steps)))
+        regression = replace(regression, init=begun)
+        teacher = replace(start, init=begun, times=TimeConfig("logit-normal", -2.0, 1.5), training=replace(common, lr=1e-3))
+    regression = replace(regression, spectral=recipe.integral.spectral)
+    teacher_train(replace(regression, training=replace(common, out=str(out / "regression"), steps=steps)))
+    teacher_train(replace(teacher, training=replace(teacher.training, out=str(out / "teacher"), steps=budget.teacher_steps)))
+    distil(budget, task, corpus, out / "teacher", out / "student")
+
+
+def distil(budget: Budget, task: TaskName, corpus: Corpus, teacher: Path, out: Path, causal: bool = False) -> None:
+    """A student; ``causal``: one of a teacher that sees later frames."""
     student_distill(
         StudentDistill(
-            teacher=str(out / "teacher"), data=corpus, valid=ValidOptions(valid_files=0),
-            training=replace(common, out=str(out / "student"), steps=options.student_steps, lr=1e-3, batch_size=options.batch_size // 2),
-            integral=IntegralConfig(targets_per_rollout=3, interval=IntervalConfig(p_full=0.5)),
+            teacher=str(teacher), causal=causal, data=corpus, valid=ValidOptions(valid_files=0), integral=RECIPES[task].integral,
+            training=replace(TRAINING, out=str(out), steps=budget.student_steps, lr=1e-3, batch_size=budget.batch_size // 2),
         )
     )
+
+
+def hours(out: Path, name: str) -> float:
+    """Of all training behind a run."""
+    behind = ["teacher", name] if name == "student" else [name]
+    behind += ["start"] if (out / "start").is_dir() else []
+    return round(sum(hours_of(out / run) for run in behind), 3)
 
 
 def measure(options: Options, task: TaskName, corpus: Corpus) -> list[dict[str, Any]]:
@@ -118,16 +164,16 @@ def measure(options: Options, task: TaskName, corpus: Corpus) -> list[dict[str, 
             student_nfe=(1,), audio=2,
         )
     )
-    hours = {"unprocessed": 0.0, "regression": hours_of(runs / "regression"), "teacher": hours_of(runs / "teacher")}
-    hours["student"] = hours["teacher"] + hours_of(runs / "student")
+    spent = {"unprocessed": 0.0} | {name: hours(runs, name) for name in stored}
     steps = {f"{name}_steps": load_config(runs / name)["training"]["step"] for name in ("teacher", "student", "regression")}
     extra = {"commit": commit(), "machine": machine()} | steps
-    found = [row | extra | {"train_hours": round(hours[row["model"]], 3)} for row in rows]
+    found = [row | extra | {"train_hours": spent[row["model"]]} for row in rows]
     return [{column: row.get(column) for column in COLUMNS} for row in found]
 
 
 TABLE = {
-    "train_hours": "hours", "pesq": "PESQ", "estoi": "ESTOI", "sisdr": "SI-SDR", "lsd": "LSD", "spksim": "speaker similarity", "rtf": "RTF",
+    "train_hours": "hours", "pesq": "PESQ", "estoi": "ESTOI", "sisdr": "SI-SDR", "lsd": "LSD", "spksim": "speaker similarity",
+    "dnsmos_ovrl": "DNSMOS", "rtf": "RTF",
 }
 
 
@@ -136,7 +182,7 @@ def record(options: Options, task: str, rows: Sequence[dict[str, Any]]) -> None:
     from mfdistill.report import quality_plot, write_table
 
     stem = HERE / "results" / "six_tasks"
-    others = [row for row in recorded(stem.with_suffix(".json")) if (row["task"], row["sample_rate"]) != (task, options.sample_rate)]
+    others = [row for row in recorded(stem.with_suffix(".json")) if (row["task"], row["sample_rate"]) != (task, options.budget.sample_rate)]
     both = [*others, *rows]
     write_table(stem, both)
     drawn = [row | {"schedule": "uniform", "objective": None, "claim": False} for row in both]

@@ -2,16 +2,17 @@
 
     python benchmarks/streaming_quality.py --data ../shared/data
 
-Trains, for every task, a causal teacher, its one-step student, a regression network of the same size, the pair without causality, and a
-causal student of the teacher that sees everything. Causal systems are scored as streams: hop by hop with the running peak as level, the
-stream's offset trimmed; ``gain`` "utterance" is the same with the peak of the whole utterance, which no stream knows. Stages resume; runs
-that are not there are left out of the table. Checkpoints are rounded to half precision, stored, and those are scored.
+Trains, for every task and with the recipe of six_tasks.py, a causal teacher, its one-step student, a regression network of the same size,
+all three without causality ("full", those of six_tasks.py where they are there), and a causal student of the teacher that sees everything.
+Causal systems are scored as streams: hop by hop with the running peak as level, the stream's offset trimmed; ``gain`` "utterance" is the
+same with the peak of the whole utterance, which no stream knows. Stages resume. Checkpoints are rounded to half precision, stored, and
+those are scored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,19 +20,13 @@ import torch
 import tyro
 from quality import COLUMNS
 from record import HERE, commit, digest, halve, hours_of, machine, recorded
+from six_tasks import Budget, corpus_of, distil, hours, train
 from streaming import page
 from torch import Tensor
 
-from mfdistill.commands.options import Corpus, TaskOptions, ValidOptions
-from mfdistill.commands.student_distill import StudentDistill
-from mfdistill.commands.student_distill import run as student_distill
-from mfdistill.commands.teacher_train import TeacherTrain
-from mfdistill.commands.teacher_train import run as teacher_train
+from mfdistill.commands.options import Corpus
 from mfdistill.distill.inference import open_model, restore
-from mfdistill.distill.objectives.config import IntegralConfig
-from mfdistill.distill.settings import TrainConfig
 from mfdistill.distill.validation import score_system
-from mfdistill.flow.config import IntervalConfig, TimeConfig
 from mfdistill.metrics import measure_rtf, pesq_mode, summarise
 from mfdistill.students.streaming import StreamRestorer
 from mfdistill.teachers import CFMTeacher
@@ -48,18 +43,13 @@ class Options:
     """Corpus with train, valid and test speakers, noises beside it."""
     tasks: tuple[Task, ...] = ("phase", "vocode", "enhance")
     stages: tuple[Literal["train", "evaluate"], ...] = ("train", "evaluate")
-    systems: tuple[Literal["teacher", "student", "regression", "full-teacher", "full-student", "student-of-full"], ...] = (
-        "teacher", "student", "regression", "full-teacher", "full-student", "student-of-full",
-    )
-    """Which to train and score; 'full' sees later frames. Rows of the others stay in the table."""
     out: str = "runs/streaming"
-    """Folder of the runs."""
-    sample_rate: Literal[8000, 16000] = 8000
-    teacher_steps: int = 6000
-    student_steps: int = 1500
-    regression_steps: int = 3000
-    limit: int | None = None
-    """Use at most so many test utterances."""
+    """Folder of the causal runs."""
+    full: str = "runs/six_tasks"
+    """Folder of the runs that see later frames; those that are not there are trained."""
+    budget: Budget = field(default_factory=Budget)
+    limit: int = 20
+    """Test utterances."""
     metrics: tuple[str, ...] = ("pesq", "estoi", "sisdr", "lsd", "spksim", "dnsmos")
 
 
@@ -67,60 +57,37 @@ def main(options: Options) -> None:
     """All stages for all tasks."""
     for task in options.tasks:
         if "train" in options.stages:
-            train(options, task)
+            corpus = corpus_of(options.data, options.budget, task, Path(options.full))
+            out, full = Path(options.out) / task, Path(options.full) / task
+            train(options.budget, task, corpus, full)
+            train(options.budget, task, corpus, out, causal=True)
+            distil(options.budget, task, corpus, full / "teacher", out / "student-of-full", causal=True)
         if "evaluate" in options.stages:
             record(options, task, evaluate(options, task))
 
 
-def train(options: Options, task: Task) -> None:
-    """The runs that are asked for, each resumed or skipped where it is done."""
-    out, data = Path(options.out) / task, Corpus(source=options.data, crop_s=1.0)
-    common = TrainConfig(batch_size=8, lr=2e-3, warmup=100, ema_decay=0.998, valid_every=0, save_every=100, log_every=20, resume=True)
-    # a spread that follows the magnitude, around zero: a small network learns the phase faster from it than from Stream.FM's
-    numbers = TaskOptions() if task == "enhance" else TaskOptions(sigma_0=1.0, prior_mean="zero", prior_shape="magnitude")
-    times = TimeConfig("logit-normal", -2.0, 1.5) if task == "enhance" else TimeConfig()
-    for name in options.systems:
-        run = str(out / name)
-        if "student" in name:
-            student_distill(
-                StudentDistill(
-                    teacher=str(out / {"student": "teacher"}.get(name, "full-teacher")), causal=name == "student-of-full", data=data,
-                    training=replace(common, out=run, steps=options.student_steps, batch_size=4, lr=1e-3, warmup=30),
-                    valid=ValidOptions(0), integral=IntegralConfig(targets_per_rollout=3, interval=IntervalConfig(p_full=0.5)),
-                )
-            )
-            continue
-        steps = options.regression_steps if name == "regression" else options.teacher_steps
-        teacher_train(
-            TeacherTrain(
-                task=task, sample_rate=options.sample_rate, causal=not name.startswith("full"), data=data, task_options=numbers,
-                times=times, objective="regression" if name == "regression" else "cfm",
-                training=replace(common, out=run, steps=steps), valid=ValidOptions(0),
-            )
-        )
+def runs(options: Options, task: Task) -> dict[str, tuple[Path, float]]:
+    """Folder and hours of training of every system."""
+    out, full = Path(options.out) / task, Path(options.full) / task
+    found = {name: (out / name, hours(out, name)) for name in ("regression", "teacher", "student")}
+    found["student-of-full"] = (out / "student-of-full", round(hours(full, "teacher") + hours_of(out / "student-of-full"), 3))
+    return found | {f"full-{name}": (full / name, hours(full, name)) for name in ("regression", "teacher", "student")}
 
 
 def evaluate(options: Options, task: Task) -> list[dict[str, Any]]:
-    """Rows of all systems whose runs are there."""
+    """Rows of all systems."""
     from mfdistill.data import open_eval
-    from mfdistill.distill.logs import say
 
-    out, rows = Path(options.out) / task, []
-    utterances = None
-    for name in options.systems:
-        if not (out / name / "model.safetensors").is_file():
-            say(f"{out / name}: not trained, so it is left out")
-            continue
-        stored = halve(out / name, HERE / "models" / f"streaming-{task}-{name}")
+    rows: list[dict[str, Any]] = []
+    for name, (folder, spent) in runs(options, task).items():
+        stored = halve(folder, HERE / "models" / f"streaming-{task}-{name}")
         model = open_model(stored)
-        if utterances is None:
-            data = Corpus(source=options.data)
-            utterances = open_eval(data, "test", model.task.degradation, options.sample_rate, limit=options.limit)
+        utterances = open_eval(Corpus(source=options.data), "test", model.task.degradation, options.budget.sample_rate, limit=options.limit)
+        if not rows:
             rows.append(score(options, task, "unprocessed", 0, "", unprocessed(model.task), utterances))
         about = {
             "objective": (model.config.get("objective") or {}).get("name"), "network": "compact", "params": model.params,
-            "train_hours": round(sum(hours_of(out / run) for run in (name, *BEHIND.get(name, ()))), 3),
-            "checkpoint_sha256": digest(stored / "model.safetensors"),
+            "train_hours": spent, "checkpoint_sha256": digest(stored / "model.safetensors"),
             "claim": name == "student",            # declared before anything is measured
         }
         causal = model.task.config.stft.causal
@@ -156,19 +123,17 @@ def whole(model: Any, nfe: int) -> System:
 
 def score(options: Options, task: Task, name: str, nfe: int, gain: str, system: System, utterances: Any) -> dict[str, Any]:
     """One row."""
-    rows = score_system(system, utterances, options.metrics, options.sample_rate)
+    rows = score_system(system, utterances, options.metrics, options.budget.sample_rate)
     wave = utterances[0]["degraded"]
     return {
         "task": task, "model": name, "nfe": nfe, "schedule": "uniform" if nfe else "", "gain": gain, "claim": False, "train_hours": 0.0,
-        "split": "test", "sample_rate": options.sample_rate, "pesq_mode": pesq_mode(options.sample_rate),
-        "rtf": measure_rtf(lambda: system(wave, 0), len(wave) / options.sample_rate, 1) if nfe else None,
+        "split": "test", "sample_rate": options.budget.sample_rate, "pesq_mode": pesq_mode(options.budget.sample_rate),
+        "rtf": measure_rtf(lambda: system(wave, 0), len(wave) / options.budget.sample_rate, 1) if nfe else None,
         "commit": commit(), "machine": machine(),
         **summarise([{key: value for key, value in row.items() if key != "utterance"} for row in rows]),
     }
 
 
-BEHIND = {"student": ("teacher",), "full-student": ("full-teacher",), "student-of-full": ("full-teacher",)}
-"""Whose training a student's hours include."""
 KEY = ("task", "sample_rate", "model", "nfe", "gain")
 
 
