@@ -241,7 +241,7 @@ def measure_one(
         return
     z_0, cond, gain = start(tried[0][4], index, item)
     z = task.target(clean[None] * gain)
-    said = task.units(clean * gain[0])
+    said = task.units(clean * gain[0])[:, 0]
 
     def scores(label: str, wave: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
         _, _, prompt = task.judged(clean.numpy(), clean.numpy())
@@ -258,7 +258,7 @@ def measure_one(
         return torch.cat([clean[: first * hop], made]).numpy()
 
     def unit_error(wave: np.ndarray) -> float:
-        again = task.units(torch.from_numpy(wave) * gain[0])
+        again = task.units(torch.from_numpy(wave) * gain[0])[:, 0]
         first = int(cond["prompt"].sum()) // task.config.unit_frames + 1
         return float((again[first : len(said)] != said[first : len(again)]).float().mean())
 

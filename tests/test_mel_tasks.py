@@ -13,14 +13,18 @@ import torch
 
 from mfdistill.audio.features import StftConfig, stft_features
 from mfdistill.audio.griffin_lim import griffin_lim
+from mfdistill.audio.mel import MelConfig, MelOperator
+from mfdistill.audio.pitch import PITCHES, harmonics, mean_pitch, pitch_symbols, pitch_track, sung
 from mfdistill.audio.speaker import NoVoice, joined, partial_embeddings, speaker_embedding
 from mfdistill.audio.units import (
+    COEFFICIENTS,
     DIM,
     coarse_log_mel,
     learn_units,
     nearest_units,
     pack_codebook,
     spread_units,
+    unit_centres,
     unit_features,
     unpack_codebook,
 )
@@ -86,24 +90,68 @@ def test_units_find_clusters_and_survive_their_text() -> None:
     centres = 10 * torch.eye(3, DIM)
     owner = torch.arange(300) % 3
     features = centres[owner] + 0.1 * torch.randn(300, DIM, generator=torch.Generator().manual_seed(0))
-    codebook = unpack_codebook(pack_codebook(learn_units(features, 3)))
+    codebook = unpack_codebook(pack_codebook(learn_units(features, 3)), 1)
     found = nearest_units(features, codebook)
-    assert [len(set(found[owner == i].tolist())) for i in range(3)] == [1, 1, 1] and len(set(found.tolist())) == 3
+    assert [len(set(found[owner == i, 0].tolist())) for i in range(3)] == [1, 1, 1] and len(set(found[:, 0].tolist())) == 3
     means = torch.stack([features[owner == i].mean(0) for i in range(3)])
-    torch.testing.assert_close(codebook.sort(0)[0], means.sort(0)[0], atol=0.05, rtol=0)
+    torch.testing.assert_close(codebook[0].sort(0)[0], means.sort(0)[0], atol=0.05, rtol=0)
     assert spread_units(torch.tensor([4, 7]), 2, 5).tolist() == [4, 4, 7, 7, 7]
     with pytest.raises(UserError, match="only 300 unit frames"):
         learn_units(features, 301)
-    with pytest.raises(UserError, match="codebook: damaged"):
-        unpack_codebook("not base64!")
+    for text, levels in (("not base64!", 1), (pack_codebook(codebook), 2)):
+        with pytest.raises(UserError, match="codebook: damaged"):
+            unpack_codebook(text, levels)
+
+
+def test_further_levels_of_units_say_what_the_first_leaves() -> None:
+    features = torch.randn(600, DIM, generator=torch.Generator().manual_seed(0))
+    codebook = learn_units(features, 16, levels=3)
+    units = nearest_units(features, codebook)
+    assert units.shape == (600, 3) and [int(column.min()) // 16 for column in units.T] == [0, 1, 2] and int(units.max()) < 48
+    left = [float((features - unit_centres(units[:, : k + 1], codebook[: k + 1])).square()[:, :COEFFICIENTS].mean()) for k in range(3)]
+    assert left[0] > left[1] > left[2]
+    first = torch.cdist(features, codebook[0]).argmin(1)
+    assert torch.equal(units[:, 0], first) and not codebook[1:, :, COEFFICIENTS:].any()
+
+
+def test_pitch_symbols_keep_the_melody_and_lose_the_singer() -> None:
+    rate, stft = 16000, StftConfig(16000, 512, 256, "hann")
+    hertz = 150 * 2 ** torch.where(torch.arange(rate) < rate // 2, 0.0, 0.5)            # half an octave up in the middle
+    phase = 2 * torch.pi * hertz.double().cumsum(0) / rate
+    wave = sum(torch.sin(k * phase) / k for k in range(1, 9)).float() / 3               # type: ignore[union-attr]
+    track = pitch_track(wave, stft, 63)
+    voiced = track > 0
+    assert track.shape == (63,) and voiced[2:-2].float().mean() > 0.9
+    torch.testing.assert_close(track[5:25], torch.full((20,), 150.0), rtol=0.01, atol=0)
+    symbols = pitch_symbols(track, 2)
+    assert symbols.shape == (31,) and int(symbols.max()) < PITCHES
+    assert torch.equal(pitch_symbols(track * 1.7, 2), symbols)                          # another singer
+    again = sung(symbols[None], mean_pitch(track)[None])[0]
+    first, second = track[:62].unflatten(0, (31, 2)).unbind(1)
+    steady = (first > 0) & ((first - second).abs() < 1)
+    torch.testing.assert_close(again[steady], first[steady], rtol=0.02, atol=0)
+    silent = torch.zeros(8)
+    assert not pitch_symbols(silent, 2).any() and mean_pitch(silent) == 0 and not sung(symbols[None], torch.zeros(1, 1)).any()
+
+
+def test_harmonics_are_where_those_of_a_voice_are() -> None:
+    stft = StftConfig(16000, 512, 256, "hann")
+    operator = MelOperator(stft, MelConfig(n_mels=80))
+    time = torch.arange(16000, dtype=torch.float64) / 16000
+    wave = sum(torch.cos(2 * torch.pi * 220 * k * time) for k in range(1, 36)).float()[None] / 36    # type: ignore[union-attr]
+    heard = operator.mel(stft_features(wave, stft))[0, :, 20].log()
+    comb = harmonics(torch.tensor([[220.0, 0.0]]), operator.filterbank.T, stft)[0]
+    torch.testing.assert_close(comb[:, 1], torch.zeros(80), atol=1e-6, rtol=0)
+    low = slice(2, 30)                                                                  # above, a band holds several harmonics
+    assert np.corrcoef(heard[low], comb[low, 0])[0, 1] > 0.9
 
 
 def test_units_in_the_voice_they_came_from_give_the_smooth_spectrogram() -> None:
-    log_mel = torch.randn(1, 20, 24, dtype=torch.float64) - 3
+    log_mel = torch.randn(1, 32, 24, dtype=torch.float64) - 3
     exact = unit_features(log_mel[0], 1)[None]                      # centres of clusters of one frame each
     smooth = torch.fft.fft(torch.cat([log_mel, log_mel.flip(1)], 1), dim=1)
-    smooth[:, 13:-12] = 0                                           # cepstra from 13 on left out
-    wanted = torch.fft.ifft(smooth, dim=1).real[:, :20]
+    smooth[:, 20:-19] = 0                                           # cepstra from 20 on left out
+    wanted = torch.fft.ifft(smooth, dim=1).real[:, :32]
     torch.testing.assert_close(coarse_log_mel(exact, log_mel, torch.ones(1, 1, 24, dtype=torch.float64)), wanted)
 
 
@@ -129,6 +177,12 @@ def test_fresh_frame_network_answers_for_independent_unit_data() -> None:
     z, t = torch.randn(2, 1, 6, 9), torch.tensor([0.25, 1.0])
     answer = torch.tensor([-0.5 / 0.625, 1.0]).reshape(2, 1, 1, 1) * z      # (2 t - 1) / ((1 - t)^2 + t^2)
     torch.testing.assert_close(network(z, t, condition(2, 9, 9)), answer)
+    said = condition(2, 9, 9)
+    several = said | {"units": torch.stack([said["units"], torch.full((2, 9), 4)], -1)}
+    with torch.no_grad():
+        network.decode.weight.normal_()
+        network.symbols.weight[4] = 0                                       # a unit of several symbols is the sum of their embeddings
+    torch.testing.assert_close(network(z, t, several), network(z, t, said))
     network = build_network("frames", replace(TINY, coarse=True, residual_std=0.0))
     mu = torch.randn(2, 1, 6, 9)
     t = torch.tensor([0.25, 0.5])
@@ -197,11 +251,11 @@ def test_samples_are_functions_of_their_index_and_their_parts_add_up(corpus: Pat
         for key, value in first[i].items():
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(again[i][key])), key
         torch.testing.assert_close(first[i]["prompt"] + first[i]["loss_mask"], first[i]["mask"])
-        assert first[i]["units"].shape == (63,) and first[i]["loss_mask"].sum() > 0         # 62 hops of 128, and a frame
+        assert first[i]["units"].shape == (63, 3) and first[i]["loss_mask"].sum() > 0         # 62 hops of 128, and a frame
     batch = task.batch({key: torch.stack([first[i][key] for i in range(2)]) if key != "index" else [0, 1] for key in first[0]}, "cpu")
     assert batch["z_1"].shape == (2, 1, 80, 63)
     assert torch.equal(batch["cond"]["y"], batch["z_1"] * batch["cond"]["prompt"])
-    whole = torch.cat([task.target(torch.from_numpy(first.clean[i])[None] * first._about(i)[0]).flatten(0, 2) for i in range(4)], -1)
+    whole = torch.cat([task.target(torch.from_numpy(first.clean[i])[None] * first._about(i).gain).flatten(0, 2) for i in range(4)], -1)
     torch.testing.assert_close(whole.mean(-1), torch.zeros(80), atol=1e-3, rtol=0)
     torch.testing.assert_close(whole.std(-1), torch.ones(80), atol=1e-3, rtol=0)
 
@@ -231,7 +285,7 @@ def test_token2mel_from_training_to_synthesis(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     train = ["teacher-train", "--task", "token2mel", "--sample-rate", "8000", "--data", str(corpus), "--data.crop-s", "1", "--out", "t"]
-    assert main([*train, "--speech.units", "8", *QUICK, *SMALL]) == 0
+    assert main([*train, "--speech.units", "8", "--speech.levels", "3", *QUICK, *SMALL]) == 0
     assert main(["teacher-train", "--config", "t/config.json", "--out", "t2", "--steps", "3"]) == 0
     first, second = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("t", "t2"))
     assert first["task"] == second["task"] and first["network"] == second["network"]

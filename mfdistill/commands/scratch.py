@@ -67,7 +67,7 @@ def scratch_student(command: StudentDistill) -> tuple[Student, Task, Any]:
     import torch
 
     from mfdistill.commands.options import TaskOptions, task_config
-    from mfdistill.commands.teacher_train import measured
+    from mfdistill.commands.training import measured
     from mfdistill.config import to_dict
     from mfdistill.data.speech import open_task_train
     from mfdistill.distill.setup import fit_network, fit_task

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from mfdistill.tasks import MelTask, MelTaskConfig
 
 MEL_TASKS = ("token2mel", "text2mel")
-COARSE_STD = 0.55  # about what the coarse spectrogram of 1024 units leaves of standardised bands
 CROP_S = {"token2mel": 4.0, "text2mel": 8.0}
 
 
@@ -26,7 +25,9 @@ class SpeechOptions:
     """Of token2mel and text2mel."""
 
     units: int = 1024
-    """Discrete units learnt by k-means (token2mel); 31.25 of them make a second."""
+    """Discrete units of every level, learnt by k-means (token2mel); 31.25 of them make a second."""
+    levels: int = 2
+    """Each level says what those before it left."""
     text: Literal["characters", "phonemes"] = "characters"
     """Input of text2mel; phonemes by espeak-ng (extra demo)."""
     language: str = "en"
@@ -61,24 +62,43 @@ def open_task(command: TeacherTrain) -> tuple[MelTask, Corpus]:
     else:
         preset: Any = task_config(command.task, command.sample_rate, command.task_options, command.causal, command.framing)
         speech = command.speech
-        config = replace(preset, text=speech.text, language=speech.language, prompt_s=speech.prompt_s, vocoder=speech.vocoder)
-        say(f"learning {f'{speech.units} units' if command.task == 'token2mel' else 'the alphabet'} from {data.source}")
+        config = replace(
+            preset, unit_levels=speech.levels, text=speech.text, language=speech.language, prompt_s=speech.prompt_s, vocoder=speech.vocoder
+        )
+        say(f"learning {f'{speech.levels} x {speech.units} units' if command.task == 'token2mel' else 'the alphabet'} from {data.source}")
         config = learn_task(data, config, speech.units, training.seed)
     return get_task(config), data  # type: ignore[return-value]
 
 
-def frames_config(task: MelTask, sizes: FramesSizes) -> FramesConfig:
-    """Sizes completed by what follows from the task."""
+def frames_config(task: MelTask, sizes: FramesSizes, dataset: Any, residual_std: float | None = None) -> FramesConfig:
+    """Sizes completed by what follows from task and data. ``residual_std``: already measured (by the run that is resumed)."""
     own = {item.name: getattr(sizes, item.name) for item in fields(FramesSizes)}
     fitted = FramesConfig(**own, mels=task.config.n_mels, vocabulary=task.vocabulary, speaker=task.speaker_dim)
-    return replace(fitted, coarse=True, residual_std=COARSE_STD) if task.coarse else fitted
+    return replace(fitted, coarse=True, residual_std=residual_std or coarse_std(task, dataset)) if task.voiced else fitted
+
+
+def coarse_std(task: MelTask, dataset: Any, count: int = 4, batch_size: int = 16) -> float:
+    """Deviation of standardised bands from their coarse spectrogram, over the generated frames of some training batches, to two digits.
+
+    Args:
+        dataset: ``data.speech.SpeechSet``.
+    """
+    from mfdistill.data.batches import batches
+
+    error = size = 0.0
+    stream = batches(dataset, global_batch=batch_size, num_workers=0)
+    for _ in range(count):
+        batch = task.batch(next(stream), "cpu")
+        error += float(((batch["z_1"] - batch["cond"]["mu"]).square() * batch["loss_mask"]).sum())
+        size += float(batch["loss_mask"].sum()) * task.config.n_mels
+    return float(f"{(error / size) ** 0.5:.2g}")
 
 
 def run(command: TeacherTrain) -> Path:
     """Train a Mel teacher as ``command`` says; returns the run's folder (errors as ``teacher_train.run``)."""
     import torch
 
-    from mfdistill.commands.training import launch
+    from mfdistill.commands.training import launch, measured
     from mfdistill.data.speech import SpeechSet
     from mfdistill.distill.objectives import CFMObjective
     from mfdistill.distill.train import make_accelerator
@@ -89,7 +109,7 @@ def run(command: TeacherTrain) -> Path:
     with accelerator.main_process_first():
         task, data = open_task(command)
         dataset = SpeechSet(data, task)
-    sizes = frames_config(task, command.frames)
+    sizes = frames_config(task, command.frames, dataset, measured(training))
     torch.manual_seed(training.seed)
     network = build_network("frames", sizes)
     model_config = {
@@ -114,8 +134,8 @@ def repeated(config: Mapping[str, Any], where: str) -> dict[str, Any]:
 
     task: MelTaskConfig = read_task_config(config.get("task") or {}, f"{where}: task")  # type: ignore[assignment]
     network = from_dict(FramesConfig, (config.get("network") or {}).get("config") or {}, f"{where}: network")
-    units = len(unpack_codebook(task.codebook)) if task.codebook else SpeechOptions.units
+    units = unpack_codebook(task.codebook, task.unit_levels).shape[1] if task.codebook else SpeechOptions.units
     return {
-        "speech": SpeechOptions(units, task.text, task.language, task.prompt_s, task.vocoder),
+        "speech": SpeechOptions(units, task.unit_levels, task.text, task.language, task.prompt_s, task.vocoder),
         "frames": FramesSizes(**{item.name: getattr(network, item.name) for item in fields(FramesSizes)}),
     }

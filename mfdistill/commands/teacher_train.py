@@ -117,7 +117,7 @@ def run(command: TeacherTrain) -> Path:
         return run_mel(command)
     import torch
 
-    from mfdistill.commands.training import launch, same_task
+    from mfdistill.commands.training import launch, measured, same_task
     from mfdistill.data import open_train
     from mfdistill.distill.inference import open_model
     from mfdistill.distill.objectives import CFMObjective, RegressionObjective
@@ -197,12 +197,3 @@ def spread_of(training: TrainConfig, task: Task, dataset: Any, given: bool) -> T
     profile = f", profile {min(found.prior_profile):g} to {max(found.prior_profile):g}" if found.prior_profile else ""
     say(f"spread measured on the data: sigma_0 {found.sigma_0:g}{profile}")
     return found
-
-
-def measured(training: TrainConfig) -> float | None:
-    """``residual_std`` of the run to be resumed, if there is one."""
-    from mfdistill.checkpoint import load_config
-
-    if not (training.resume and (Path(training.out) / "config.json").is_file()):
-        return None
-    return ((load_config(training.out).get("network") or {}).get("config") or {}).get("residual_std")

@@ -85,3 +85,10 @@ def same_task(own: Task, other: Task, what: str) -> None:
     if different := first_difference(to_dict(other.config), to_dict(own.config)):
         key, theirs, ours = different
         raise UserError(f"{what}: is of another task ({key} is {theirs!r}, here {ours!r}); choose another one or change the options")
+
+
+def measured(training: TrainConfig) -> float | None:
+    """``residual_std`` of the run to be resumed, if there is one."""
+    if not (training.resume and (Path(training.out) / "config.json").is_file()):
+        return None
+    return ((load_config(training.out).get("network") or {}).get("config") or {}).get("residual_std")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mfdistill.audio.features import frames
+from mfdistill.audio.pitch import mean_pitch
 from mfdistill.audio.speaker import NoVoice, cache_folder, joined, partial_embeddings
 from mfdistill.audio.units import learn_units, pack_codebook, spread_units, unit_features
 from mfdistill.data.config import DataConfig, check_rate
@@ -37,9 +38,21 @@ def open_task_train(config: DataConfig, task: Any) -> TrainSet | StreamTrainSet 
     return SpeechSet(config, task) if isinstance(task, MelTask) else open_train(config, task.degradation, task.sample_rate)
 
 
+@dataclass(frozen=True)
+class _About:
+    """Of a recording, made once; None where the task does not want it."""
+
+    gain: float
+    pitch: Tensor | None
+    units: Tensor | None
+    partials: np.ndarray | None
+    """Windows of the speaker embedding."""
+
+
 class SpeechSet(Dataset[Sample]):
-    """``ds[i] -> {"clean": (s,), "units": (n,), "prompt", "mask", "loss_mask": (1, 1, n), "speaker": (256,), "index"}``, a pure
-    function of (seed, i). ``clean`` is a crop of ``config.crop_s`` seconds, at the level at which its recording peaks at 1.
+    """``ds[i] -> {"clean": (s,), "units": (n, k) or (n,), "prompt", "mask", "loss_mask": (1, 1, n), "speaker": (256,), "pitch": (1,),
+    "index"}``, a pure function of (seed, i). ``clean`` is a crop of ``config.crop_s`` seconds, at the level at which its recording peaks
+    at 1.
 
     `token2mel`: a random crop whose beginning (25 to 60 %, in 5 % of the samples nothing) is the prompt; the speaker embedding is that of
     a random stretch of the recording, left out in 5 %. `text2mel`: a whole recording with its text; longer ones are left out; a
@@ -67,7 +80,7 @@ class SpeechSet(Dataset[Sample]):
                 self.texts[i] = text
         crops = np.maximum(np.round(self.clean.lengths[self.use] / (self.count * self.hop)).astype(int), 1)
         self._entries = np.repeat(np.array(self.use), crops)
-        self._kept: dict[int, tuple[float, Tensor | None, np.ndarray | None]] = {}
+        self._kept: dict[int, _About] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -83,12 +96,13 @@ class SpeechSet(Dataset[Sample]):
         i = self.recording(index)
         rng = generator(self.config.seed, index)
         wave = self.clean[i]
-        gain, units, partials = self._about(i)
+        about = self._about(i)
+        units = about.units
         size, n = self.count * self.hop, self.count + 1
         start = 0
         if units is not None and len(wave) > size:
             start = min(max(0, crop_start(rng, wave, size)) // self.hop, (len(wave) - size) // self.hop)
-        part = wave[start * self.hop : start * self.hop + size] * np.float32(gain)
+        part = wave[start * self.hop : start * self.hop + size] * np.float32(about.gain)
         valid = min(n, frames(-(-len(part) // self.hop) * self.hop, self.task.config.stft))
         sample: Sample = {"clean": torch.from_numpy(np.pad(part, (0, size - len(part)))), "index": index}
         mask = _span(0, valid, n)
@@ -96,14 +110,16 @@ class SpeechSet(Dataset[Sample]):
             first, last = 0, int(rng.uniform(0.25, 0.6) * valid) if rng.uniform() >= NO_PROMPT else 0
             prompt = _span(first, last, n)
             sample["units"] = spread_units(units, self.task.config.unit_frames, start + n)[start:]
+            assert about.pitch is not None
+            sample["pitch"] = mean_pitch(about.pitch[start : start + last])
         else:
             assert isinstance(self.task, Text2Mel)
             made = max(1, round(rng.uniform(0.7, 1.0) * valid))
             first = int(rng.integers(valid - made + 1))
             prompt = mask - _span(first, first + made, n)
             sample["units"] = torch.nn.functional.pad(self.task.spread(str(self.texts[i]), valid), (0, n - valid))
-        if partials is not None:
-            sample["speaker"] = self._speaker(rng, partials)
+        if about.partials is not None:
+            sample["speaker"] = self._speaker(rng, about.partials)
         return sample | {"prompt": prompt, "mask": mask, "loss_mask": mask - prompt}
 
     def jobs(self, indices: Iterator[int]) -> Iterator[Callable[[], Sample]]:
@@ -122,20 +138,21 @@ class SpeechSet(Dataset[Sample]):
         seconds = float(self.clean.lengths[self.use].sum()) / self.task.sample_rate
         return f"{len(self.use)} recordings, {seconds / 60:.1f} min{speakers}, {self.task.vocabulary} symbols"
 
-    def _about(self, i: int) -> tuple[float, Tensor | None, np.ndarray | None]:
-        """Gain, units and windows of the speaker embedding of recording i; made once."""
+    def _about(self, i: int) -> _About:
         if i not in self._kept:
             wave = torch.from_numpy(self.clean[i])[None]
             gain = float(self.task.gain(wave))
-            units = self.task.units(wave[0] * gain) if isinstance(self.task, Token2Mel) else None
-            partials = None
+            pitch = units = partials = None
+            if isinstance(self.task, Token2Mel):
+                pitch = self.task.pitch(wave[0])
+                units = self.task.units(wave[0] * gain, pitch)
             if self.task.speaker_dim:
                 try:
                     partials = partial_embeddings(self.clean[i], self.task.sample_rate, cache_folder())
                 except NoVoice as error:
                     log.warning("%s: %s; trained on without a speaker embedding", self.clean.label(i), error)
                     partials = np.zeros((0, self.task.speaker_dim), np.float32)
-            self._kept[i] = gain, units, partials
+            self._kept[i] = _About(gain, pitch, units, partials)
         return self._kept[i]
 
     def _speaker(self, rng: np.random.Generator, partials: np.ndarray) -> Tensor:
@@ -146,7 +163,8 @@ class SpeechSet(Dataset[Sample]):
 
 
 def learn_task(data: DataConfig, config: MelTaskConfig, units: int, seed: int = 0) -> MelTaskConfig:
-    """``config`` with what follows from the training split: mean and deviation of every Mel band, and ``units`` units or the alphabet.
+    """``config`` with what follows from the training split: mean and deviation of every Mel band, and ``units`` units of every level or the
+    alphabet.
 
     Raises:
         UserError: as ``open_train``; no texts for text2mel; fewer frames than units.
@@ -171,7 +189,7 @@ def learn_task(data: DataConfig, config: MelTaskConfig, units: int, seed: int = 
             raise UserError(f"--data {data.source}: has no texts, which text2mel needs; add transcripts.tsv (path, speaker, text)")
         return replace(config, alphabet="".join(sorted(set("".join(prepared(texts, config))))))
     features = torch.cat([unit_features(mel, config.unit_frames) for mel in mels])
-    return replace(config, codebook=pack_codebook(learn_units(features, units, seed)))
+    return replace(config, codebook=pack_codebook(learn_units(features, units, config.unit_levels, seed)))
 
 
 def _span(first: int, last: int, n: int) -> Tensor:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from mfdistill.audio.pitch import mean_pitch
 from mfdistill.audio.speaker import NoVoice, joined, partial_embeddings
 from mfdistill.audio.units import spread_units
 from mfdistill.data.texts import prepared
@@ -77,6 +78,7 @@ def synthesise(
         except NoVoice as error:
             raise UserError(f"--prompt: {error}; give a recording of one voice") from error
         cond["speaker"] = torch.from_numpy(voice).float().to(z.device)[None]
+        cond["pitch"] = mean_pitch(task.pitch(prompt))[None]
     elif isinstance(task, Text2Mel):
         if source is not None or text is None:
             raise UserError("--tokens-from: this model reads text; give --text and --prompt-text")

@@ -73,8 +73,8 @@ class FramesNet(nn.Module):
     """``forward(z_t, t, cond) -> v``, both ``(b, 1, mels, n)``, t ``(b,)`` or the stacked pair [t, r].
 
     ``cond``: ``y`` (b, 1, mels, n) the prompt's Mel, 0 elsewhere; ``prompt`` and ``mask`` (b, 1, 1, n), 1 on the prompt's and on all valid
-    frames; ``units`` (b, n) the unit or character of every frame; ``speaker`` (b, 256), if ``config.speaker`` is not 0;
-    ``mu`` (b, 1, mels, n), if ``config.coarse``.
+    frames; ``units`` (b, n) the character of every frame, or (b, n, k) all that its unit consists of; ``speaker`` (b, 256), if
+    ``config.speaker`` is not 0; ``mu`` (b, 1, mels, n), if ``config.coarse``.
 
     The answer of independent data of mean mu (0 where there is none) and deviation s (``config.residual_std``),
     ``mu + (s^2 t - (1 - t)) (z - t mu) / D`` with ``D = (1 - t)^2 + s^2 t^2``, is computed outside the layers, and what they add is scaled
@@ -112,7 +112,9 @@ class FramesNet(nn.Module):
         if self.speaker is not None:
             e = e + self.speaker(cond["speaker"] * 16)                                  # unit vectors of 256 entries, to entries near 1
         e = F.silu(e)
-        h = self.encode(torch.cat([z * spread.rsqrt(), y, *mu, prompt, self.symbols(cond["units"])], -1))
+        said = self.symbols(cond["units"])
+        said = said.sum(-2) if said.ndim == 4 else said
+        h = self.encode(torch.cat([z * spread.rsqrt(), y, *mu, prompt, said], -1))
         for i, block in enumerate(self.blocks):
             h = block(h, e, valid)
             if str(i) in self.attentions:

@@ -36,7 +36,7 @@ class FramesConfig(FramesSizes):
 
     mels: int = 80
     vocabulary: int = 256
-    """Number of units or characters."""
+    """Number of symbols: units of all levels and pitches, or characters."""
     speaker: int = 256
     """Width of the speaker embedding; 0 is none."""
     coarse: bool = False

@@ -18,8 +18,9 @@ from torch import Tensor
 from mfdistill.audio.features import StftConfig, frames
 from mfdistill.audio.griffin_lim import griffin_lim
 from mfdistill.audio.mel import LOG_FLOOR, MelConfig, MelOperator, mel_to_features
+from mfdistill.audio.pitch import PITCHES, harmonics, mean_pitch, pitch_symbols, pitch_track, sung
 from mfdistill.audio.speaker import SPEAKER_DIM, NoVoice, cache_folder, joined, partial_embeddings
-from mfdistill.audio.units import coarse_log_mel, nearest_units, spread_units, unit_features, unpack_codebook
+from mfdistill.audio.units import coarse_log_mel, cosines, nearest_units, smooth, spread_units, unit_centres, unit_features, unpack_codebook
 from mfdistill.errors import UserError
 from mfdistill.tasks.base import Task
 from mfdistill.tasks.config import TaskConfig
@@ -33,9 +34,11 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class MelTaskConfig(TaskConfig):
     """A Mel task by its numbers. What was learnt from the corpus: ``mel_mean`` and ``mel_std`` (a number per band, of ln magnitudes),
-    ``codebook`` (see ``audio.units``) or ``alphabet`` (symbol i + 1 is its i-th character, symbol 0 is silence around the text)."""
+    ``codebook`` (of ``unit_levels`` levels, see ``audio.units``) or ``alphabet`` (symbol i + 1 is its i-th character, symbol 0 is silence
+    around the text)."""
 
     unit_frames: int = 2
+    unit_levels: int = 2
     codebook: str = ""
     alphabet: str = ""
     text: Literal["characters", "phonemes"] = "characters"
@@ -60,8 +63,8 @@ class MelTask(Task):
     degradation = "none"
     needs_text = False
     speaker_dim = 0
-    coarse = False
-    """Whether ``cond`` has ``mu``."""
+    voiced = False
+    """Whether ``cond`` has ``pitch`` (b, 1), the prompt's mean log2 pitch, and what follows from it, the coarse spectrogram ``mu``."""
     config: MelTaskConfig
 
     def __init__(self, config: MelTaskConfig):
@@ -128,10 +131,11 @@ class MelTask(Task):
         raise NotImplementedError
 
     def voice(self, wave: Tensor) -> dict[str, Tensor]:
-        """``{"speaker": (b, 256)}`` of recordings ``(b, s)``; zeros, with a warning, where there is no voice. Nothing where the task has no
-        speaker embedding."""
+        """``{"speaker": (b, 256), "pitch": (b, 1)}`` of recordings ``(b, s)``; zeros, with a warning, where there is no voice. Nothing
+        where the task has no speaker embedding."""
         if not self.speaker_dim:
             return {}
+        pitch = torch.stack([mean_pitch(self.pitch(row)) for row in wave])
         found = []
         for row in wave.cpu().numpy():
             try:
@@ -139,7 +143,11 @@ class MelTask(Task):
             except NoVoice as error:
                 log.warning("prompt: %s; generated without a speaker embedding", error)
                 found.append(torch.zeros(self.speaker_dim))
-        return {"speaker": torch.stack(found).to(wave.device)}
+        return {"speaker": torch.stack(found).to(wave.device), "pitch": pitch}
+
+    def pitch(self, wave: Tensor) -> Tensor:
+        """Pitch in Hz of a recording ``(s,)`` at its frames ``(n,)``, 0 unvoiced."""
+        return pitch_track(wave, self.config.stft, frames(self._length(len(wave)), self.config.stft))
 
     def batch(self, raw: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
         """What an objective takes, from the samples of ``data.speech.SpeechSet`` or from plain crops (as ``distill.batch.make_batch``)."""
@@ -152,7 +160,7 @@ class MelTask(Task):
             cond = {key: torch.cat([one[key] for one in conds]) for key in conds[0]}
             return {"z_1": self.target(clean * gain), "cond": cond, "loss_mask": 1 - cond["prompt"], "index": index, "gain": gain}
         z_1 = self.target(clean)
-        keys = ("prompt", "mask", "units", "speaker") if self.speaker_dim else ("prompt", "mask", "units")
+        keys = ("prompt", "mask", "units", *(("speaker", "pitch") if self.voiced else ()))
         cond = {key: raw[key].to(device, non_blocking=True) for key in keys}
         z_1 = z_1 * cond["mask"]
         cond = self.completed(cond | {"y": z_1 * cond["prompt"]})
@@ -163,33 +171,41 @@ class Token2Mel(MelTask):
     """Units and a speaker to Mel; the units are those of the recording itself."""
 
     speaker_dim = SPEAKER_DIM
-    coarse = True
+    voiced = True
 
     def __init__(self, config: MelTaskConfig):
         super().__init__(config)
-        self.codebook = unpack_codebook(config.codebook) if config.codebook else None
+        self.codebook = unpack_codebook(config.codebook, config.unit_levels) if config.codebook else None
 
     @property
     def vocabulary(self) -> int:
-        return 0 if self.codebook is None else len(self.codebook)
+        return 0 if self.codebook is None else self.codebook[..., 0].numel() + PITCHES
 
-    def units(self, wave: Tensor) -> Tensor:
-        """Units ``(m,)`` of a whole recording ``(s,)``."""
+    def units(self, wave: Tensor, track: Tensor | None = None) -> Tensor:
+        """Units ``(m, levels + 1)`` of a whole recording ``(s,)``: the codes of every level, and the pitch; numbered one after another, so
+        that they share one table of ``vocabulary`` rows. ``track``: its ``pitch``, where it is known."""
         if self.codebook is None:
             raise UserError("task.codebook: empty; units are learnt by teacher-train --task token2mel")
-        return nearest_units(unit_features(self.log_mel(wave[None])[0], self.config.unit_frames), self.codebook)
+        hold = self.config.unit_frames
+        codes = nearest_units(unit_features(self.log_mel(wave[None])[0], hold), self.codebook)
+        pitches = pitch_symbols(self.pitch(wave) if track is None else track, hold)[: len(codes), None]
+        return torch.cat([codes, pitches + self.vocabulary - PITCHES], 1)
 
     def symbols(self, wave: Tensor, n: int, text: str | None = None) -> Tensor:
         return torch.stack([spread_units(self.units(row), self.config.unit_frames, n) for row in wave])
 
-
     def completed(self, cond: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Adds ``mu`` (b, 1, mels, n), as CosyVoice calls it: the units' coarse spectrogram in the prompt's voice, 0 without one."""
+        """Adds ``mu`` (b, 1, mels, n), as CosyVoice calls it: the units' coarse spectrogram in the prompt's voice, with the harmonics that
+        their melody has at the prompt's pitch; 0 without a prompt."""
         assert self.codebook is not None
+        mels = self.config.n_mels
         mean, std = self.mean.to(cond["y"]), self.std.to(cond["y"])
         given = cond["prompt"][:, 0]
-        centres = self.codebook.to(cond["y"].device)[cond["units"]]
-        mu = (coarse_log_mel(centres, cond["y"][:, 0] * std + mean, given) - mean) / std
+        coarse = coarse_log_mel(unit_centres(cond["units"][..., :-1], self.codebook), cond["y"][:, 0] * std + mean, given)
+        melody = sung(cond["units"][..., -1] - (self.vocabulary - PITCHES), cond["pitch"])
+        comb = harmonics(melody, self.operator.filterbank.T, self.config.stft)
+        comb = comb - smooth(cosines(mels).to(comb) @ comb, mels)
+        mu = (coarse + comb.to(coarse) - mean) / std
         return cond | {"mu": (mu * (given.sum(-1, keepdim=True) > 0) * cond["mask"][:, 0])[:, None]}
 
 
