@@ -67,7 +67,7 @@ class Options:
     blocks: int = 6
     attention: int = 3
     """Of the network; every so many blocks are followed by self-attention."""
-    teacher_steps: int = 4000
+    teacher_steps: int = 2500
     student_steps: int = 400
     """Updates."""
     rollout_steps: int = 60
