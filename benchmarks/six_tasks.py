@@ -114,7 +114,9 @@ RECIPES: dict[TaskName, Recipe] = {
     "vocode": FREE, "phase": FREE, "enhance": NEAR, "bandwidth": NEAR,
     **dict.fromkeys(("dereverb", "codec"), replace(NEAR, numbers=TaskOptions(prior_shape="magnitude", sigma_0=0.3))),
 }
-TRAINING = TrainConfig(lr=2e-3, warmup=50, ema_decay=0.99, valid_every=0, save_every=100, log_every=50, resume=True)
+TRAINING = TrainConfig(
+    lr=2e-3, warmup=50, ema_decay=0.99, mixed_precision="bf16", valid_every=0, save_every=100, log_every=50, resume=True
+)
 
 
 def train(budget: Budget, task: TaskName, corpus: Corpus, out: Path, causal: bool = False) -> None:
