@@ -54,6 +54,7 @@ class Budget:
     teacher_steps: int = 1200
     regression_steps: int = 600
     student_steps: int = 200
+    mixed_precision: Literal["no", "bf16"] = "bf16"
 
 
 @dataclass(frozen=True)
@@ -114,15 +115,13 @@ RECIPES: dict[TaskName, Recipe] = {
     "vocode": FREE, "phase": FREE, "enhance": NEAR, "bandwidth": NEAR,
     **dict.fromkeys(("dereverb", "codec"), replace(NEAR, numbers=TaskOptions(prior_shape="magnitude", sigma_0=0.3))),
 }
-TRAINING = TrainConfig(
-    lr=2e-3, warmup=50, ema_decay=0.99, mixed_precision="bf16", valid_every=0, save_every=100, log_every=50, resume=True
-)
+TRAINING = TrainConfig(lr=2e-3, warmup=50, ema_decay=0.99, valid_every=0, save_every=100, log_every=50, resume=True)
 
 
 def train(budget: Budget, task: TaskName, corpus: Corpus, out: Path, causal: bool = False) -> None:
     """Regression network, teacher and student, each resumed or skipped where it is done."""
     recipe = RECIPES[task]
-    common = replace(TRAINING, batch_size=budget.batch_size)
+    common = replace(TRAINING, batch_size=budget.batch_size, mixed_precision=budget.mixed_precision)
     start = TeacherTrain(
         task=task, sample_rate=budget.sample_rate, causal=causal, data=corpus, valid=ValidOptions(valid_files=0),
         task_options=recipe.numbers, network=CompactSizes(channels=budget.channels), training=common,
@@ -144,7 +143,10 @@ def distil(budget: Budget, task: TaskName, corpus: Corpus, teacher: Path, out: P
     student_distill(
         StudentDistill(
             teacher=str(teacher), causal=causal, data=corpus, valid=ValidOptions(valid_files=0), integral=RECIPES[task].integral,
-            training=replace(TRAINING, out=str(out), steps=budget.student_steps, lr=1e-3, batch_size=budget.batch_size // 2),
+            training=replace(
+                TRAINING, out=str(out), steps=budget.student_steps, lr=1e-3, batch_size=budget.batch_size // 2,
+                mixed_precision=budget.mixed_precision,
+            ),
         )
     )
 
