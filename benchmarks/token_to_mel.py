@@ -4,8 +4,8 @@
 
 Every stage resumes where it was stopped; finished stages are skipped. O3S sees validation speakers only; the table is of the test split,
 whose speakers no stage before it has heard. Of every utterance the first ``--cut-s`` seconds are used, of which the beginning (3 s, at most
-40 %) is the prompt; the generated rest is scored. Five of the test utterances were looked at when the units, the coarse spectrogram and the
-cut were chosen, so they are not wholly unseen. Writes benchmarks/results/token_to_mel.json, .csv and .png.
+40 %) is the prompt; the generated rest is scored. Units and coarse spectrogram were chosen on validation speakers, after five of the test
+utterances had been looked at. Writes benchmarks/results/token_to_mel.json, .csv and .png.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ from mfdistill.search import run_search
 from mfdistill.search.config import SearchConfig
 from mfdistill.tasks.mel import Token2Mel
 
+CONTROLS = ("ground truth", "other speaker", "coarse spectrogram")
+"""Rows without a model: through the vocoder, the recording itself, one of another speaker, and what units and prompt say without a network."""
 MEASURED = ("spksim", "lsd", "unit_error", "mel_to_teacher")
 Item = Mapping[str, Any]
 
@@ -237,7 +239,7 @@ def measure_one(
 ) -> Iterator[dict[str, Any]]:
     """The rows of one utterance that are not known."""
     clean, name = item["clean"], item["name"]
-    if all((label, name) in known for label in ("ground truth", "other speaker", *(row[0] for row in tried))):
+    if all((label, name) in known for label in (*CONTROLS, *(row[0] for row in tried))):
         return
     z_0, cond, gain = start(tried[0][4], index, item)
     z = task.target(clean[None] * gain)
@@ -265,6 +267,9 @@ def measure_one(
     if ("ground truth", name) not in known:
         wave = heard(z)
         yield scores("ground truth", wave, clean.numpy()) | {"unit_error": unit_error(wave)}
+    if ("coarse spectrogram", name) not in known:
+        wave = heard(cond["mu"])
+        yield scores("coarse spectrogram", wave, clean.numpy()) | {"unit_error": unit_error(wave)}
     if ("other speaker", name) not in known:
         stranger = task.degrade(other["clean"][None])[0].numpy()
         yield scores("other speaker", stranger, other["clean"].numpy())
@@ -296,7 +301,7 @@ def record(options: Options, rows: Sequence[dict[str, Any]]) -> None:
     hours = {"teacher": hours_of(out / "teacher")}
     hours["student"] = hours["teacher"] + hours_of(out / "student")
     table = []
-    for label in ["ground truth", "other speaker", *about]:
+    for label in [*CONTROLS, *about]:
         own = by[label]
         model, nfe, placed, steps = about.get(label, (label, 0, "", None))
         line: dict[str, Any] = {"system": label, "model": model, "nfe": nfe, "schedule": placed, "n": len(own)}
@@ -321,7 +326,7 @@ def document(table: Sequence[Mapping[str, Any]], file: Path) -> None:
     columns = {"system": "", "spksim": "speaker similarity", "lsd": "LSD", "unit_error": "unit error"}
     columns |= {"mel_to_teacher": "Mel distance to teacher-32", "rtf_flow": "RTF flow", "rtf_whole": "RTF whole"}
     rows = [{key: row.get(key) for key in (*columns, "spksim_ci95")} for row in table]
-    lines = f"{table[0]['n']} test utterances of unseen speakers ({machine()}; {table[2]['train_hours']:.2f} hours of training):"
+    lines = f"{table[0]['n']} test utterances of unseen speakers ({machine()}; {table[len(CONTROLS)]['train_hours']:.2f} hours of training):"
     into(file, "token_to_mel.json", lines + "\n\n" + markdown_table(rows, columns) + "\n")
 
 
@@ -381,7 +386,7 @@ def plot(table: Sequence[Mapping[str, Any]], file: Path) -> None:
                     x, y, error = ([row[key] for row in own] for key in ("nfe", column, f"{column}_ci95"))
                     line = "-" if placed == "uniform" else ""
                     axis.errorbar(x, y, error, fmt=mark + line, color=colour, label=f"{model}, {placed}", alpha=0.8)
-        for row, style in zip(table[:2], ("--", ":"), strict=True):
+        for row, style in zip(table[: len(CONTROLS)], ("--", ":", "-."), strict=True):
             if row[column] is not None:
                 axis.axhline(row[column], color="grey", linestyle=style, label=row["system"])
         axis.set(xscale="log", xlabel="network evaluations", ylabel=title, xticks=[1, 2, 4, 10, 32])
