@@ -47,7 +47,7 @@ from mfdistill.search.config import SearchConfig
 from mfdistill.tasks.mel import Token2Mel
 
 CONTROLS = ("ground truth", "other speaker", "coarse spectrogram")
-"""Rows without a model: through the vocoder, the recording itself, one of another speaker, and what units and prompt say without a network."""
+"""Rows without a model, through the vocoder: the recording itself, one of another speaker, and what units and prompt say by themselves."""
 MEASURED = ("spksim", "lsd", "unit_error", "mel_to_teacher")
 Item = Mapping[str, Any]
 
@@ -326,7 +326,8 @@ def document(table: Sequence[Mapping[str, Any]], file: Path) -> None:
     columns = {"system": "", "spksim": "speaker similarity", "lsd": "LSD", "unit_error": "unit error"}
     columns |= {"mel_to_teacher": "Mel distance to teacher-32", "rtf_flow": "RTF flow", "rtf_whole": "RTF whole"}
     rows = [{key: row.get(key) for key in (*columns, "spksim_ci95")} for row in table]
-    lines = f"{table[0]['n']} test utterances of unseen speakers ({machine()}; {table[len(CONTROLS)]['train_hours']:.2f} hours of training):"
+    hours = max(row["train_hours"] or 0 for row in table)
+    lines = f"{table[0]['n']} test utterances of unseen speakers ({machine()}; {hours:.2f} hours of training):"
     into(file, "token_to_mel.json", lines + "\n\n" + markdown_table(rows, columns) + "\n")
 
 
