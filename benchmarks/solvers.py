@@ -1,10 +1,10 @@
-"""At equal numbers of network evaluations: Euler's equal steps, a learned solver (Stream.FM), a MeanFlow student with equal steps, and the
-same student with its steps placed by O3S (IntMeanFlow).
+"""At equal numbers of network evaluations: Euler's equal steps, a classical solver of higher order, a learned solver (Stream.FM), a
+MeanFlow student with equal steps, and the same student with its steps placed by O3S (IntMeanFlow).
 
     python benchmarks/solvers.py --data ../shared/data
 
-Takes teachers and students that are there (by default those of benchmarks/models and of six_tasks.py) and trains only the solvers, one
-for every teacher and number of evaluations. At one evaluation a learned solver is Euler's step, so it has no row of its own. Everything
+Takes teachers and students that are there (by default one pair of benchmarks/models and two of six_tasks.py) and trains only the solvers,
+one for every teacher and number of evaluations. At one evaluation a solver is Euler's step, so it has no row of its own. Everything
 resumes. Writes benchmarks/results/solvers.json and .png and the table in docs/solvers.md.
 """
 
@@ -38,26 +38,30 @@ class Options:
 
     data: str = "../shared/data"
     pairs: tuple[tuple[str, str], ...] = (
-        (str(MODELS / "vocode-teacher"), str(MODELS / "vocode-student")),
-        (str(MODELS / "enhance-teacher"), str(MODELS / "enhance-student")),
-        ("runs/six_tasks/dereverb/teacher-half", "runs/six_tasks/dereverb/student-half"),
+        (str(MODELS / "vocode-8k-teacher"), str(MODELS / "vocode-8k-student")),
+        ("runs/six_tasks/phase/teacher", "runs/six_tasks/phase/student"),
+        ("runs/six_tasks/dereverb/teacher", "runs/six_tasks/dereverb/student"),
     )
     """Folders of teacher and student, teacher and student, ..."""
     nfe: tuple[int, ...] = (1, 2, 4, 5)
     out: str = "runs/solvers"
-    steps: int = 500
+    steps: int = 200
     """Updates of every solver."""
     batch_size: int = 4
     crop_s: float = 1.0
     search_limit: int = 8
     """Validation utterances that a schedule is scored on."""
-    search_iterations: int = 5
+    search_iterations: int = 3
     search_metric: str = "pesq"
     search_nfe: tuple[int, ...] = (2, 4, 5)
-    limit: int = 12
+    limit: int = 20
     """Test utterances."""
-    metrics: tuple[str, ...] = ("pesq", "estoi", "lsd")
+    metrics: tuple[str, ...] = ("pesq", "estoi", "lsd", "spksim")
     workers: int = 1
+
+
+CLASSICAL = {2: "midpoint", 4: "2xmidpoint", 5: "2xmidpoint+1xeuler@0.2"}
+"""By their evaluations."""
 
 
 def main(options: Options) -> None:
@@ -92,10 +96,12 @@ def compare(options: Options, teacher: str, student: str) -> list[dict[str, Any]
                 workers=options.workers, starts=("uniform",),
             )
             os3_search(OS3Search(student=str(own), data=corpus, search=search))
+    classical = [CLASSICAL[nfe] for nfe in options.nfe if nfe in CLASSICAL]
     rows = evaluate(
         Evaluate(
             student=str(own), teacher=teacher, out=str(out / "evaluation"), data=corpus, limit=options.limit, metrics=options.metrics,
-            teacher_nfe=options.nfe, student_nfe=options.nfe, teacher_solver=tuple(solvers.values()), audio=0, workers=options.workers,
+            teacher_nfe=options.nfe, student_nfe=options.nfe, teacher_solver=(*solvers.values(), *classical), audio=0,
+            workers=options.workers,
         )
     )
     common = {"sample_rate": task["stft"]["sample_rate"], "steps": options.steps, "commit": commit(), "machine": machine()}
@@ -107,7 +113,7 @@ def compare(options: Options, teacher: str, student: str) -> list[dict[str, Any]
 def name_of(row: Mapping[str, Any]) -> str:
     """Of a row of evaluate."""
     if row["model"] == "teacher":
-        return "Euler" if row["schedule"] == "uniform" else "learned solver"
+        return {"uniform": "Euler"}.get(row["schedule"]) or ("classical" if row["schedule"] in CLASSICAL.values() else "learned solver")
     return {"student": "student, " + ("O3S" if row["schedule"] == "o3s" else "equal steps")}.get(row["model"], row["model"])
 
 
@@ -144,7 +150,7 @@ def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
     for i, metric in enumerate(metrics):
         for j, task in enumerate(tasks):
             axis = axes[i][j]
-            for system in ("Euler", "learned solver", "student, equal steps", "student, O3S"):
+            for system in ("Euler", "classical", "learned solver", "student, equal steps", "student, O3S"):
                 own = sorted((row["nfe"], row[metric]) for row in rows if row["task"] == task and row["system"] == system)
                 if own:
                     axis.plot(*zip(*own, strict=True), marker="o", label=system)
