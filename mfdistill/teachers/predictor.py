@@ -28,7 +28,8 @@ def estimate(network: Callable[..., Tensor], path: GaussianPath, cond: Mapping[s
 
 
 class Predictor(nn.Module):
-    """``predictor(cond) -> e``, the ``estimate`` of a regression network; frozen, in evaluation mode.
+    """``predictor(cond) -> e``, the ``estimate`` of a regression network, bit for bit; in evaluation mode, without gradient. It is no part
+    of what is trained, so nothing changes it.
 
     Args:
         network: ``network(z_t, t, cond)``; one that sees y alone and answers e itself (Stream.FM's) is one of mean "zero".
@@ -41,7 +42,7 @@ class Predictor(nn.Module):
 
     def __init__(self, network: nn.Module, description: Mapping[str, Any]):
         super().__init__()
-        self.network: Any = network.eval().requires_grad_(False)
+        self.network: Any = network.eval()      # parameters stay marked as trainable: torch rounds otherwise where they are not
         freeze_norms(network)
         self.description = dict(description)
         self.path = GaussianPath(sigma_0=1.0, mean=self.description["prior_mean"])
