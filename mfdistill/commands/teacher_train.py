@@ -151,9 +151,11 @@ def run(command: TeacherTrain) -> Path:
         start = open_model(command.init)
         if start.role == "student":
             same_role(command.init)
+        if start.task.predictor is not None and predictor is None:
+            raise UserError(f"--init {command.init}: has a predictor in front of it; add --predictor {command.init}")
+        if start.task.predictor is None and predictor is not None:
+            raise UserError(f"--init {command.init}: was trained without a predictor; name a model that has one, or leave --init out")
         same_task(task, start.task, f"--init {command.init}")
-        if (start.task.predictor is None) != (predictor is None):
-            raise UserError(f"--init {command.init}: and this run must both have a predictor, or neither; see --predictor")
         network, description = start.module, dict(start.config["network"])
         parent = {"init": command.init, "sha256": digest_tensors(network.state_dict())}
     else:
