@@ -66,14 +66,9 @@ class Predictor(nn.Module):
 
     def step(self, cond: Mapping[str, Tensor], state: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """``e`` of the next frame or frames ``(b, 2, f, n >= 1)``, and the state after them."""
-        after: list[tuple[Tensor, ...]] = []
-
-        def network(m: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-            change, new = self.network.step(m, t, cond, state)
-            after.append(new)
-            return change
-
-        return estimate(network, self.path, cond), after[0]
+        m, _ = self.path.end_means(torch.zeros_like(cond["y"]), cond)
+        change, after = self.network.step(m, m.new_zeros(m.shape[0]), cond, state)
+        return m + change, after
 
 
 def build_predictor(section: Mapping[str, Any], where: str) -> Predictor:
