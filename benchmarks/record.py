@@ -93,4 +93,4 @@ def halve(source: Path, target: Path) -> Path:
     return target
 
 
-KEPT = ("role", "task", "network", "objective", "schedule", "schedules")
+KEPT = ("role", "task", "network", "objective", "schedule", "schedules", "predictor")

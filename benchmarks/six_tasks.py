@@ -138,6 +138,22 @@ def train(budget: Budget, task: TaskName, corpus: Corpus, out: Path, causal: boo
     distil(budget, task, corpus, out / "teacher", out / "student")
 
 
+def train_predicted(budget: Budget, task: TaskName, corpus: Corpus, out: Path) -> None:
+    """A causal teacher behind the regression network of ``train(..., causal=True)``, with the preset's spread around its estimate and from
+    random weights, and that teacher's student; as many updates as the pair without a predictor."""
+    teacher_train(
+        TeacherTrain(
+            task=task, sample_rate=budget.sample_rate, causal=True, predictor=str(out / "regression"), data=corpus,
+            valid=ValidOptions(valid_files=0), network=CompactSizes(channels=budget.channels),
+            training=replace(
+                TRAINING, out=str(out / "predicted-teacher"), steps=budget.teacher_steps, batch_size=budget.batch_size,
+                mixed_precision=budget.mixed_precision,
+            ),
+        )
+    )
+    distil(budget, task, corpus, out / "predicted-teacher", out / "predicted-student")
+
+
 def distil(budget: Budget, task: TaskName, corpus: Corpus, teacher: Path, out: Path, causal: bool = False) -> None:
     """A student; ``causal``: one of a teacher that sees later frames."""
     student_distill(
@@ -153,7 +169,8 @@ def distil(budget: Budget, task: TaskName, corpus: Corpus, teacher: Path, out: P
 
 def hours(out: Path, name: str) -> float:
     """Of all training behind a run."""
-    behind = ["teacher", name] if name == "student" else [name]
+    behind = [name.replace("student", "teacher"), name] if name.endswith("student") else [name]
+    behind += ["regression"] if name.startswith("predicted") else []
     behind += ["start"] if (out / "start").is_dir() else []
     return round(sum(hours_of(out / run) for run in behind), 3)
 

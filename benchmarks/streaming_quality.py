@@ -3,7 +3,8 @@
     python benchmarks/streaming_quality.py --data ../shared/data
 
 Trains, for every task and with the recipe of six_tasks.py, a causal teacher, its one-step student, a regression network of the same size,
-all three without causality ("full", those of six_tasks.py where they are there), and a causal student of the teacher that sees everything.
+all three without causality ("full", those of six_tasks.py where they are there), and a causal student of the teacher that sees everything;
+for enhancement also a causal teacher and student behind that regression network ("predicted": one evaluation more than NFE says).
 Causal systems are scored as streams: hop by hop with the running peak as level, the stream's offset trimmed; ``gain`` "utterance" is the
 same with the peak of the whole utterance, which no stream knows. Stages resume. Checkpoints are rounded to half precision, and those are
 scored; the causal ones are stored in benchmarks/models.
@@ -20,7 +21,7 @@ import torch
 import tyro
 from quality import COLUMNS
 from record import HERE, commit, digest, halve, hours_of, machine, recorded
-from six_tasks import Budget, corpus_of, distil, hours, train
+from six_tasks import Budget, corpus_of, distil, hours, train, train_predicted
 from streaming import page
 from torch import Tensor
 
@@ -62,6 +63,8 @@ def main(options: Options) -> None:
             train(options.budget, task, corpus, full)
             train(options.budget, task, corpus, out, causal=True)
             distil(options.budget, task, corpus, full / "teacher", out / "student-of-full", causal=True)
+            if task == "enhance":
+                train_predicted(options.budget, task, corpus, out)
         if "evaluate" in options.stages:
             record(options, task, evaluate(options, task))
 
@@ -72,7 +75,8 @@ STORED = ("teacher", "student", "regression")
 def runs(options: Options, task: Task) -> dict[str, tuple[Path, float]]:
     """Folder and hours of training of every system."""
     out, full = Path(options.out) / task, Path(options.full) / task
-    found = {name: (out / name, hours(out, name)) for name in ("regression", "teacher", "student")}
+    own = ("regression", "teacher", "student", *(("predicted-teacher", "predicted-student") if task == "enhance" else ()))
+    found = {name: (out / name, hours(out, name)) for name in own}
     found["student-of-full"] = (out / "student-of-full", round(hours(full, "teacher") + hours_of(out / "student-of-full"), 3))
     return found | {f"full-{name}": (full / name, hours(full, name)) for name in ("regression", "teacher", "student")}
 

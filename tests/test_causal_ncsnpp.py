@@ -19,6 +19,7 @@ from mfdistill.students.compress import decouple
 from mfdistill.students.fold import fold_time
 from mfdistill.teachers import load_teacher
 from mfdistill.teachers.foreign import read_foreign
+from mfdistill.teachers.imported import import_teacher
 from mfdistill.teachers.streamfm import load_predictor
 
 SIZES = {"nf": 8, "ch_mult": [1, 2], "num_res_blocks": 1, "input_freqs": 32}
@@ -187,6 +188,10 @@ def test_predictor_and_flow_in_one_file(tmp_path):
     assert torch.equal(Student.from_teacher(teacher)(z, t, t, full), teacher.velocity(z, t, full))
     assert set(teacher.task.condition(torch.randn(1, 640))) == {"y", "e"}
     assert torch.equal(load_predictor(path)(cond["y"], t, cond), e)
+    import_teacher(path, tmp_path / "folder")
+    stored = load_teacher(tmp_path / "folder")
+    assert torch.equal(stored.task.completed(cond)["e"], e)
+    assert torch.equal(stored.velocity(z, t, full), teacher.velocity(z, t, full))
     alone = lightning(tmp_path / "predictor.ckpt", predictor)
     with pytest.raises(UserError, match="predictor by itself"):
         load_teacher(alone)

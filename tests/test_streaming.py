@@ -13,7 +13,7 @@ from mfdistill.students import Student, sample
 from mfdistill.students.streaming import StreamRestorer
 from mfdistill.tasks import TaskConfig, get_task
 from mfdistill.teachers.cfm import CFMTeacher
-from mfdistill.teachers.streamfm import PredictedEnhance, StreamFMTeacher
+from mfdistill.teachers.streamfm import StreamFMTeacher, in_front
 
 STFT = StftConfig(n_fft=64, hop=32)
 NETWORKS = {
@@ -64,7 +64,7 @@ def draw(seeds, frames, dtype):
 def offline(model, wave, steps=None, solver="euler", seeds=None):
     config = dataclasses.replace(STFT, causal=True)
     z = stft_features(wave, config)
-    cond = model.task.observe(z)
+    cond = model.task.completed(model.task.observe(z))
     z_0 = model.task.path.prior(cond, draw(seeds or range(wave.shape[0]), z.shape[3], z.dtype))
     if isinstance(model, Student):
         z_1 = sample(model, z_0, cond, steps)
@@ -199,8 +199,8 @@ def test_one_of_two_streams_begins_again(name):
 def test_predictor_in_front_has_a_state_of_its_own():
     sizes = NETWORKS["causal_ncsnpp"]
     flow = randomised(build_network("causal_ncsnpp", {**sizes, "input_channels": 6})).double()
-    predictor = randomised(build_network("causal_ncsnpp", {**sizes, "input_channels": 2, "conditional": False})).double().eval()
-    teacher = StreamFMTeacher(flow, PredictedEnhance(task_config(prior_mean="e"), predictor), {}, predictor)
+    predictor = in_front(randomised(build_network("causal_ncsnpp", {**sizes, "input_channels": 2, "conditional": False})).double(), "file")
+    teacher = StreamFMTeacher(flow, get_task(task_config(prior_mean="e"), predictor), {}, predictor)
     wave = waves()
     assert relative(stream(StreamRestorer(teacher, 2), wave, 100), offline(teacher, wave, 2)) < 1e-12
     student = Student.from_teacher(teacher).eval()

@@ -75,7 +75,7 @@ def run(command: Compress) -> Path:
     if section.get("int8"):
         raise UserError(f"--model {command.model}: is in eight bits already")
     parent = {"model": command.model, "sha256": digest_tensors(model.module.state_dict())}
-    kept = ("role", "task", "schedule", "schedules", "interval")
+    kept = ("role", "task", "schedule", "schedules", "interval", "predictor")
     config = {key: model.config[key] for key in kept if key in model.config} | {"parent": parent, "data": to_dict(command.data)}
     return _int8(command, model, section, config) if command.int8 else _decoupled(command, model, section, config)
 
@@ -116,6 +116,7 @@ def _int8(command: Compress, model: Any, section: dict[str, Any], config: dict[s
     from mfdistill.errors import UserError
     from mfdistill.report import model_card
     from mfdistill.students.quantize import quantize
+    from mfdistill.teachers.predictor import with_predictor
 
     out = Path(command.training.out)
     if out.exists() and any(out.iterdir()) and not command.training.overwrite:
@@ -134,7 +135,7 @@ def _int8(command: Compress, model: Any, section: dict[str, Any], config: dict[s
     section["int8"] = names
     config |= {"network": section, "objective": {"name": "int8"}, "training": dict(model.config.get("training") or {})}
     tensors = with_inner(model.module, network).state_dict()
-    save_folder(out, tensors, config)
+    save_folder(out, with_predictor(tensors, model.task), config)
     write_text(out / "README.md", model_card(config))
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     say(f"{out}: {len(names)} layers in eight bits, {size / 1e6:.2f} MB")

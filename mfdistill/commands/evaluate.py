@@ -116,6 +116,7 @@ def run(command: Evaluate) -> list[dict[str, Any]]:
 
 
 def _entries(command: Evaluate, device: Any) -> tuple[Task, list[Entry]]:
+    from mfdistill.commands.predictor import same_features
     from mfdistill.commands.training import same_task
     from mfdistill.distill.inference import open_model
     from mfdistill.errors import UserError
@@ -132,7 +133,10 @@ def _entries(command: Evaluate, device: Any) -> tuple[Task, list[Entry]]:
         raise UserError("evaluate: nothing to evaluate; give --student, --teacher or --regression")
     task = next(iter(models.values()))[1].task
     for role, (path, model) in models.items():
-        same_task(task, model.task, f"--{role} {path}")
+        if role == "regression":
+            same_features(task.config, model.task.config, f"--{role} {path}")
+        else:
+            same_task(task, model.task, f"--{role} {path}")
 
     entries = [Entry("unprocessed", 0, "")]
     for role in ("regression", "teacher", "student"):
@@ -177,7 +181,8 @@ def _score(
     def system(wave: Tensor, index: int) -> Tensor:
         if entry.source is None:
             return task.degrade(wave[None])[0]
-        return restore(task, entry.source.endpoint, wave, entry.steps, command.seed, index, text=text_of(task, utterances[index]))
+        own, text = entry.source.task, text_of(task, utterances[index])
+        return restore(own, entry.source.endpoint, wave, entry.steps, command.seed, index, text=text)
 
     heard = {utterances.names[i] for i in range(min(command.audio, len(utterances)))}
 

@@ -58,7 +58,8 @@ def describe(checkpoint: str) -> dict[str, str]:
     folder = Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent
     task, training, parent = (config.get(key) or {} for key in ("task", "training", "parent"))
     stft, network, objective = task.get("stft") or {}, config.get("network") or {}, config.get("objective") or {}
-    count = parameters(folder / "model.safetensors") if (folder / "model.safetensors").is_file() else None
+    weights, front = folder / "model.safetensors", config.get("predictor") or {}
+    own_count, front_count = parameters(weights) if weights.is_file() else (None, None)
     schedules = {len(config["schedule"]) - 1: config["schedule"]} if config.get("schedule") else {}
     schedules |= {int(nfe): times for nfe, times in (config.get("schedules") or {}).items()}
     searched = config.get("schedules") or {}
@@ -70,7 +71,8 @@ def describe(checkpoint: str) -> dict[str, str]:
         "role": str(config.get("role")),
         **own,
         "network": f"{network.get('name')} ({_listed(network.get('config') or {})})",
-        "parameters": f"{count:,}" if count is not None else "no model.safetensors yet",
+        "parameters": f"{own_count:,}" if own_count is not None else "no model.safetensors yet",
+        "predictor": _predictor(front, front_count) if front else "",
         "objective": f"{objective.get('name')} ({_listed({k: v for k, v in objective.items() if k != 'name'})})" if objective else "",
         "data": str((config.get("data") or {}).get("source", "")),
         "training": f"{training.get('step')} of {training.get('steps')} updates of {training.get('batch_size')}, "
@@ -97,8 +99,15 @@ def _mel_task(task: Mapping[str, Any]) -> str:
     return f"{task.get('name')}, {mel.get('n_mels')} Mel bands at {mel.get('sample_rate')} Hz, windows {mel.get('n_fft')}/{mel.get('hop')}"
 
 
-def parameters(file: Path) -> int:
-    """Numbers in a safetensors file, from its header alone.
+def _predictor(section: Mapping[str, Any], count: int | None) -> str:
+    network = section.get("network") or {}
+    size = "" if count is None else f"{count:,} parameters, "
+    sizes = _listed(network.get("config") or {})
+    return f"{network.get('name')} ({sizes}), {size}around {section.get('prior_mean')}, from {section.get('source')}"
+
+
+def parameters(file: Path) -> tuple[int, int]:
+    """Numbers in a safetensors file, from its header alone: of the model, and of the predictor in front of it.
 
     Raises:
         UserError: damaged.
@@ -109,7 +118,11 @@ def parameters(file: Path) -> int:
             header = json.loads(handle.read(size) if size < 2**27 else b"")
     except (OSError, ValueError, struct.error) as error:
         raise UserError(f"{file}: damaged or no safetensors file ({error}); copy or train it again") from error
-    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    counts = [0, 0]
+    for name, tensor in header.items():
+        if name != "__metadata__":
+            counts[name.startswith("predictor.")] += math.prod(tensor["shape"])
+    return counts[0], counts[1]
 
 
 def _versions() -> dict[str, str]:

@@ -31,8 +31,8 @@ class TaskOptions:
     """Spread of the prior."""
     sigma_1: float | None = None
     """Spread at the data."""
-    prior_mean: Literal["y", "zero"] | None = None
-    """The flow starts around the condition's features, or around zero."""
+    prior_mean: Literal["y", "zero", "e"] | None = None
+    """The flow starts around the condition's features, around zero, or around a predictor's estimate."""
     prior_shape: Literal["flat", "magnitude", "profile"] | None = None
     """Spread everywhere the same, following the condition's magnitude, or one for every frequency (needs --spread data, or bandwidth's
     preset)."""
@@ -65,11 +65,25 @@ class ValidOptions:
     """Of pesq, estoi, sisdr, lsd, spksim and dnsmos."""
 
 
-def task_config(name: str, sample_rate: int, options: TaskOptions, causal: bool = False, framing: str | None = None) -> TaskConfig:
-    """The preset of a task with the options that are given."""
-    from mfdistill.tasks import default_task
+def task_config(
+    name: str, sample_rate: int, options: TaskOptions, causal: bool = False, framing: str | None = None, with_predictor: bool = False
+) -> TaskConfig:
+    """The preset of a task with the options that are given.
+
+    Args:
+        with_predictor: the flow starts around its estimate, unless the options say otherwise.
+
+    Raises:
+        UserError: a flow around an estimate that there is not; and as ``tasks.default_task``.
+    """
+    from mfdistill.errors import UserError
+    from mfdistill.tasks import default_task, predicted
 
     preset = default_task(name, sample_rate, causal, framing)
+    if options.prior_mean == "e" and not with_predictor:
+        raise UserError("--prior-mean e: needs the predictor whose estimate that is; name its folder with --predictor")
+    if with_predictor and options.prior_mean in (None, "e"):
+        preset = predicted(preset)
     given = {item.name: value for item in fields(options) if (value := getattr(options, item.name)) is not None}
     stft = {key: value for key, value in given.items() if hasattr(preset.stft, key)}
     own = {key: value for key, value in given.items() if key not in stft}
@@ -80,13 +94,14 @@ def task_config(name: str, sample_rate: int, options: TaskOptions, causal: bool 
 
 def task_options(config: Mapping[str, Any], where: str) -> tuple[str, int, TaskOptions, bool, str | None]:
     """The inverse of ``task_config``: name, sample rate, options that differ from the preset's, whether it is causal, framing."""
-    from mfdistill.tasks import FRAMINGS, default_task, read_task_config
+    from mfdistill.tasks import FRAMINGS, default_task, predicted, read_task_config
 
     task = read_task_config(config, where)
     stft = task.stft
     milliseconds = 1000 * stft.n_fft / stft.sample_rate, 1000 * stft.hop / stft.sample_rate
     framing = next((name for name, values in FRAMINGS.items() if values == milliseconds), None)
     preset = default_task(task.name, stft.sample_rate, stft.causal, framing)
+    preset = predicted(preset) if task.prior_mean == "e" else preset
     changed: dict[str, Any] = {}
     for item in fields(TaskOptions):
         own, other = (whole.stft if hasattr(whole.stft, item.name) else whole for whole in (task, preset))

@@ -39,6 +39,8 @@ class StudentDistill:
     anew and smoothly, for derivatives of networks with fast time embeddings (the student then does not begin at the teacher)."""
     causal: bool = False
     """The student sees no later frame, so that it streams, whatever its teacher sees (see mfdistill stream)."""
+    predictor: str | None = None
+    """For --causal: folder of a causal regression network in the place of the teacher's predictor, where that sees later frames."""
     nfe: int = 1
     """Steps of the schedule that is saved with the student, equal ones; os3-search places them."""
     config: str | None = None
@@ -58,8 +60,10 @@ class StudentDistill:
 
 def repeat(config: Mapping[str, Any], where: str) -> StudentDistill:
     """The command that made a run, from its ``config.json``."""
+    from mfdistill.commands.predictor import repeated_predictor
     from mfdistill.commands.training import saved_training
 
+    causal = bool(((config.get("task") or {}).get("stft") or {}).get("causal", False))
     objective = dict(config.get("objective") or {})
     name = objective.pop("name", "integral")
     kinds = {"integral": IntegralConfig, "meanflow": MeanFlowConfig}
@@ -67,7 +71,8 @@ def repeat(config: Mapping[str, Any], where: str) -> StudentDistill:
         teacher=(config.get("parent") or {}).get("teacher"),
         kind=(config.get("parent") or {}).get("kind"),
         interval=config.get("interval") or "mixed",
-        causal=bool(((config.get("task") or {}).get("stft") or {}).get("causal", False)),
+        causal=causal,
+        predictor=repeated_predictor(config, where) if causal else None,
         objective=name,
         scratch=from_dict(ScratchOptions, config.get("scratch") or {}, f"{where}: scratch"),
         tts=from_dict(TTSOptions, config.get("tts") or {}, f"{where}: tts"),
@@ -101,6 +106,8 @@ def run(command: StudentDistill) -> Path:
     training = command.training
     if command.nfe < 1:
         raise UserError(f"--nfe {command.nfe}: must be at least 1")
+    if command.predictor is not None and not command.causal:
+        raise UserError("--predictor: takes the place of a teacher's for --causal students; leave it out, or train a teacher with it")
     accelerator = make_accelerator(training)
     if command.teacher is None:
         return run_scratch(command, accelerator)
@@ -111,7 +118,7 @@ def run(command: StudentDistill) -> Path:
     if task is None:
         raise UserError(f"--teacher {command.teacher}: has no task of this program; name a folder that teacher-train wrote")
     parent = {"teacher": command.teacher, "kind": command.kind, "sha256": digest_tensors(teacher.network.state_dict())}
-    start = causal_start(teacher) if command.causal else teacher
+    start = causal_start(teacher, _replaced(command, task)) if command.causal else teacher
     student = Student.from_teacher(start, command.nfe, parent, command.interval)
     task = getattr(start, "task", task)
     dataset = open_task_train(command.data, task)
@@ -128,6 +135,18 @@ def run(command: StudentDistill) -> Path:
     }
     after = f"os3-search --student {training.out}"
     return launch(objective, task, dataset, command.data, training, command.valid, model_config, accelerator, after)
+
+
+def _replaced(command: StudentDistill, task: Any) -> Any:
+    """The predictor that --predictor names instead of the teacher's."""
+    from mfdistill.commands.predictor import open_predictor
+    from mfdistill.errors import UserError
+
+    if command.predictor is None:
+        return None
+    if task.predictor is None:
+        raise UserError(f"--predictor {command.predictor}: the teacher has none, so there is none to replace; leave it out")
+    return open_predictor(command.predictor, replace(task.config, stft=replace(task.config.stft, causal=True)))
 
 
 def run_scratch(command: StudentDistill, accelerator: Any) -> Path:

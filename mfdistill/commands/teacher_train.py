@@ -42,6 +42,9 @@ class TeacherTrain:
     """'regression' predicts the clean features at once, without noise: the baseline of evaluate."""
     spectral: float = 0.0
     """Weight of a magnitude loss in the objective 'regression', as --integral.spectral for students."""
+    predictor: str | None = None
+    """Folder of a regression network of the same task (or of a model that has one) that stands, frozen, in front of the flow: the flow
+    starts around its estimate and sees it beside the input."""
     init: str | None = None
     """Folder of a checkpoint to start from instead of random weights (its network is used)."""
     config: str | None = None
@@ -62,6 +65,7 @@ class TeacherTrain:
 
 def repeat(config: Mapping[str, Any], where: str) -> TeacherTrain:
     """The command that made a run, from its ``config.json``."""
+    from mfdistill.commands.predictor import repeated_predictor
     from mfdistill.commands.training import saved_training
 
     name, sample_rate, options, causal, framing = task_options(config.get("task") or {}, f"{where}: task")
@@ -82,6 +86,7 @@ def repeat(config: Mapping[str, Any], where: str) -> TeacherTrain:
         spread="data" if own_profile(config.get("task") or {}, causal, framing) else "preset",
         objective="regression" if config.get("role") == "regression" else "cfm",
         spectral=float(objective.get("spectral", 0.0)),
+        predictor=repeated_predictor(config, where),
         init=parent.get("init"),
         data=corpus(config.get("data"), where),
         training=saved_training(dict(config), where),
@@ -111,12 +116,15 @@ def run(command: TeacherTrain) -> Path:
 
     if command.spectral and command.objective != "regression":
         raise UserError("--spectral: belongs to --objective regression; for a student it is --integral.spectral")
+    if command.predictor is not None and (command.objective == "regression" or command.task in MEL_TASKS):
+        raise UserError("--predictor: stands in front of a restoration task's flow; not with --objective regression, token2mel or text2mel")
     if command.task in MEL_TASKS:
         from mfdistill.commands.speech_train import run as run_mel
 
         return run_mel(command)
     import torch
 
+    from mfdistill.commands.predictor import open_predictor
     from mfdistill.commands.training import launch, measured, same_task
     from mfdistill.data import open_train
     from mfdistill.distill.inference import open_model
@@ -129,16 +137,24 @@ def run(command: TeacherTrain) -> Path:
 
     training = command.training
     accelerator = make_accelerator(training)
-    preset = task_config(command.task, command.sample_rate, command.task_options, command.causal, command.framing)
-    task = get_task(fit_task(preset, command.backbone))
+    front = command.predictor is not None
+    preset = fit_task(
+        task_config(command.task, command.sample_rate, command.task_options, command.causal, command.framing, front), command.backbone
+    )
+    predictor = None if command.predictor is None else open_predictor(command.predictor, preset)
+    task = get_task(preset, predictor)
     parent: dict[str, Any] | None = None
     dataset = open_train(command.data, task.degradation, task.sample_rate)
     if command.spread == "data":
-        task = get_task(spread_of(training, task, dataset, command.task_options.sigma_0 is not None))
+        task = get_task(spread_of(training, task, dataset, command.task_options.sigma_0 is not None), predictor)
     if command.init is not None:
         start = open_model(command.init)
         if start.role == "student":
             same_role(command.init)
+        if start.task.predictor is not None and predictor is None:
+            raise UserError(f"--init {command.init}: has a predictor in front of it; add --predictor {command.init}")
+        if start.task.predictor is None and predictor is not None:
+            raise UserError(f"--init {command.init}: was trained without a predictor; name a model that has one, or leave --init out")
         same_task(task, start.task, f"--init {command.init}")
         network, description = start.module, dict(start.config["network"])
         parent = {"init": command.init, "sha256": digest_tensors(network.state_dict())}
@@ -163,6 +179,7 @@ def run(command: TeacherTrain) -> Path:
         "objective": told,
         "schedule": None,
         "parent": parent,
+        **({} if predictor is None else {"predictor": predictor.description}),
         "data": to_dict(command.data),
         "valid": to_dict(command.valid),
     }

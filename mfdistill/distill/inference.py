@@ -47,7 +47,9 @@ class Model:
 
     @property
     def params(self) -> int:
-        return sum(p.numel() for p in self.module.parameters())
+        """Parameters, the predictor's included."""
+        predictor: Any = self.task.predictor
+        return sum(p.numel() for part in (self.module, predictor) if part is not None for p in part.parameters())
 
     def solved_by(self, solver: str | Tableau) -> Model:
         """The same teacher integrated by another solver than Euler's.

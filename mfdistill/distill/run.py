@@ -17,6 +17,7 @@ from mfdistill.distill.ema import EMA
 from mfdistill.distill.logs import FILE, RunLog
 from mfdistill.distill.settings import TrainConfig, identity
 from mfdistill.errors import UserError
+from mfdistill.teachers.predictor import with_predictor
 
 
 @dataclass
@@ -144,7 +145,7 @@ def save_model(run: Run, folder: Path) -> None:
         return
     training = {**to_dict(run.config), "step": run.step, "hours": run.seconds / 3600, "processes": run.accelerator.num_processes}
     with run.ema.applied():
-        save_folder(folder, run.model.state_dict(), {**run.model_config, "training": training})
+        save_folder(folder, with_predictor(run.model.state_dict(), run.task), {**run.model_config, "training": training})
 
 
 def save_run(run: Run, with_model: bool = True) -> None:

@@ -36,7 +36,8 @@ def fit_network(
     """Sizes of any network fitted to a task and its data (``fit_network_config``, ``networks.sizes.unet_config``; errors as there)."""
     if backbone == "compact":
         return fit_network_config(task, dataset, compact, residual_std=residual_std)
-    config, bins = unet_config(backbone, unet, task.config.stft.bins, delta), task.config.stft.bins
+    bins = task.config.stft.bins
+    config = unet_config(backbone, unet, bins, delta, task.predictor is not None)
     if isinstance(config, DCUNetConfig):
         stride = math.prod(row[4] for row in config.rows)
         if (bins - 1) % stride:
@@ -49,9 +50,9 @@ def fit_network_config(
 ) -> CompactConfig:
     """Sizes completed by what follows from task and data, for the network's preconditioning.
 
-    ``residual_std`` is ``sqrt(mean |x - m|^2 / mean(|y|^2 + floor^2))`` (where the prior has a profile: over the mean of its squares) over
-    ``count`` training batches, to three digits (x clean
-    features, m the mean of the prior, y those of the condition); the rest is the task's path and number of bins.
+    ``residual_std`` is ``sqrt(mean |x - m|^2 / mean(|y|^2 + floor^2))`` (where the prior has a profile: over the mean of its squares; with
+    a predictor's estimate e: over ``mean(|y|^2 + |e|^2 + floor^2)``) over ``count`` training batches, to three digits (x clean features, m
+    the mean of the prior, y those of the condition); the rest is the task's path and number of bins, and whether it has a predictor.
 
     Args:
         dataset: as ``data.open_train`` gives it.
@@ -67,7 +68,7 @@ def fit_network_config(
     known = {field.name: getattr(sizes, field.name) for field in fields(CompactSizes)}
     fitted = CompactConfig(
         **known, freqs=stft.bins, sigma_0=path.sigma_0, sigma_1=path.sigma_1, mean=path.mean, shape=path.shape, floor=path.floor,
-        profile=path.profile,
+        profile=path.profile, predicted=task.predictor is not None,
     )
     return replace(fitted, residual_std=residual_std or _residual_std(task, dataset, count, batch_size))
 
@@ -77,11 +78,12 @@ def _residual_std(task: Task, dataset: Any, count: int, batch_size: int) -> floa
     stream = batches(dataset, global_batch=batch_size, num_workers=0)
     for _ in range(count):
         batch = make_batch(task, next(stream), "cpu")
-        x, y = batch["z_1"], batch["cond"]["y"]
+        x, seen = batch["z_1"], [batch["cond"][key] for key in ("y", "e") if key in batch["cond"]]
         m, _ = task.path.end_means(x, batch["cond"])
         residual += float((x - m).square().sum(1).double().mean())
         profile = torch.tensor(task.path.profile, dtype=torch.float64)
-        level += float(profile.square().mean() if task.path.profile else y.square().sum(1).double().mean() + task.path.floor**2)
+        energy = sum(value.square().sum(1).double().mean() for value in seen) + task.path.floor**2
+        level += float(profile.square().mean() if task.path.profile else energy)
     if not residual > 0:
         raise UserError("--data: condition and clean speech are the same in the first batches: nothing to learn; check the corpus")
     return float(f"{(residual / level) ** 0.5:.3g}")  # digits that no other summation order changes: a resumed run must find them again

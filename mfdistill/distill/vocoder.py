@@ -42,7 +42,8 @@ def attach_vocoder(task: Any, device: torch.device | str = "cpu", path: str | No
     def vocode(y: Tensor, length: int) -> Tensor:
         _, channels, freqs, frames = y.shape
         eps = noise(seed, torch.arange(frames), "vocoder", (channels, freqs), device=y.device).permute(1, 2, 0)
-        z_0 = model.task.path.prior({"y": y}, eps[None].expand_as(y))
-        return model.task.waveform(model.endpoint(z_0, {"y": y}, steps), length)
+        cond = model.task.completed({"y": y})
+        z_0 = model.task.path.prior(cond, eps[None].expand_as(y))
+        return model.task.waveform(model.endpoint(z_0, cond, steps), length)
 
     task.vocoder = vocode

@@ -137,7 +137,8 @@ class StateFilter(nn.Module):
 
 
 class CompactNet(nn.Module):
-    """``forward(z_t, t, cond) -> v``: ``z_t`` and ``cond["y"]`` are ``(b, 2, f, n)``, t is ``(b,)`` or the stacked pair [t, r]."""
+    """``forward(z_t, t, cond) -> v``: ``z_t``, ``cond["y"]`` and, where ``config.predicted``, a predictor's estimate ``cond["e"]`` are
+    ``(b, 2, f, n)``, t is ``(b,)`` or the stacked pair [t, r]."""
 
     time_embedding_name = "time_embedding"
 
@@ -149,12 +150,13 @@ class CompactNet(nn.Module):
         self.time_embedding = TimeEmbedding(config.embedding)
         self.preconditioning = Preconditioning(config)
         self.filter = StateFilter(config)
-        self.encode = FrameConv(10, c, 1, config.causal, bands=2 * s, stride=s)
+        self.encode = FrameConv(14 if config.predicted else 10, c, 1, config.causal, bands=2 * s, stride=s)
         self.position = nn.Parameter(0.02 * torch.randn(config.freqs // s, c))
         self.blocks = nn.ModuleList(Block(config, config.dilations[i % len(config.dilations)]) for i in range(config.blocks))
         self.recurrence = Recurrence(config) if config.recurrent else None
         self.norm = FrameNorm(c)
-        self.decode = nn.Linear(c, s * (4 + 2 * self.filter.taps))
+        self.masks = 2 if config.predicted else 1
+        self.decode = nn.Linear(c, s * (2 + 2 * self.masks + 2 * self.filter.taps))
         nn.init.zeros_(self.decode.weight)
         nn.init.zeros_(self.decode.bias)
 
@@ -178,7 +180,7 @@ class CompactNet(nn.Module):
         if not self.causal:
             raise UserError("network 'compact': sees later frames, so it cannot stream; train one with --network.causal")
         frame = self.position.new_zeros(batch, 2, freqs or self.config.freqs, 1)
-        return zero_state(self._forward, frame, {"y": frame})
+        return zero_state(self._forward, frame, {"y": frame, "e": frame})
 
     def step(self, frame: Tensor, t: Tensor, cond: Mapping[str, Tensor], state: State) -> tuple[Tensor, State]:
         """The next frame or frames ``(b, 2, f, n >= 1)`` of ``forward``, and the state after them; t must stay what it was."""
@@ -186,23 +188,34 @@ class CompactNet(nn.Module):
         return self._forward(frame, t, cond, memory), tuple(memory.new)
 
     def _forward(self, z_t: Tensor, t: Tensor, cond: Mapping[str, Tensor], memory: Memory | None) -> Tensor:
-        e = F.silu(self.time_embedding(t))
+        embedded = F.silu(self.time_embedding(t))
         # inside, frames come before bins and channels last: (b, n, f, c)
-        z_t, y = z_t.permute(0, 3, 2, 1).contiguous(), cond["y"].permute(0, 3, 2, 1).contiguous()
-        state, answer, scale = self.preconditioning(z_t, current_time(t), y)
-        y, level = self.preconditioning.normalise(y)
+        z_t, *given = (value.permute(0, 3, 2, 1).contiguous() for value in (z_t, *self._given(cond)))
+        state, answer, scale = self.preconditioning(z_t, current_time(t), *given)
+        (y, level), *estimate = (self.preconditioning.normalise(value) for value in given)
         shifted = with_past(state, 1, 1, memory)[:, :-1], F.pad(state, (0, 0, 1, 0))[:, :, :-1]     # by one frame, by one bin
         before, below = (_product(state, other * _CONJUGATE.to(state)) for other in shifted)
-        h = self.encode(torch.cat([state, y, level, before, below], -1), memory) + self.position
+        seen = [state, y, level, before, below, *(part for pair in estimate for part in pair)]
+        h = self.encode(torch.cat(seen, -1), memory) + self.position
         for i, block in enumerate(self.blocks):
             if self.recurrence is not None and i == len(self.blocks) // 2:
                 h = self.recurrence(h, memory)
-            h = block(h, e, memory)
+            h = block(h, embedded, memory)
         h = self.decode(self.norm(h)).to(state.dtype)
         h = h.reshape(*h.shape[:2], self.config.freqs, -1)
-        free, of_y, taps = h.split([2, 2, 2 * self.filter.taps], -1)
+        free, of_y, *of_e, taps = h.split([2] * (1 + self.masks) + [2 * self.filter.taps], -1)
         residual = free + _product(of_y, y) + self.filter(taps, self.filter.neighbours(state, memory))
+        for mask, (e, _) in zip(of_e, estimate, strict=True):
+            residual = residual + _product(mask, e)
         return (answer + scale * residual).permute(0, 3, 2, 1)
+
+    def _given(self, cond: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """What of the condition the network sees."""
+        if not self.config.predicted:
+            return (cond["y"],)
+        if "e" not in cond:
+            raise UserError("network 'compact': sees a predictor's estimate, and the condition lacks 'e'; run the predictor first")
+        return cond["y"], cond["e"]
 
 
 _CONJUGATE = torch.tensor([1.0, -1.0])

@@ -45,6 +45,8 @@ class CompactConfig(CompactSizes):
     floor: float = 0.02
     profile: tuple[float, ...] = ()
     residual_std: float = 1.0
+    predicted: bool = False
+    """Sees a predictor's estimate beside the condition."""
     decoupled: int = 0
     """Filters per channel of the blocks' convolutions after compression (arXiv 1808.05517); 0 is none."""
 

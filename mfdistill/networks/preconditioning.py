@@ -8,7 +8,8 @@ With end points ``z_0 = m + s_0 e`` and ``z_1 = x + s_1 e`` and the model ``x - 
 (the determinant of the 2 x 2 covariance is ``c^2 s_0^2``). The network sees ``w / std[w]`` and answers in units of
 ``std[v | w]``; it never has to copy noise from input to output.
 c is ``residual_std * sqrt(|y|^2 + floor^2)``, or, where the prior has its own spread in every frequency since whole bands are missing
-from y, ``residual_std`` times that profile.
+from y, ``residual_std`` times that profile. With a predictor's estimate e it is ``residual_std * sqrt(|y|^2 + |e|^2 + floor^2)``: what is
+missing from y may be in e.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ class Preconditioning(nn.Module):
 
     def __init__(self, config: Any):
         super().__init__()
-        if config.shape not in ("flat", "magnitude", "profile") or config.mean not in ("y", "zero"):
+        means = ("y", "zero", "e") if config.predicted else ("y", "zero")
+        if config.shape not in ("flat", "magnitude", "profile") or config.mean not in means:
             raise UserError(f"network 'compact': has no preconditioning for mean {config.mean!r}, shape {config.shape!r} of the prior; "
-                            "use mean 'y' or 'zero' and shape 'flat', 'magnitude' or 'profile'")
+                            "use mean 'y' or 'zero' (or 'e', with a predictor) and shape 'flat', 'magnitude' or 'profile'")
         self.sigma_0, self.sigma_1 = config.sigma_0, config.sigma_1
         self.mean, self.shape, self.floor = config.mean, config.shape, config.floor
         self.residual_std = config.residual_std
@@ -36,16 +38,19 @@ class Preconditioning(nn.Module):
         profile = torch.tensor(config.profile or (1.0,))[:, None]                # (f, 1): beside (b, n, f, 1)
         self.register_buffer("profile", profile, persistent=False)
 
-    def forward(self, z_t: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scaled state, linear answer and output scale, each broadcastable to the states ``(b, n, f, 2)``; t is ``(b,)``."""
+    def forward(self, z_t: Tensor, t: Tensor, y: Tensor, e: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Scaled state, linear answer and output scale, each broadcastable to the states ``(b, n, f, 2)``; t is ``(b,)``, e as y."""
         t = t[:, None, None, None]
         g = self._magnitude(y)
         unit = g if self.shape == "magnitude" else self.profile.to(g).expand_as(g)
         s_0, s_1 = self.sigma_0 * unit, self.sigma_1 * unit
+        if e is not None:
+            g = (g.square() + e.square().sum(-1, keepdim=True)).sqrt()
         c_squared = (self.residual_std * (unit if self.shape == "profile" else g)).square()
         s = (1 - t) * s_0 + t * s_1
         variance = t.square() * c_squared + s.square()
-        w = z_t - y if self.mean == "y" else z_t
+        mean = {"y": y, "e": e}.get(self.mean)
+        w = z_t if mean is None else z_t - mean
         inverse_std = variance.rsqrt()
         answer = (t * c_squared + (s_1 - s_0) * s) / variance * w
         # complex numbers of variance 1 have real and imaginary parts of variance 1/2

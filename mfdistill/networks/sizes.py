@@ -63,11 +63,13 @@ _SMOOTH = {"ncsnpp": {"fourier_scale": 1.0, "time": "linear"}, "dcunet": {"fouri
 CONFIGS: dict[str, type] = {"ncsnpp": NCSNppConfig, "dcunet": DCUNetConfig, "causal_ncsnpp": CausalNCSNppConfig}
 
 
-def unet_config(backbone: str, sizes: UNetSizes, bins: int, delta: bool = False) -> NCSNppConfig | DCUNetConfig | CausalNCSNppConfig:
+def unet_config(
+    backbone: str, sizes: UNetSizes, bins: int, delta: bool = False, predicted: bool = False
+) -> NCSNppConfig | DCUNetConfig | CausalNCSNppConfig:
     """The network's configuration for so many STFT bins.
 
     Args:
-        delta: with MeanFlowSE's embedding of the interval (ncsnpp).
+        delta: with MeanFlowSE's embedding of the interval (ncsnpp). predicted: sees a predictor's estimate too (causal_ncsnpp).
 
     Raises:
         UserError: an option that this network does not have, or numbers that do not fit it or the bins.
@@ -78,11 +80,13 @@ def unet_config(backbone: str, sizes: UNetSizes, bins: int, delta: bool = False)
     for name in given:
         if name not in known:
             raise UserError(f"--unet.{name.replace('_', '-')}: network '{backbone}' has no such number; leave it out")
+    if predicted and backbone != "causal_ncsnpp":
+        raise UserError(f"--backbone {backbone}: does not see a predictor's estimate; take compact or causal_ncsnpp, or no --predictor")
     values = {**_SMOOTH[backbone], **SIZES[backbone][sizes.size], **given}
     if backbone == "ncsnpp":
         values |= {"image_size": bins, "delta": delta}
     if backbone == "causal_ncsnpp":
-        values = {"norm": "subband_grouped_framenorm", **values, "input_freqs": bins}
+        values = {"norm": "subband_grouped_framenorm", **values, "input_freqs": bins, "input_channels": 6 if predicted else 4}
     return cls(**values)
 
 

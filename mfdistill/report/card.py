@@ -39,6 +39,7 @@ def model_card(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]] = ()
         ("Task", _TASKS.get(name, name)),
         ("Network", network.get("name")),
         ("Parameters", cell(own, "params") if own else ""),
+        ("Predictor in front", ((config.get("predictor") or {}).get("network") or {}).get("name")),
         ("Sample rate", _hertz(stft.get("sample_rate"))),
         ("Objective", _objective(config.get("objective"))),
         ("Schedule", _schedule(config)),

@@ -44,29 +44,37 @@ def causal_copy(network: nn.Module) -> nn.Module:
 
 
 def _past_taps(rows: Tensor, network: CompactNet) -> Tensor:
-    """Rows of the last layer ``(bins of a band * (4 + 2 taps), ...)`` with the filter's taps moved so that each keeps its frame."""
+    """Rows of the last layer ``(bins of a band * (masks + 2 taps), ...)`` with the filter's taps moved so that each keeps its frame."""
     config, past = network.config, network.filter.past
     rows = rows.reshape(config.band_stride, -1, *rows.shape[1:]).clone()
-    taps = rows[:, 4:].reshape(config.band_stride, 2, config.filter_frames, config.filter_bins, *rows.shape[2:])
+    first = rows.shape[1] - 2 * network.filter.taps
+    taps = rows[:, first:].reshape(config.band_stride, 2, config.filter_frames, config.filter_bins, *rows.shape[2:])
     moved = torch.zeros_like(taps)
     moved[:, :, config.filter_frames - 1 - past :] = taps[:, :, : past + 1]
-    rows[:, 4:] = moved.reshape(rows[:, 4:].shape)
+    rows[:, first:] = moved.reshape(rows[:, first:].shape)
     return rows.flatten(0, 1)
 
 
-def causal_start(teacher: Teacher) -> CFMTeacher:
+def causal_start(teacher: Teacher, predictor: Any = None) -> CFMTeacher:
     """Where a causal student of ``teacher`` starts: its network cut to the past, its task in causal framing (frames end at their newest
     sample), so that ``Student.from_teacher`` can take it. The teacher is not touched.
 
+    Args:
+        predictor: in the place of the teacher's.
+
     Raises:
-        UserError: a network without a causal form, or a teacher without a task of ours.
+        UserError: a network without a causal form, a teacher without a task of ours, or a predictor that sees later frames (it is not
+            trained with the student, so it cannot be cut).
     """
     task: Any = getattr(teacher, "task", None)
     if task is None:
         raise UserError("--causal: the teacher has no task of this program; name a folder that teacher-train wrote")
+    predictor = predictor if predictor is not None else task.predictor
+    if predictor is not None and not predictor.causal:
+        raise UserError("--causal: the teacher's predictor sees later frames, and stays as it is; name a causal one with --predictor")
     network = causal_copy(teacher.network)
     description = {"name": "compact", "config": to_dict(network.config)}        # type: ignore[arg-type]
     if network is teacher.network:
         description = (getattr(teacher, "config", None) or {}).get("network") or description
-    own = get_task(replace(task.config, stft=replace(task.config.stft, causal=True)))
+    own = get_task(replace(task.config, stft=replace(task.config.stft, causal=True)), predictor)
     return CFMTeacher(network, own, {"network": description})

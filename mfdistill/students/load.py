@@ -10,10 +10,10 @@ import torch
 
 from mfdistill.checkpoint import load_tensors, save_folder
 from mfdistill.errors import UserError
-from mfdistill.networks.memory import check_streams
 from mfdistill.students.student import Student
 from mfdistill.tasks.foreign import ForeignTask
-from mfdistill.teachers.load import load_weights, open_folder, recognise, resolve
+from mfdistill.teachers.load import load_parts, open_folder, recognise, resolve, stream_by_frames
+from mfdistill.teachers.predictor import with_predictor
 
 
 def load_student(
@@ -59,13 +59,13 @@ def load_interval(
         student = Student(network, name, task, schedule, saved["network"], saved.get("parent"), interval, saved.get("guidance_input"))
     except (TypeError, UserError) as error:
         raise UserError(f"{path}/config.json: schedule: {error}") from error
-    load_weights(student, load_tensors(path), path)
+    load_parts(student, task, load_tensors(path), path)
     if streaming and isinstance(task, ForeignTask):  # CosyVoice streams by chunks of its attention
         if not getattr(network.config, "static_chunk_size", 0) or not getattr(network.config, "causal", True):
             raise UserError(f"{path}: this network has no streaming form; leave streaming out")
         network.streaming = True  # type: ignore[assignment]
     elif streaming:
-        check_streams(student.network, path)
+        stream_by_frames(student.network, task, path)
         student.streaming = True
     return student.to(device).eval()
 
@@ -123,4 +123,4 @@ def save_student(
     if student.task is None or student.description is None:
         raise ValueError("a student without a task or without a description of its network cannot be saved")
     config = {**student.config, "objective": dict(objective or {}) or None, "training": dict(training or {})}
-    save_folder(path, student.state_dict(), config)
+    save_folder(path, with_predictor(student.state_dict(), student.task), config)

@@ -61,7 +61,7 @@ class StreamStep(nn.Module):
         matrix: Fourier transforms as products with matrices, for graphs without them.
 
     Raises:
-        UserError: no task, guidance, or a network that sees later frames.
+        UserError: no task, guidance, or a network or predictor that sees later frames.
     """
 
     def __init__(
@@ -90,10 +90,13 @@ class StreamStep(nn.Module):
         if fold and len(plan.b) == 1:
             network = fold_time(network, *plan.times[0])
         self.network: Any = network
-        found = getattr(model, "predictor", None) or getattr(task, "predictor", None)
-        self.predictor: Any = found if isinstance(found, nn.Module) else None
         like = next(network.parameters())
         self.dtype, self.device = like.dtype, like.device
+        self.predictor: Any = task.predictor
+        if self.predictor is not None:
+            if not self.predictor.causal:
+                raise UserError("stream: the predictor in front sees later frames, so it cannot stream; train with a causal one")
+            self.predictor.to(self.device)
         time_dtype = torch.promote_types(like.dtype, torch.float32)
         times = torch.tensor(plan.times, dtype=time_dtype, device=like.device)
         self.register_buffer("times", times if times.shape[1] == 2 else times[:, 0], persistent=False)
@@ -132,11 +135,10 @@ class StreamStep(nn.Module):
         gain, peak = self._gains(new, peak)
         z = frame_features(wave.unfold(1, self.stft.n_fft, self.stft.hop) * gain[..., None], self.stft, self.dft)
         after: list[Tensor] = []
-        if self.predictor is None:
-            cond = self.task.observe(z)
-        else:
-            e, own = self.predictor.step(z, z.new_zeros(z.shape[0]), {"y": z}, state[3 : 3 + predicted])
-            cond = {"y": z, "e": e}
+        cond = self.task.observe(z)
+        if self.predictor is not None:
+            e, own = self.predictor.step(cond, state[3 : 3 + predicted])
+            cond = {**cond, "e": e}
             after += own
         z_0 = self.task.path.prior(cond, noise)
         slopes: list[Tensor] = []

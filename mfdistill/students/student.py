@@ -98,7 +98,8 @@ class Student(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The sections of ``config.json`` that belong to the student (role, task, network, schedule, parent, interval)."""
+        """The sections of ``config.json`` that belong to the student (role, task, network, schedule, parent, interval, predictor)."""
+        predictor: Any = getattr(self.task, "predictor", None)
         return {
             "role": "student",
             "task": to_dict(self.task.config) if self.task is not None else None,
@@ -107,6 +108,7 @@ class Student(nn.Module):
             "parent": self.parent,
             "interval": self.interval,
             **({} if self.guidance_input is None else {"guidance_input": self.guidance_input}),
+            **({} if predictor is None else {"predictor": predictor.description}),
         }
 
     def forward(self, z_t: Tensor, t: Tensor, r: Tensor, cond: Mapping[str, Tensor]) -> Tensor:

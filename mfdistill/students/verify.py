@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mfdistill.audio.features import inverse_features, stft_features
 from mfdistill.errors import UserError
@@ -39,7 +39,7 @@ def offline(model: Student | Teacher, wave: Tensor, steps: Steps = None, solver:
     task: Any = model.task                                                      # type: ignore[union-attr]
     stft = replace(task.config.stft, causal=True)
     z = stft_features(wave, stft)
-    cond = task.observe(z)
+    cond = task.completed(task.observe(z))
     z_0 = task.path.prior(cond, stream_noise(seeds or range(wave.shape[0]), z))
     if isinstance(model, Student):
         z_1 = sample(model, z_0, cond, steps)
@@ -101,6 +101,8 @@ def verify(model: Student | Teacher, nfes: Sequence[int] = (1, 2, 5), hops: int 
 
     yield _leak(models[torch.float32], hops)
     yield _field(restorer.step.network)
+    if restorer.step.predictor is not None:
+        yield _field(restorer.step.predictor.network, " of the predictor")
     yield _latency(restorer, wave)
     yield from _states(models[torch.float64], waves)
     if onnx:
@@ -113,9 +115,8 @@ def in_precision(model: Student | Teacher, dtype: torch.dtype) -> Any:
     """A copy in ``dtype`` on the CPU, in evaluation mode."""
     own: Any = copy.deepcopy(model)
     own.to(device="cpu", dtype=dtype)
-    predictor = getattr(own.task, "predictor", None)
-    if isinstance(predictor, nn.Module):
-        predictor.to("cpu", dtype)
+    if own.task.predictor is not None:
+        own.task.predictor.to("cpu", dtype)
     own.network.eval()
     return own
 
@@ -130,7 +131,7 @@ def _leak(model: Any, hops: int) -> Check:
     z, task, k = torch.randn(2, 2, model.task.config.stft.bins, hops, generator=torch.Generator().manual_seed(1)), model.task, hops // 2
     z[1] = z[0]
     z[1, ..., k + 1 :] += 1
-    cond = task.observe(z)
+    cond = task.completed(task.observe(z))
     eps = stream_noise([3], z[:1]).expand_as(z).clone()
     eps[1, ..., k + 1 :] -= 1
     z_0 = task.path.prior(cond, eps)
@@ -143,12 +144,12 @@ def _times(model: Any) -> tuple[Tensor]:
     return (torch.tensor([[0.0, 1.0]]) if isinstance(model, Student) else torch.tensor([0.0]),)
 
 
-def _field(network: Any) -> Check:
+def _field(network: Any, whose: str = "") -> Check:
     claimed = network.past_frames
     if claimed is None:
-        return Check("receptive field", "unbounded (recurrence)", "any", True)
+        return Check(f"receptive field{whose}", "unbounded (recurrence)", "any", True)
     measured = measured_past(network)
-    return Check("receptive field, frames before its own", str(measured), f"= {claimed}", measured == claimed)
+    return Check(f"receptive field{whose}, frames before its own", str(measured), f"= {claimed}", measured == claimed)
 
 
 @torch.no_grad()
@@ -165,7 +166,8 @@ def measured_past(network: Any) -> int:
         if name.endswith("running_mean"):
             value.zero_()
     if isinstance(own, CompactNet):
-        own.encode.conv.weight[:, 4:6] = 0      # type: ignore[index]         # the level, which is not zero in silence
+        for levels in (slice(4, 6), slice(12, 14)):                             # of y and e: they are not zero in silence
+            own.encode.conv.weight[:, levels] = 0       # type: ignore[index]
     freqs = own.config.freqs if isinstance(own, CompactNet) else own.config.input_freqs
     frames = network.past_frames + 8
     z = torch.zeros(2, 2, freqs, frames, dtype=torch.float64)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -10,8 +13,27 @@ from mfdistill.flow import GaussianPath
 from mfdistill.tasks.config import Degradation, TaskConfig
 
 
+class Predictor(Protocol):
+    """What stands in front of a flow: a frozen ``cond -> e``, an estimate of the clean features (``teachers.predictor``)."""
+
+    def __call__(self, cond: Mapping[str, Tensor]) -> Tensor:
+        """``e (b, 2, f, n)`` of all frames."""
+        ...
+
+    def init_state(self, batch: int, freqs: int) -> tuple[Tensor, ...]:
+        """The state at the start of ``batch`` streams."""
+        ...
+
+    def step(self, cond: Mapping[str, Tensor], state: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """``e`` of the next frames, and the state after them."""
+        ...
+
+
 class Task:
-    """One task. Waveforms are ``(b, samples)``, features ``(b, 2, f, n)``; ``cond`` is ``{"y": features}``."""
+    """One task. Waveforms are ``(b, samples)``, features ``(b, 2, f, n)``; ``cond`` is ``{"y": features}``, and with a predictor in front
+    ``{"y", "e"}``."""
+
+    predictor: Predictor | None = None
 
     def __init__(self, config: TaskConfig):
         self.config = config
@@ -46,11 +68,15 @@ class Task:
 
     def condition(self, degraded: Tensor) -> dict[str, Tensor]:
         """The conditioning of the networks from the degraded signal (already at the task's level)."""
-        return self.observe(self.features(degraded))
+        return self.completed(self.observe(self.features(degraded)))
 
     def observe(self, z: Tensor) -> dict[str, Tensor]:
-        """The same from the degraded signal's features ``(b, 2, f, n)``, every frame by itself."""
+        """What the degraded signal's features ``(b, 2, f, n)`` say, every frame by itself."""
         return {"y": z}
+
+    def completed(self, cond: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``cond`` with what follows from the rest of it: the predictor's estimate ``e``."""
+        return cond if self.predictor is None else {**cond, "e": self.predictor(cond)}
 
     def degrade(self, clean: Tensor) -> Tensor:
         """What the task's input sounds like, from what it is given; enhancement is given its noisy input."""

@@ -122,10 +122,6 @@ class MelTask(Task):
         cond = {"y": z * prompt, "prompt": prompt, "mask": torch.ones_like(prompt), "units": self.symbols(degraded, z.shape[-1], text)}
         return self.completed(cond | self.voice(degraded[:, :start]))
 
-    def completed(self, cond: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``cond`` with what follows from the rest of it."""
-        return cond
-
     def symbols(self, wave: Tensor, n: int, text: str | None = None) -> Tensor:
         """What is said, ``(b, n)``, frame by frame."""
         raise NotImplementedError

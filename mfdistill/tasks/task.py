@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from mfdistill.audio.features import StftConfig
 from mfdistill.config import from_dict
 from mfdistill.errors import UserError
 from mfdistill.tasks.bandwidth import Bandwidth, bandwidth_preset
-from mfdistill.tasks.base import Task
+from mfdistill.tasks.base import Predictor, Task
 from mfdistill.tasks.codec import Codec, codec_preset
 from mfdistill.tasks.config import TaskConfig
 from mfdistill.tasks.dereverb import Dereverb, dereverb_preset
@@ -49,8 +50,8 @@ def read_task_config(section: Mapping[str, Any], where: str) -> TaskConfig:
     return from_dict(MelTaskConfig if section.get("name") in ("token2mel", "text2mel") else TaskConfig, section, where)
 
 
-def get_task(config: TaskConfig) -> Task:
-    """The task of a configuration.
+def get_task(config: TaskConfig, predictor: Predictor | None = None) -> Task:
+    """The task of a configuration, with the predictor that stands in front of its flow.
 
     Raises:
         UserError: no such task.
@@ -59,7 +60,14 @@ def get_task(config: TaskConfig) -> Task:
         return ForeignTask(config)
     if config.name not in TASKS:
         raise UserError(f"task '{config.name}' is unknown; this version has: {', '.join(TASKS)}")
-    return TASKS[config.name](config)
+    task = TASKS[config.name](config)
+    task.predictor = predictor
+    return task
+
+
+def predicted(config: TaskConfig) -> TaskConfig:
+    """The flow with a predictor in front: from its estimate, with Stream.FM's spread (arXiv 2512.19442)."""
+    return replace(config, sigma_0=0.05, prior_mean="e", prior_shape="flat", prior_profile=())
 
 
 def default_task(name: str, sample_rate: int = 16000, causal: bool = False, framing: str | None = None) -> TaskConfig:

@@ -63,4 +63,7 @@ class CFMTeacher:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> CFMTeacher:
         self.network.to(device=device, dtype=dtype)
+        predictor: Any = getattr(self.task, "predictor", None)
+        if predictor is not None:
+            predictor.to(device=device, dtype=dtype)
         return self

@@ -16,6 +16,7 @@ from mfdistill.teachers.cosyvoice_front import FRONT, has_front, load_front
 from mfdistill.teachers.f5 import F5Teacher
 from mfdistill.teachers.load import load_teacher, load_weights, resolve
 from mfdistill.teachers.mel_flow import MelTeacher
+from mfdistill.teachers.predictor import with_predictor
 from mfdistill.teachers.protocol import Teacher
 
 VOCAB = "vocab.txt"
@@ -48,14 +49,16 @@ def import_teacher(
         raise UserError(f"{out}: is there already; name another folder or add --overwrite")
     teacher: Any = load_teacher(place, kind, config=config)
     saved = dict(getattr(teacher, "config", None) or {})
-    if getattr(teacher, "predictor", None) is not None or not saved.get("network"):
-        raise UserError(f"{file}: has a predictor before its flow, which a folder does not hold; name the file itself where it is used")
+    if not saved.get("network"):
+        raise UserError(f"{file}: its network has no description, so a folder cannot hold it; name the file itself where it is used")
     task = getattr(teacher, "task", None)
     saved["task"] = None if task is None else to_dict(task.config)
+    if saved.get("predictor") and task is None:
+        raise UserError(f"{file}: does not say its prior's spread; give it with --sizes (sigma_y)")
     if isinstance(teacher, MelTeacher):
         saved["prior"] = {"fixed_noise": teacher.fixed_noise, "temperature": teacher.temperature}
     vocabulary = _vocabulary(place, vocab) if isinstance(teacher, F5Teacher) else None
-    save_folder(target, teacher.network.state_dict(), saved)
+    save_folder(target, with_predictor(teacher.network.state_dict(), task), saved)
     if saved.get("kind") in ("cosyvoice2", "cosyvoice3") and has_front(place):
         write_tensors(target / FRONT, load_front(place).state_dict())
     if vocabulary is not None:

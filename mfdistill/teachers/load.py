@@ -19,6 +19,7 @@ from mfdistill.networks.memory import check_streams
 from mfdistill.tasks import Task, get_task, read_task_config
 from mfdistill.teachers.cfm import CFMTeacher
 from mfdistill.teachers.foreign import mismatches, read_foreign, walk_tensors
+from mfdistill.teachers.predictor import build_predictor, without_predictor
 from mfdistill.teachers.protocol import Teacher
 
 _OPTIONS = {"teacher": "--teacher", "student": "--student"}
@@ -75,7 +76,7 @@ def load_cfm(
         raise UserError(f"{path}: trained without a null condition, so guidance strength {guidance_strength} has no meaning; leave it out")
     network, task, saved = load_network(path, "teacher", device)
     if streaming:
-        check_streams(network, path)
+        stream_by_frames(network, task, path)
     return CFMTeacher(network, task, saved, streaming)
 
 
@@ -160,7 +161,7 @@ def load_network(path: str | Path, role: str, device: torch.device | str = "cpu"
     """
     folder = resolve(path)
     config, network, task = open_folder(folder, role)
-    load_weights(network, load_tensors(folder), folder)
+    load_parts(network, task, load_tensors(folder), folder)
     return network.to(device).eval(), task, config
 
 
@@ -177,7 +178,25 @@ def open_folder(folder: Path, role: str) -> tuple[dict[str, Any], nn.Module, Tas
         raise UserError(f"{where}: needs the sections 'task' and 'network' with 'name' and 'config'; restore it or train again")
     network = build_network(section["name"], section.get("config") or {})
     put_int8(network, section.get("int8") or ())
-    return config, network, get_task(read_task_config(config["task"], f"{where}: task"))
+    predictor = build_predictor(config["predictor"], where) if config.get("predictor") else None
+    return config, network, get_task(read_task_config(config["task"], f"{where}: task"), predictor)
+
+
+def load_parts(module: nn.Module, task: Task, tensors: Mapping[str, Tensor], where: str | Path) -> None:
+    """``load_weights`` of a model and of its task's predictor."""
+    predictor: Any = task.predictor
+    if predictor is not None:
+        tensors, own = without_predictor(tensors)
+        load_weights(predictor.network, own, f"{where}: predictor")
+    load_weights(module, tensors, where)
+
+
+def stream_by_frames(network: nn.Module, task: Task, where: object) -> None:
+    """Have the predictor run frame by frame; raises ``UserError`` unless it and the network have a streaming form."""
+    check_streams(network, where)
+    if (predictor := task.predictor) is not None:
+        check_streams(predictor.network, f"{where}: predictor")  # type: ignore[attr-defined]
+        predictor.streaming = True  # type: ignore[attr-defined]
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str | Path) -> None:

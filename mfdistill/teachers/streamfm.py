@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mfdistill.config import from_dict, to_dict
 from mfdistill.errors import UserError
 from mfdistill.networks.causal_layers import freeze_norms
 from mfdistill.networks.causal_ncsnpp import CausalNCSNpp
 from mfdistill.networks.config import CausalNCSNppConfig
-from mfdistill.networks.memory import frame_by_frame
-from mfdistill.tasks import Enhance, Task, TaskConfig, get_task
+from mfdistill.tasks import Task, TaskConfig, get_task
 from mfdistill.teachers.cfm import CFMTeacher
 from mfdistill.teachers.foreign import Foreign, read_foreign, walk_tensors
+from mfdistill.teachers.predictor import Predictor
 from mfdistill.teachers.streamfm_sizes import bins_of, front_end, sizes_of, split_config, spread_of
 
 
@@ -36,27 +36,26 @@ class StreamFMTeacher(CFMTeacher):
     """
 
     def __init__(
-        self, network: CausalNCSNpp, task: Task | None, config: Mapping[str, Any], predictor: CausalNCSNpp | None, streaming: bool = False
+        self, network: CausalNCSNpp, task: Task | None, config: Mapping[str, Any], predictor: Predictor | None, streaming: bool = False
     ):
         super().__init__(network, task, config, streaming)
-        self.predictor = None if predictor is None else predictor.requires_grad_(False)
+        self.predictor = predictor
+        if predictor is not None:
+            predictor.streaming = streaming
 
-    @torch.no_grad()
     def complete(self, cond: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``cond`` with the estimate ``e`` (b, 2, f, n) of ``y``, where there is a predictor and it is missing."""
         if self.predictor is None or "e" in cond:
             return dict(cond)
-        y = cond["y"]
-        return {**cond, "e": run(self.predictor, y, y.new_zeros(y.shape[0]), cond, self.streaming)}
+        return {**cond, "e": self.predictor(cond)}
 
-    @torch.no_grad()
     def velocity(self, z_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """``v(z_t, t)``; z_t (b, 2, f, n), t (b,) or 0-d.
 
         Raises:
             UserError: the network needs ``e``, which is neither given nor to be had.
         """
-        return run(self.network, z_t, t.expand(z_t.shape[0]) if t.ndim == 0 else t, self.complete(cond), self.streaming)
+        return super().velocity(z_t, t, self.complete(cond))
 
     def prior(self, cond: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
         """``z_0`` (b, 2, f, n): ``y``, or the predictor's ``e``, with complex noise."""
@@ -70,24 +69,6 @@ class StreamFMTeacher(CFMTeacher):
         if self.predictor is not None:
             self.predictor.to(device=device, dtype=dtype)
         return self
-
-
-class PredictedEnhance(Enhance):
-    """Enhancement whose condition includes a predictor's estimate."""
-
-    def __init__(self, config: TaskConfig, predictor: nn.Module):
-        super().__init__(config)
-        self.predictor = predictor
-
-    @torch.no_grad()
-    def observe(self, z: Tensor) -> dict[str, Tensor]:
-        parameter = next(self.predictor.parameters())
-        return {"y": z, "e": self.predictor(z, parameter.new_zeros(z.shape[0]), {"y": z})}
-
-
-def run(network: nn.Module, z_t: Tensor, t: Tensor, cond: Mapping[str, Tensor], streaming: bool) -> Tensor:
-    """The network on all frames; with ``streaming`` one by one from a zero state."""
-    return frame_by_frame(network, z_t, t, cond) if streaming else network(z_t, t, cond)
 
 
 def load_streamfm(
@@ -116,11 +97,12 @@ def load_streamfm(
     network = build(section(tensors, "dnn."), {**bins_of(tensors), **sizes}, path)
     if not network.config.conditional:
         raise UserError(f"{path}: is a predictor by itself, without time; it belongs in front of a flow: load the flow's file")
-    predictor = None
+    found = None
     if within := section(tensors, "initial_predictor.dnn."):
-        predictor = build(within, {"input_freqs": network.config.input_freqs}, path)
+        found = build(within, {"input_freqs": network.config.input_freqs}, path)
     elif features.get("predictor"):
-        predictor = load_predictor(features["predictor"], device)
+        found = load_predictor(features["predictor"], device)
+    predictor = None if found is None else in_front(found, features.get("predictor") or path)
     task = task_of(network.config, tensors, foreign, features, predictor, path)
     saved = {
         "role": "teacher",
@@ -128,6 +110,7 @@ def load_streamfm(
         "network": {"name": "causal_ncsnpp", "config": to_dict(network.config)},
         "schedule": None,
         "parent": {"file": str(path), "kind": "streamfm"},
+        **({} if predictor is None else {"predictor": predictor.description}),
     }
     return StreamFMTeacher(network, task, saved, predictor, streaming).to(device)
 
@@ -144,6 +127,12 @@ def load_predictor(path: str | Path, device: torch.device | str = "cpu", config:
     if network.config.conditional:
         raise UserError(f"{path}: is a flow, not a predictor")
     return network.to(device)
+
+
+def in_front(network: CausalNCSNpp, source: str | Path) -> Predictor:
+    """A predictor's network, which answers e itself, where a flow's predictor stands."""
+    section = {"name": "causal_ncsnpp", "config": to_dict(network.config)}
+    return Predictor(network, {"network": section, "prior_mean": "zero", "source": str(source)})
 
 
 def flat_tensors(foreign: Foreign) -> dict[str, Tensor]:
@@ -196,7 +185,7 @@ def task_of(
     tensors: Mapping[str, Tensor],
     foreign: Foreign,
     features: Mapping[str, Any],
-    predictor: CausalNCSNpp | None,
+    predictor: Predictor | None,
     path: str | Path,
 ) -> Task | None:
     """Front end, level and prior of the file as a task; None where the file does not say the prior's spread and ``features`` neither."""
@@ -221,7 +210,7 @@ def task_of(
     if bank is not None:
         numbers["n_mels"] = bank.shape[1]
     config = from_dict(TaskConfig, numbers, f"{path}: task")
-    task = PredictedEnhance(config, predictor) if predictor is not None and name == "enhance" else get_task(config)
+    task = get_task(config, predictor)
     if bank is not None and hasattr(task, "mel"):
         task.mel.filterbank, task.mel.inverse = bank, tensors["post_Y_fn.pseudoinverse"]  # type: ignore[attr-defined]
     return task

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import torch
 from torch import Tensor, nn
 
 from mfdistill.distill.objectives.base import Batch, Logs, magnitude_loss, reduce, squared_error
 from mfdistill.flow import GaussianPath
 from mfdistill.tasks import Task
-
-
-def estimate(network: nn.Module, path: GaussianPath, cond: Mapping[str, Tensor]) -> Tensor:
-    """``x_hat = m + network(m, 0, cond)`` (b, 2, f, n), m the mean of the prior: one step from a prior without noise."""
-    m, _ = path.end_means(torch.zeros_like(cond["y"]), cond)
-    return m + network(m, m.new_zeros(m.shape[0]), cond)
+from mfdistill.teachers.predictor import estimate
 
 
 class RegressionObjective(nn.Module):

@@ -1,0 +1,63 @@
+"""The predictor that --predictor names, and the one of a run that is repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mfdistill.errors import UserError
+
+if TYPE_CHECKING:
+    from mfdistill.tasks import TaskConfig
+    from mfdistill.teachers.predictor import Predictor
+
+
+def open_predictor(path: str, config: TaskConfig) -> Predictor:
+    """A regression network as the predictor in front of a flow of task ``config``, or the predictor of a model that has one.
+
+    Raises:
+        UserError: nothing there, neither of the two, a regression network behind a predictor of its own, other features than the flow's,
+            or a network that sees later frames where the flow does not.
+    """
+    from mfdistill.distill.inference import open_model
+    from mfdistill.search.cache import digest_tensors
+    from mfdistill.teachers.predictor import Predictor
+
+    model, what = open_model(path), f"--predictor {path}"
+    found: Any = model.task.predictor
+    if model.role == "regression":
+        if found is not None:
+            raise UserError(f"{what}: has a predictor in front of it; name a regression network that stands alone")
+        about = {"source": path, "sha256": digest_tensors(model.module.state_dict())}
+        found = Predictor(model.module, {"network": model.config["network"], "prior_mean": model.task.config.prior_mean, **about})
+    if found is None:
+        raise UserError(f"{what}: holds a {model.role}, not a regression network; train one with teacher-train --objective regression")
+    if config.stft.causal and not (model.task.config.stft.causal and found.causal):
+        raise UserError(f"{what}: sees later frames, and this model must not; name a regression network that was trained with --causal")
+    same_features(config, model.task.config, what)
+    return found
+
+
+def repeated_predictor(config: Mapping[str, Any], where: str) -> str | None:
+    """What to name with --predictor to repeat the run of a ``config.json``: its own folder, which holds it, or, before the first save,
+    where it came from; None where the run has none."""
+    section = config.get("predictor")
+    if not section:
+        return None
+    folder = Path(where) if Path(where).is_dir() else Path(where).parent
+    return str(folder) if (folder / "model.safetensors").is_file() else section.get("source")
+
+
+def same_features(own: TaskConfig, other: TaskConfig, what: str) -> None:
+    """Raise ``UserError`` unless two tasks make the same condition, whatever their priors: what a regression network needs."""
+    from mfdistill.config import to_dict
+    from mfdistill.distill.state import first_difference
+
+    theirs, ours = ({key: value for key, value in to_dict(config).items() if not key.startswith(_PRIOR)} for config in (other, own))
+    if different := first_difference(theirs, ours):
+        key, before, now = different
+        raise UserError(f"{what}: is of another task ({key} is {before!r}, here {now!r}); choose another one or change the options")
+
+
+_PRIOR = ("sigma_", "prior_")
