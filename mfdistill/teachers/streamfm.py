@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mfdistill.config import from_dict, to_dict
 from mfdistill.errors import UserError
+from mfdistill.flow import time_per_sample
 from mfdistill.networks.causal_layers import freeze_norms
 from mfdistill.networks.causal_ncsnpp import CausalNCSNpp
 from mfdistill.networks.config import CausalNCSNppConfig
@@ -51,12 +52,12 @@ class StreamFMTeacher(CFMTeacher):
 
     @torch.no_grad()
     def velocity(self, z_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """``v(z_t, t)``; z_t (b, 2, f, n), t (b,) or 0-d.
+        """``v(z_t, t)``; z_t (b, 2, f, n), t (b,), (1,) or 0-d.
 
         Raises:
             UserError: the network needs ``e``, which is neither given nor to be had.
         """
-        return run(self.network, z_t, t.expand(z_t.shape[0]) if t.ndim == 0 else t, self.complete(cond), self.streaming)
+        return run(self.network, z_t, time_per_sample(t, z_t), self.complete(cond), self.streaming)
 
     def prior(self, cond: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
         """``z_0`` (b, 2, f, n): ``y``, or the predictor's ``e``, with complex noise."""
