@@ -164,6 +164,8 @@ def f5_tensors(file: Foreign, weights: str = "ema") -> dict[str, Tensor]:
         raw = flat
         averaged = flat if weights == "ema" else {}  # an export of either: which one it does not say
     found = averaged if weights == "ema" else raw
+    if not averaged and not raw:
+        raise UserError(f"{file.path}: has no weights where F5-TTS has them; {looks_like(file.names())}")
     if not found:
         other = "the moving average only; take weights 'ema'" if averaged else "trained weights only; take weights 'raw'"
         raise UserError(f"{file.path}: has {other}")

@@ -150,13 +150,14 @@ def flow_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: unreadable, or no such estimator in it.
     """
-    found = dict(walk_tensors(read_foreign(path).values))
+    file = read_foreign(path)
+    found = dict(walk_tensors(file.values))
     prefixes = sorted({name[: name.index(ESTIMATOR)] for name in found if ESTIMATOR in name}, key=len)
     if prefixes:
         return {name.removeprefix(prefixes[0]): value for name, value in found.items() if name.startswith(prefixes[0])}
     if any(name.startswith(("time_mlp.", "time_embed.")) for name in found):
         return {ESTIMATOR + name: value for name, value in found.items()}
-    raise UserError(f"{path}: has no tensors named {ESTIMATOR}*; {looks_like(found)}")
+    raise UserError(f"{path}: has no tensors named {ESTIMATOR}*; {looks_like(file.names())}")
 
 
 def estimator_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
