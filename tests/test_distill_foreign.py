@@ -75,6 +75,11 @@ def test_f5_checkpoint_and_folder_of_speech_to_a_student(
     assert main(["evaluate", "--student", str(out)]) == 2 and "text-to-speech flow (kind f5)" in lines(capsys)
     assert main(["restore", str(file), str(tmp_path / "data"), str(tmp_path / "restored")]) == 2 and "text-to-speech" in lines(capsys)
     assert (out / "vocab.txt").read_text().split("\n")[:-1] == SYMBOLS
+    again = tmp_path / "again"
+    assert main(["student-distill", "--config", str(out / "config.json"), "--out", str(again), "--steps", "1"]) == 0
+    repeated = json.loads((again / "config.json").read_text())
+    for key in ("schedule", "parent", "objective", "valid", "guidance", "checkpoint_activations"):
+        assert repeated[key] == saved[key]
     teacher = load_teacher(file, config=F5, guidance_strength=0)
     moved = [not torch.equal(a, b) for a, b in zip(student.parameters(), Student.from_teacher(teacher).parameters(), strict=True)]
     assert any(moved)
