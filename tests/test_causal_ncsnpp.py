@@ -244,6 +244,11 @@ def test_wrong_files_are_explained(tmp_path):
         load_teacher(tmp_path / "other.ckpt", kind="streamfm")
     with pytest.raises(UserError, match="prior's spread"):
         load_teacher(path).prior({"y": torch.zeros(1, 2, 32, 3)})
+    within = {f"initial_predictor.dnn.{key}": value for key, value in network_of(input_channels=2, conditional=False).state_dict().items()}
+    with pytest.raises(UserError, match="predictor before a flow of 4 channels"):  # the original's option to leave the input out
+        load_teacher(lightning(tmp_path / "se.ckpt", network_of(), extra=within, sigma_e=0.05))
+    bands = load_teacher(path, config={"task": "vocode", "n_mels": 20, "sigma_y": 0.25}).task.config.n_mels
+    assert bands == 20
 
 
 class Call:

@@ -15,6 +15,8 @@ from mfdistill.networks.int8 import Int8Layer
 from mfdistill.students import Student, load_student
 from mfdistill.students.compress import decouple
 from mfdistill.students.quantize import quantize
+from mfdistill.students.streaming import StreamRestorer
+from mfdistill.students.verify import verify
 from mfdistill.tasks import default_task, get_task
 
 SIZES = CompactConfig(channels=12, blocks=2, embedding=8, causal=True, freqs=128)
@@ -97,3 +99,8 @@ def test_compressed_students_load_with_their_numbers(tmp_path: Path) -> None:
         loaded = load_student(tmp_path / folder)
         with torch.no_grad():
             assert torch.equal(loaded(z, *times, cond), student(z, *times, cond))
+            doubled = [v.double() for v in (z, *times)], {"y": cond["y"].double()}
+            assert relative(loaded.double()(*doubled[0], doubled[1]).float(), student(z, *times, cond)) < 1e-2
+        assert all(check.passed for check in verify(load_student(tmp_path / folder), (1, 2), 12, onnx=folder == "eight"))
+    with pytest.raises(UserError, match="layers in eight bits"):
+        StreamRestorer(loaded, runner="onnx")

@@ -20,6 +20,7 @@ from mfdistill.distill.foreign import ForeignBatches
 from mfdistill.distill.objectives import IntegralConfig, IntegralObjective
 from mfdistill.errors import UserError
 from mfdistill.flow import IntervalConfig
+from mfdistill.search.flow_score import FlowScorer
 from mfdistill.students import Student, load_student, sample
 from mfdistill.tasks.foreign import foreign_task
 from mfdistill.teachers import load_teacher
@@ -75,6 +76,17 @@ def test_f5_checkpoint_and_folder_of_speech_to_a_student(
     assert main(["evaluate", "--student", str(out)]) == 2 and "text-to-speech flow (kind f5)" in lines(capsys)
     assert main(["restore", str(file), str(tmp_path / "data"), str(tmp_path / "restored")]) == 2 and "text-to-speech" in lines(capsys)
     assert (out / "vocab.txt").read_text().split("\n")[:-1] == SYMBOLS
+    search = ["os3-search", "--student", str(out), "--nfe", "3", "--iterations", "1", "--teacher-steps", "2"]
+    assert main(search) == 2 and "--metric teacher-mse" in lines(capsys)
+    assert main([*search, "--metric", "teacher-mse"]) == 0
+    placed = json.loads((out / "o3s.json").read_text())
+    assert placed["score"] >= max(start["from_score"] for start in placed["starts"]) and placed["column"] == "teacher-mse"
+    assert load_student(out).schedule == placed["schedule"] and len(placed["schedule"]) == 4
+    again = tmp_path / "again"
+    assert main(["student-distill", "--config", str(out / "config.json"), "--out", str(again), "--steps", "1"]) == 0
+    repeated = json.loads((again / "config.json").read_text())
+    for key in ("schedule", "parent", "objective", "valid", "guidance", "checkpoint_activations"):
+        assert repeated[key] == saved[key]
     teacher = load_teacher(file, config=F5, guidance_strength=0)
     moved = [not torch.equal(a, b) for a, b in zip(student.parameters(), Student.from_teacher(teacher).parameters(), strict=True)]
     assert any(moved)
@@ -93,6 +105,8 @@ def test_cosyvoice_tokens_to_a_one_step_student(tmp_path: Path) -> None:
     student = load_student(out)
     assert sample(student, torch.randn(1, 8, 12), {"mu": torch.randn(1, 8, 12), "spks": torch.randn(1, 8), "cond": torch.zeros(1, 8, 12)},
                   1).shape == (1, 8, 12)  # fmt: skip
+    assert main(["os3-search", "--student", str(out), "--metric", "teacher-mse", "--iterations", "1", "--out", str(tmp_path / "o3s")]) == 0
+    assert (tmp_path / "o3s" / "o3s.json").is_file() and load_student(out).schedule == [0.0, 1.0]
     again = tmp_path / "again"
     assert main(["student-distill", "--config", str(out / "config.json"), "--out", str(again), "--steps", "1"]) == 0
     assert json.loads((again / "config.json").read_text())["tts"] == saved["tts"]
@@ -274,3 +288,18 @@ def test_errors_are_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture
     capsys.readouterr()
     assert main(["student-distill", "--teacher", str(file), "--sizes", str(tmp_path / "other.json"), "--data", str(data)]) == 2
     assert "where the network has" in (message := lines(capsys)) and "it looks like kind f5 of dim 16" in message
+
+
+def test_a_schedule_is_scored_by_where_the_teacher_arrives(tmp_path: Path) -> None:
+    """A student that is its teacher yet lands where the teacher's Euler steps do: the score of as many steps is 0."""
+    teacher = load_teacher(f5_file(tmp_path / "ckpt"), config=F5, guidance_strength=0.0)
+    dataset = f5_set(speech(tmp_path / "data"))
+    raws = [dataset.group(number, 3) for number in range(2)]
+    student, batches = Student.from_teacher(teacher).eval(), ForeignBatches(dataset.task)
+    euler: dict[str, Any] = {"teacher_steps": 2, "teacher_solver": "euler"}
+    scorer = FlowScorer(student, teacher, batches, raws, **euler)
+    assert scorer.n == sum(len(raw["index"]) for raw in raws)
+    assert scorer((0.0, 0.5, 1.0)) == pytest.approx(0, abs=1e-9) and scorer((0.0, 0.25, 1.0)) < -1e-4
+    assert scorer.fingerprint() != FlowScorer(student, teacher, batches, raws, seed=1, **euler).fingerprint()
+    with pytest.raises(UserError, match="no utterances"):
+        FlowScorer(student, teacher, batches, [])

@@ -128,6 +128,23 @@ def test_the_null_branch_knows_the_texts_length_only_where_padding_is_masked() -
         assert ((net(z, t, {**cond, **drop}) - net(z, t, {**longer, **drop})).abs().max() > 1e-3) == differs
 
 
+@pytest.mark.parametrize("spk_dim", [5, None])
+def test_what_a_condition_may_leave_out(spk_dim: int | None) -> None:
+    z, t, cond = cosy_inputs((10, 10))
+    net = network("cosyvoice3", spk_dim=spk_dim)
+    with torch.no_grad():
+        whole = net(z, t, cond)
+        assert torch.equal(net(z, t, {key: value for key, value in cond.items() if key != "mask"}), whole)
+        assert torch.equal(net(z, t, {**cond, "mask": cond["mask"][:, 0]}), whole)
+        null = {key: value if key == "mask" else torch.zeros_like(value) for key, value in cond.items()}
+        assert torch.equal(net(z, t, {"mask": cond["mask"]}), net(z, t, null))
+        for name in ("mu", "cond", *(["spks"] if spk_dim else [])):
+            with pytest.raises(ValueError, match=f"has no '{name}'; this network needs mu"):
+                net(z, t, {key: value for key, value in cond.items() if key != name})
+        with pytest.raises(ValueError, match="has no 'text'"):
+            network("f5")(torch.zeros(1, 4, 6), torch.zeros(1), {"cond": torch.zeros(1, 4, 6)})
+
+
 def test_upsampled_text_is_spread_evenly() -> None:
     embedding = TextEmbedding(9, 4, 0, True, upsample=True)
     rows = embedding.text_embed.weight.detach()

@@ -256,6 +256,28 @@ def test_an_imported_teacher_is_the_same_teacher(tmp_path: Path) -> None:
         load_imported(tmp_path / "a-folder", streaming=True)
 
 
+def test_what_a_file_is_taken_for(tmp_path: Path) -> None:
+    f5, cosy = f5_file(tmp_path / "f5"), cosyvoice_file(tmp_path / "cv")
+    assert load_teacher(f5.parent, config=F5).config["kind"] == "f5"  # type: ignore[attr-defined]
+    assert load_teacher(cosy.parent, config=COSY).config["kind"] == "cosyvoice2"  # type: ignore[attr-defined]
+    import_teacher(f5, tmp_path / "folder", config=F5)
+    with pytest.raises(UserError, match="holds a teacher of kind f5, not cosyvoice2"):
+        load_teacher(tmp_path / "folder", kind="cosyvoice2")
+    with pytest.raises(UserError, match="looks like kind cosyvoice2"):
+        load_teacher(cosy, kind="flowse")
+    flowse = {"state_dict": {"dnn.all_modules.0.W": torch.zeros(2)}, "hyper_parameters": {"ode": "flowmatching"}}
+    torch.save(flowse, tmp_path / "flowse.ckpt")
+    for kind in ("f5", "cosyvoice2"):
+        with pytest.raises(UserError, match="looks like kind flowse"):
+            load_teacher(tmp_path / "flowse.ckpt", kind=kind)
+    (tmp_path / "text.pt").write_text("xxxx")
+    with pytest.raises(UserError, match="damaged or no PyTorch checkpoint"):
+        load_teacher(tmp_path / "text.pt", kind="f5")
+    export_cosyvoice(cosyvoice3_student(), tmp_path / "student" / "flow.pt")
+    with pytest.raises(UserError, match="student of two times; load it with load_student"):
+        load_teacher(tmp_path / "student" / "flow.pt", config=COSY3)
+
+
 def test_a_projection_is_applied_from_the_first_state_to_the_last(tmp_path: Path) -> None:
     student, z, cond = f5_student(tmp_path), torch.randn(1, 14, 8), f5_cond()
     keep = torch.ones(1, 14, 1)

@@ -81,6 +81,16 @@ def compact():
     return CFMTeacher(randomised(build_network("compact", TINY)), config=config), (2, 16, 7)
 
 
+def test_times_come_in_any_shape_that_means_one_per_sample():
+    torch.manual_seed(0)
+    teacher = ToyTeacher(ToyNetwork())
+    student, cond, z = Student.from_teacher(teacher).eval(), {"y": torch.randn(3, 6)}, torch.randn(3, 6)
+    expected = teacher.velocity(z, torch.full((3,), 0.25), cond)
+    for t in (0.25, torch.tensor(0.25), torch.tensor([0.25]), torch.full((3,), 0.25), torch.full((3, 1), 0.25)):
+        for r in (1, torch.tensor(1.0), torch.ones(1), torch.ones(3), torch.ones(3, dtype=torch.float64)):
+            assert torch.equal(student(z, t, r, cond), expected)
+
+
 @pytest.mark.parametrize("make", [toy, compact])
 def test_student_equals_teacher_bit_for_bit_at_the_start(make):
     teacher, shape = make()

@@ -50,6 +50,7 @@ def run_foreign(command: StudentDistill, teacher: Any, accelerator: Any) -> Path
     parent = {
         "teacher": command.teacher, "kind": command.kind, "sha256": digest_tensors(teacher.network.state_dict()),
         "guidance_strength": None if told else teacher.guidance_strength,
+        **({"sizes": command.sizes} if command.sizes else {}),
     }  # fmt: skip
     student = Student.from_teacher(teacher, command.nfe, parent, command.interval, guidance_input=None if told is None else told[1])
     student.task = task
@@ -72,6 +73,7 @@ def run_foreign(command: StudentDistill, teacher: Any, accelerator: Any) -> Path
     model_config = {
         **student.config, "objective": {"name": command.objective, **to_dict(settings)}, "data": to_dict(command.data),
         "tts": to_dict(options), "guidance": to_dict(guidance), "valid": to_dict(command.valid),
+        **({"checkpoint_activations": True} if command.checkpoint_activations else {}),
     }  # fmt: skip
     validate = None
     if command.valid.valid_files > 0:

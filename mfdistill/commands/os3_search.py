@@ -34,12 +34,14 @@ def run(command: OS3Search) -> dict[str, Any]:
     from accelerate import Accelerator
 
     from mfdistill.checkpoint import load_config
+    from mfdistill.commands.search_foreign import search_foreign
     from mfdistill.data import open_eval
     from mfdistill.distill.inference import open_model
     from mfdistill.distill.logs import say
     from mfdistill.errors import UserError
     from mfdistill.search import run_search
     from mfdistill.search.score import TEACHER_MSE, resolve_metric
+    from mfdistill.tasks.foreign import FOREIGN_TASKS
 
     search = command.search
     metric, column, direction = resolve_metric(search.metric)
@@ -51,12 +53,17 @@ def run(command: OS3Search) -> dict[str, Any]:
         folder, search_out = imported(folder, command.out, accelerator), None
     else:
         search_out = command.out
+    if search.nfe == 1:
+        raise UserError("--nfe 1: one step has no inner time to place; search with --nfe 2 or more")
+    if folder.is_dir() and (load_config(folder).get("task") or {}).get("name") in FOREIGN_TASKS:
+        found = search_foreign(command, folder, accelerator)
+        if accelerator.is_main_process:
+            _show(found, Path(search_out or folder))
+        return found
     task = open_model(folder, role="student").task
     if metric == TEACHER_MSE and search.teacher is None:
         parent = load_config(folder).get("parent") or {}
         search = replace(search, teacher=parent.get("teacher"))
-    if search.nfe == 1:
-        raise UserError("--nfe 1: one step has no inner time to place; search with --nfe 2 or more")
     utterances = open_eval(command.data, "valid", task.degradation, task.sample_rate, limit=search.limit)
     if accelerator.is_main_process:
         better = "higher" if direction > 0 else "lower"

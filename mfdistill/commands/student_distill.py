@@ -61,15 +61,19 @@ class StudentDistill:
 def repeat(config: Mapping[str, Any], where: str) -> StudentDistill:
     """The command that made a run, from its ``config.json``."""
     from mfdistill.commands.predictor import repeated_predictor
-    from mfdistill.commands.training import saved_training
+    from mfdistill.commands.training import saved_training, saved_valid
 
     causal = bool(((config.get("task") or {}).get("stft") or {}).get("causal", False))
     objective = dict(config.get("objective") or {})
     name = objective.pop("name", "integral")
     kinds = {"integral": IntegralConfig, "meanflow": MeanFlowConfig}
+    parent = config.get("parent") or {}
     return StudentDistill(
-        teacher=(config.get("parent") or {}).get("teacher"),
-        kind=(config.get("parent") or {}).get("kind"),
+        teacher=parent.get("teacher"),
+        kind=parent.get("kind"),
+        sizes=parent.get("sizes"),
+        nfe=max(1, len(config.get("schedule") or ()) - 1),
+        checkpoint_activations=bool(config.get("checkpoint_activations", False)),
         interval=config.get("interval") or "mixed",
         causal=causal,
         predictor=repeated_predictor(config, where) if causal else None,
@@ -79,6 +83,7 @@ def repeat(config: Mapping[str, Any], where: str) -> StudentDistill:
         guidance=from_dict(GuidanceOptions, config.get("guidance") or {}, f"{where}: guidance"),
         data=corpus(config.get("data"), where),
         training=saved_training(dict(config), where),
+        **saved_valid(config, where),
         **{name: from_dict(kinds[name], objective, f"{where}: objective")} if name in kinds else {},
     )
 

@@ -66,7 +66,7 @@ class TeacherTrain:
 def repeat(config: Mapping[str, Any], where: str) -> TeacherTrain:
     """The command that made a run, from its ``config.json``."""
     from mfdistill.commands.predictor import repeated_predictor
-    from mfdistill.commands.training import saved_training
+    from mfdistill.commands.training import saved_training, saved_valid
 
     name, sample_rate, options, causal, framing = task_options(config.get("task") or {}, f"{where}: task")
     objective = dict(config.get("objective") or {})
@@ -90,6 +90,7 @@ def repeat(config: Mapping[str, Any], where: str) -> TeacherTrain:
         init=parent.get("init"),
         data=corpus(config.get("data"), where),
         training=saved_training(dict(config), where),
+        **saved_valid(config, where),
         network=CompactSizes(**{item.name: getattr(network, item.name) for item in fields(CompactSizes)}),
         times=from_dict(TimeConfig, objective.get("times") or {}, f"{where}: objective.times"),
         task_options=options,

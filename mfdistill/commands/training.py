@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,11 @@ def saved_training(config: dict[str, Any], where: str) -> TrainConfig:
     """The settings of a run from its ``config.json``, ready to be given again."""
     section = {key: value for key, value in config.get("training", {}).items() if key not in ("step", "hours", "processes")}
     return from_dict(TrainConfig, {**section, "resume": False, "overwrite": False}, f"{where}: training")
+
+
+def saved_valid(config: Mapping[str, Any], where: str) -> dict[str, ValidOptions]:
+    """What a run measured in validation, as a field of its command; nothing where its ``config.json`` does not say."""
+    return {"valid": from_dict(ValidOptions, config["valid"], f"{where}: valid")} if config.get("valid") else {}
 
 
 def same_task(own: Task, other: Task, what: str) -> None:

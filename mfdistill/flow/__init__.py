@@ -10,7 +10,7 @@ from mfdistill.lazy import exports
 if TYPE_CHECKING:
     from mfdistill.flow.derivative import METHODS, total_derivative
     from mfdistill.flow.draws import noise, normal, uniform
-    from mfdistill.flow.paths import CHANNEL_STD, GaussianPath, batch_time, expand_time, interpolate, noise_like
+    from mfdistill.flow.paths import CHANNEL_STD, GaussianPath, batch_time, expand_time, interpolate, noise_like, time_per_sample
     from mfdistill.flow.solvers import SOLVERS, jump, schedule, solve, stages, sway, trajectory
     from mfdistill.flow.speech_grids import EPSS, cosine_times, f5_times
     from mfdistill.flow.tableaus import TABLEAUS, Tableau, along, tableau, tableau_step
@@ -46,6 +46,7 @@ __all__ = [
     "sway",
     "tableau",
     "tableau_step",
+    "time_per_sample",
     "total_derivative",
     "trajectory",
     "uniform",
@@ -56,7 +57,7 @@ __getattr__ = exports(
     {
         "derivative": "METHODS total_derivative",
         "draws": "noise normal uniform",
-        "paths": "CHANNEL_STD GaussianPath batch_time expand_time interpolate noise_like",
+        "paths": "CHANNEL_STD GaussianPath batch_time expand_time interpolate noise_like time_per_sample",
         "solvers": "SOLVERS jump schedule solve stages sway trajectory",
         "speech_grids": "EPSS cosine_times f5_times",
         "tableaus": "TABLEAUS Tableau along tableau tableau_step",

@@ -26,6 +26,13 @@ def batch_time(t: Tensor | float, z: Tensor) -> Tensor:
     return t
 
 
+def time_per_sample(t: Tensor | float, z: Tensor) -> Tensor:
+    """A time, (b,), (b, 1), (1,), 0-d or a number, as (b,) beside ``z`` (b, ...), in its own precision (a number: as ``batch_time``)."""
+    if not isinstance(t, Tensor):
+        return batch_time(t, z)
+    return t.reshape(-1).expand(z.shape[0])
+
+
 def expand_time(t: Tensor | float, z: Tensor) -> Tensor:
     """A time, (b,) or 0-d or a number, as (b, 1, ..., 1) in the dtype of ``z`` (b, ...), ready to be multiplied with it."""
     return batch_time(t, z).to(z.dtype).reshape(-1, *[1] * (z.ndim - 1))

@@ -82,9 +82,9 @@ class CausalDiT(nn.Module):
 class CosyVoice3Network(nn.Module):
     """``network(z_t, t, cond) -> v`` in CosyVoice's layout (b, mels, n).
 
-    ``cond``: "mu" (b, mu_dim, n), "mask" (b, 1, n), 1 on valid frames, "spks" (b, spk_dim), "cond" (b, mels, n), the prompt's Mel
-    spectrogram and 0 after it. Optional "streaming", a boolean tensor, 0-d or (b,), instead of the attribute ``streaming``. The output
-    on padded frames means nothing and is not 0.
+    ``cond``: "mu" (b, mu_dim, n), "spks" (b, spk_dim), "cond" (b, mels, n), the prompt's Mel spectrogram and 0 after it; with none of them
+    it is the null condition, zeros. "mask" (b, 1, n) or (b, n), 1 on valid frames, default all valid. Optional "streaming", a boolean
+    tensor, 0-d or (b,), instead of the attribute ``streaming``. The output on padded frames means nothing and is not 0.
     """
 
     time_embedding_name = "estimator.time_embed"
@@ -95,13 +95,21 @@ class CosyVoice3Network(nn.Module):
         self.estimator = CausalDiT(config)
 
     def forward(self, z_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        streaming = cond.get("streaming")
+        """z_t (b, mels, n), t (b,) or (b, 2) stacked. Returns the shape of z_t.
+
+        Raises:
+            ValueError: a part of the condition is missing.
+        """
+        b, mels, n = z_t.shape
+        c, mask, streaming = self.config, cond.get("mask"), cond.get("streaming")
+        mask = z_t.new_ones(b, 1, n) if mask is None else mask.reshape(b, 1, n)
+        shapes = {"mu": (b, mels if c.mu_dim is None else c.mu_dim, n), "cond": (b, mels, n)}
+        shapes |= {"spks": (b, c.spk_dim)} if c.spk_dim else {}
+        if missing := [name for name in shapes if cond.get(name) is None]:
+            if len(missing) < len(shapes):
+                raise ValueError(f"the condition has no '{missing[0]}'; this network needs "
+                                 + ", ".join(f"{name} {shape}" for name, shape in shapes.items()))
+            cond = {name: z_t.new_zeros(shape) for name, shape in shapes.items()}
         return self.estimator(
-            z_t,
-            cond["mask"],
-            cond["mu"],
-            t,
-            cond["spks"] if self.config.spk_dim else None,
-            cond["cond"],
-            self.streaming if streaming is None else streaming,
+            z_t, mask, cond["mu"], t, cond.get("spks"), cond["cond"], self.streaming if streaming is None else streaming
         )

@@ -131,6 +131,13 @@ class F5Network(nn.Module):
         self.transformer = DiT(config) if isinstance(config, F5Config) else UNetT(config)
 
     def forward(self, z_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """z_t (b, n, mels), t (b,) or (b, 2) stacked. Returns the shape of z_t.
+
+        Raises:
+            ValueError: prompt or text are missing.
+        """
+        if missing := [name for name in ("cond", "text") if cond.get(name) is None]:
+            raise ValueError(f"the condition has no '{missing[0]}'; this network needs cond {tuple(z_t.shape)} and text (b, symbols)")
         prompt, mask = cond["cond"], cond.get("mask")
         if (drop := cond.get("drop_audio")) is not None:
             prompt = prompt.masked_fill(drop.bool()[:, None, None], 0.0)

@@ -55,6 +55,14 @@ class Int8Layer(nn.Module):
         run = torch.ops.quantized.linear if self.options is None else torch.ops.quantized.conv2d
         return run(quantized, packed, out_scale, out_zero).dequantize().to(x.dtype)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Int8Layer:
+        exact = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)
+        for name, value in exact.items():  # they move, but stay what they are when the rest of a network becomes float64 or half
+            setattr(self, name, value.to(getattr(self, name).device))
+        self._packed = None
+        return self
+
     def _pack(self) -> tuple[Any, ...]:
         zeros = torch.zeros_like(self.weight_scale, dtype=torch.int64)  # type: ignore[arg-type]
         weight = torch._make_per_channel_quantized_tensor(self.weight, self.weight_scale, zeros, 0)  # type: ignore[arg-type]
@@ -77,6 +85,11 @@ class Int8Layer(nn.Module):
 
 _LEVELS = {"input": 127, "output": 255}
 # Inputs have seven bits: without VNNI instructions, sums of pairs of eight-bit products saturate at 16 bits
+
+
+def has_int8(network: nn.Module) -> bool:
+    """Whether some of its layers are computed in eight bits."""
+    return any(isinstance(module, Int8Layer) for module in network.modules())
 
 
 def layers_of(network: nn.Module, chosen: Callable[[str, nn.Module], bool]) -> list[str]:

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mfdistill.checkpoint import load_config, write_json
 from mfdistill.config import to_dict
@@ -32,6 +32,18 @@ _STARTS: dict[str, Callable[[int], Sequence[float]]] = {"uniform": make_schedule
 CACHE_FILE = "o3s_cache.jsonl"
 
 log = logging.getLogger(__name__)
+
+
+class Scorer(Protocol):
+    """What a search asks (``score.StudentScorer``, ``flow_score.FlowScorer``): larger is better, the same on every rank."""
+
+    direction: int
+    column: str
+    n: int
+
+    def __call__(self, schedule: Schedule) -> float: ...
+
+    def fingerprint(self) -> str: ...
 
 
 def run_search(
@@ -61,7 +73,6 @@ def run_search(
     if config.metric == TEACHER_MSE and config.teacher is None:
         raise UserError("--teacher: metric teacher-mse compares with a teacher; name its folder")
     began = time.perf_counter()
-    main = accelerator is None or accelerator.is_main_process
     device = accelerator.device if accelerator is not None else None
     if isinstance(student, (str, Path)):
         out = _folder(student) if out is None else out
@@ -78,11 +89,31 @@ def run_search(
         scorer = StudentScorer(
             student, task, chosen, config.metric, config.seed, accelerator, teacher, config.teacher_steps, config.teacher_solver, pool
         )
-        fingerprint = scorer.fingerprint()
-        cache = ScoreCache(folder / CACHE_FILE if folder is not None and main else None, fingerprint)
-        result = _search(scorer, config, _shared(cache.load(), accelerator), cache, main)
+        return search_with(scorer, student, [str(item["name"]) for item in chosen], config, accelerator, folder, began)
+
+
+def search_with(
+    scorer: Scorer,
+    student: Student,
+    names: Sequence[str],
+    config: SearchConfig,
+    accelerator: Accelerator | None = None,
+    folder: Path | None = None,
+    began: float | None = None,
+) -> dict[str, Any]:
+    """The search itself, by any score; results and files as ``run_search``.
+
+    Args:
+        names: of the utterances that are scored. folder: what to write into; None: nothing is written.
+        began: ``time.perf_counter()`` when the work began.
+    """
+    began = time.perf_counter() if began is None else began
+    main = accelerator is None or accelerator.is_main_process
+    fingerprint = scorer.fingerprint()
+    cache = ScoreCache(folder / CACHE_FILE if folder is not None and main else None, fingerprint)
+    result = _search(scorer, config, _shared(cache.load(), accelerator), cache, main)
     found = _record(result, scorer, config) | {
-        "utterances": [str(item["name"]) for item in chosen],
+        "utterances": list(names),
         "fingerprint": fingerprint,
         "seconds": round(time.perf_counter() - began, 1),
     }
@@ -94,7 +125,7 @@ def run_search(
     return found
 
 
-def _search(scorer: StudentScorer, config: SearchConfig, memo: dict[Schedule, float], cache: ScoreCache, main: bool) -> SearchResult:
+def _search(scorer: Scorer, config: SearchConfig, memo: dict[Schedule, float], cache: ScoreCache, main: bool) -> SearchResult:
     starts = {name: _STARTS[name](config.nfe) for name in config.starts}
     if memo and main:
         log.info("O3S: %d scores known from an earlier search", len(memo))
@@ -145,7 +176,7 @@ def _progress(config: SearchConfig, show: bool) -> Iterator[Callable[[Evaluation
         progress.update(line, completed=done, total=done)
 
 
-def _record(result: SearchResult, scorer: StudentScorer, config: SearchConfig) -> dict[str, Any]:
+def _record(result: SearchResult, scorer: Scorer, config: SearchConfig) -> dict[str, Any]:
     """What ``o3s.json`` holds. ``score`` is maximised; ``value`` is the metric in its own sign. Null stands for minus infinity."""
     begun = {e.start: e for e in result.evaluations if e.coordinate == 0}
     return {

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mfdistill.audio.framing import latency
 from mfdistill.errors import UserError
+from mfdistill.networks.int8 import has_int8
 from mfdistill.students.step import StreamStep, frozen_copy
 
 OPSET = 17
@@ -26,7 +27,7 @@ def onnx_bytes(step: StreamStep) -> bytes:
     """The graph of one hop of one stream (of a ``StreamStep`` with ``matrix``), in single precision.
 
     Raises:
-        UserError: the package ``onnx`` is missing, or the step uses Fourier transforms that a graph does not have.
+        UserError: the package ``onnx`` is missing, the step uses Fourier transforms that a graph does not have, or layers in eight bits.
     """
     try:
         import onnx
@@ -34,6 +35,8 @@ def onnx_bytes(step: StreamStep) -> bytes:
         raise UserError("ONNX export: needs the package onnx; install it with: pip install 'mfdistill[onnx]'") from error
     if step.dft is None:
         raise UserError("ONNX export: the step must be made with matrix=True")
+    if has_int8(step):
+        raise UserError("ONNX export: this network has layers in eight bits, which are torch's own; export the one that it was made of")
     own = frozen_copy(step).to("cpu", torch.float32)
     names, state = own.names, tuple(tensor.to("cpu", torch.float32) for tensor in step.initial(1))
     noise = torch.zeros(1, 2, step.stft.bins, 1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mfdistill.config import to_dict
-from mfdistill.flow import jump
+from mfdistill.flow import jump, time_per_sample
 from mfdistill.flow import schedule as make_schedule
 from mfdistill.networks.causal_layers import freeze_norms
 from mfdistill.networks.delta import DeltaEmbedding
@@ -112,11 +112,10 @@ class Student(nn.Module):
         }
 
     def forward(self, z_t: Tensor, t: Tensor, r: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """``u(z_t, t, r)`` in the shape of ``z_t``; t and r (b,) or 0-d."""
-        b = z_t.shape[0]
-        t, r = (time.expand(b) if time.ndim == 0 else time for time in (t, r))
-        strength = [] if self.guidance_input is None else [cond.get("guidance", torch.zeros_like(t)).to(t).expand(b)]
-        time = torch.stack([t, r, *strength], -1)
+        """``u(z_t, t, r)`` in the shape of ``z_t``; t and r (b,), (1,) or 0-d, r in the precision of t."""
+        t = time_per_sample(t, z_t)
+        others = [r] if self.guidance_input is None else [r, cond.get("guidance", torch.zeros_like(t))]
+        time = torch.stack([t, *(time_per_sample(other, z_t).to(t) for other in others)], -1)
         return frame_by_frame(self.network, z_t, time, cond) if self.streaming else self.network(z_t, time, cond)
 
 

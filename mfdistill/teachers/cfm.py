@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mfdistill.flow import noise_like
+from mfdistill.flow import noise_like, time_per_sample
 from mfdistill.networks.memory import frame_by_frame
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ class CFMTeacher:
 
     @torch.no_grad()
     def velocity(self, z_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """``v(z_t, t)``; z_t (b, 2, f, n), t (b,) or 0-d."""
-        t = t.expand(z_t.shape[0]) if t.ndim == 0 else t
+        """``v(z_t, t)``; z_t (b, 2, f, n), t (b,), (1,) or 0-d."""
+        t = time_per_sample(t, z_t)
         return frame_by_frame(self.network, z_t, t, cond) if self.streaming else self.network(z_t, t, cond)
 
     def prior(self, cond: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Tensor:

@@ -12,7 +12,7 @@ from mfdistill.config import from_dict, to_dict
 from mfdistill.errors import UserError
 from mfdistill.networks.cosyvoice3 import CosyVoice3Network
 from mfdistill.networks.dit_config import CosyVoice3Config
-from mfdistill.teachers.mel_flow import ESTIMATOR, MelTeacher, checkpoint_file, estimator_tensors, flow_tensors, load_estimator
+from mfdistill.teachers.mel_flow import ESTIMATOR, MIXER, MelTeacher, checkpoint_file, estimator_tensors, flow_tensors, load_estimator
 
 GUIDANCE = 0.7
 
@@ -44,6 +44,8 @@ def load_cosyvoice3(
         raise UserError(f"{path}: static_chunk_size 0 has no chunks to stream in; give the frames per chunk in config")
     file = checkpoint_file(path)
     tensors = estimator_tensors(flow_tensors(file))
+    if MIXER in tensors:
+        raise UserError(f"{file}: has {MIXER}, so it is a student of two times; load it with load_student(kind='cosyvoice3')")
     network = CosyVoice3Network(sizes)
     load_estimator(network.estimator, tensors, file, "cosyvoice3")
     network.streaming = streaming

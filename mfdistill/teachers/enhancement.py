@@ -224,7 +224,10 @@ def _looks_like(tensors: Collection[str]) -> str:
     ):
         if key in tensors:
             return what
-    return "a file of another program"
+    from mfdistill.teachers.load import recognise_tensors
+
+    kind = recognise_tensors(tensors)
+    return f"kind {kind}" if kind else "a file of another program"
 
 
 def _checked(config: Mapping[str, Any], path: str | Path) -> Mapping[str, Any]:

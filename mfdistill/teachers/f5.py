@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mfdistill.config import from_dict, to_dict
 from mfdistill.errors import UserError
+from mfdistill.flow import time_per_sample
 from mfdistill.networks.dit_config import F5Config, F5UNetTConfig
 from mfdistill.networks.f5 import F5Network
 from mfdistill.tasks.foreign import foreign_task
@@ -59,7 +60,7 @@ class F5Teacher:
     def velocity(self, z_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """``v(z_t, t)``; z_t (b, n, mels), t (b,), (1,) or 0-d, ``cond`` as ``networks.f5.F5Network``."""
         b = z_t.shape[0]
-        t = t.reshape(-1).expand(b)
+        t = time_per_sample(t, z_t)
         if self.branches == 1:
             return self.network(z_t, t, cond)
         kept, dropped = (torch.full((b,), drop, device=z_t.device) for drop in (False, True))
@@ -163,6 +164,8 @@ def f5_tensors(file: Foreign, weights: str = "ema") -> dict[str, Tensor]:
         raw = flat
         averaged = flat if weights == "ema" else {}  # an export of either: which one it does not say
     found = averaged if weights == "ema" else raw
+    if not averaged and not raw:
+        raise UserError(f"{file.path}: has no weights where F5-TTS has them; {looks_like(file.names())}")
     if not found:
         other = "the moving average only; take weights 'ema'" if averaged else "trained weights only; take weights 'raw'"
         raise UserError(f"{file.path}: has {other}")

@@ -56,6 +56,12 @@ class Foreign:
             return {}
         return {key: value for key, value in section.items() if isinstance(value, Tensor)}
 
+    def names(self) -> list[str]:
+        """What a file's kind is told from: dotted names of its tensors, and ``hyper_parameters.NAME`` of a Lightning file."""
+        settings = self.values.get("hyper_parameters")
+        said = [f"hyper_parameters.{key}" for key in settings] if isinstance(settings, Mapping) else []
+        return [key for key, _ in walk_tensors(self.values)] + said
+
 
 def read_foreign(path: str | Path) -> Foreign:
     """Read a ``.safetensors`` file, or a ``.pt``/``.pth``/``.ckpt``/``.bin`` file with ``weights_only=True``.
@@ -74,6 +80,8 @@ def read_foreign(path: str | Path) -> Foreign:
         with torch.serialization.safe_globals(_stand_ins(file)):
             values = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if not zipfile.is_zipfile(file) and file.read_bytes()[:1] != b"\x80":  # no pickle at all
+            raise UserError(f"{file}: damaged or no PyTorch checkpoint; copy it again") from error
         raise UserError(f"{file}: its pickle holds more than tensors and plain values, so it is not loaded ({_named(error)}); "
                         "ask its author for a safetensors file") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:

@@ -18,7 +18,7 @@ from mfdistill.networks.int8 import put_int8
 from mfdistill.networks.memory import check_streams
 from mfdistill.tasks import Task, get_task, read_task_config
 from mfdistill.teachers.cfm import CFMTeacher
-from mfdistill.teachers.foreign import mismatches, read_foreign, walk_tensors
+from mfdistill.teachers.foreign import mismatches, read_foreign
 from mfdistill.teachers.predictor import build_predictor, without_predictor
 from mfdistill.teachers.protocol import Teacher
 
@@ -49,6 +49,8 @@ def load_teacher(
     if place.is_dir() and (place / "config.json").is_file() and load_config(place).get("kind"):
         from mfdistill.teachers.imported import load_imported
 
+        if kind not in (None, held := load_config(place)["kind"]):
+            raise UserError(f"{place}: holds a teacher of kind {held}, not {kind}; leave the kind out")
         return load_imported(place, device, config, guidance_strength, streaming)
     kind = kind or recognise(place)
     if kind is None:
@@ -231,6 +233,14 @@ def resolve(path: str | Path) -> Path:
         raise UserError(f"{path}: neither a file or folder here nor a model that the hub gave ({reason})") from error
 
 
+def _in_folder(place: Path) -> str | None:
+    """The kind of a folder of F5-TTS or CosyVoice with one checkpoint that could be meant; None for others, such as ours."""
+    named = [file for name in ("flow.pt", "flow.safetensors") if (file := place / name).is_file()]
+    files = named[:1] or [file for file in place.iterdir() if file.suffix in (".safetensors", ".pt")]
+    kind = None if (place / "config.json").is_file() or len(files) != 1 else recognise(files[0])
+    return kind if kind in ("cosyvoice2", "cosyvoice3", "f5", "f5-unett") else None
+
+
 def recognise(place: Path) -> str | None:
     """The kind of teacher at a local path, or None.
 
@@ -238,11 +248,8 @@ def recognise(place: Path) -> str | None:
         UserError: an unreadable file, or one that could be of two kinds.
     """
     if place.is_dir():
-        return "cfm"
-    values = read_foreign(place).values
-    names = [key for key, _ in walk_tensors(values)]
-    if isinstance(settings := values.get("hyper_parameters"), Mapping):
-        names += [f"hyper_parameters.{key}" for key in settings]
+        return _in_folder(place) or "cfm"
+    names = read_foreign(place).names()
     if (kind := recognise_tensors(names)) is not None:
         return kind
     if any(key.endswith("all_modules.0.W") for key in names):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mfdistill.errors import UserError
+from mfdistill.flow import time_per_sample
 from mfdistill.tasks.foreign import foreign_task
 from mfdistill.teachers.foreign import mismatches, read_foreign, walk_tensors
 from mfdistill.teachers.guidance import Rule, guide, strength_of
@@ -64,7 +65,7 @@ class MelTeacher:
     def velocity(self, z_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """``v(z_t, t)``; z_t (b, mels, n), t (b,), (1,) or 0-d. With guidance both branches are one call of 2 b samples."""
         b, s = z_t.shape[0], self.guidance_strength
-        t = t.reshape(-1).expand(b)
+        t = time_per_sample(t, z_t)
         if not s:
             return self.network(z_t, t, cond)
         v_cond, v_null = self.network(torch.cat([z_t, z_t]), torch.cat([t, t]), _with_null(cond, b)).chunk(2)
@@ -149,13 +150,14 @@ def flow_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: unreadable, or no such estimator in it.
     """
-    found = dict(walk_tensors(read_foreign(path).values))
+    file = read_foreign(path)
+    found = dict(walk_tensors(file.values))
     prefixes = sorted({name[: name.index(ESTIMATOR)] for name in found if ESTIMATOR in name}, key=len)
     if prefixes:
         return {name.removeprefix(prefixes[0]): value for name, value in found.items() if name.startswith(prefixes[0])}
     if any(name.startswith(("time_mlp.", "time_embed.")) for name in found):
         return {ESTIMATOR + name: value for name, value in found.items()}
-    raise UserError(f"{path}: has no tensors named {ESTIMATOR}*; {looks_like(found)}")
+    raise UserError(f"{path}: has no tensors named {ESTIMATOR}*; {looks_like(file.names())}")
 
 
 def estimator_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

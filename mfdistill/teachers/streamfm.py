@@ -50,7 +50,7 @@ class StreamFMTeacher(CFMTeacher):
         return {**cond, "e": self.predictor(cond)}
 
     def velocity(self, z_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """``v(z_t, t)``; z_t (b, 2, f, n), t (b,) or 0-d.
+        """``v(z_t, t)``; z_t (b, 2, f, n), t (b,), (1,) or 0-d.
 
         Raises:
             UserError: the network needs ``e``, which is neither given nor to be had.
@@ -84,7 +84,7 @@ def load_streamfm(
         config: what the file does not say, over what it does: sizes (``nf``, ``ch_mult``, ``num_res_blocks``, ``input_channels``,
             ``input_freqs``, ``down_dilation``, ``no_freq_groups_below``, ...), front end (``n_fft``, ``hop``, ``window``, ``alpha``,
             ``beta``, ``sampling_rate``), path (``sigma_y`` or ``sigma_e``, ``sigma_x``, ``normalize_mode``), ``task`` (one of
-            ``tasks.TASKS``), ``predictor`` (a file, for bare weights with 6 channels).
+            ``tasks.TASKS``) and its ``n_mels``, ``predictor`` (a file, for bare weights with 6 channels).
 
     Raises:
         UserError: another kind of file, a predictor by itself, weights that do not fit the sizes, or an unknown key of ``config``.
@@ -102,6 +102,9 @@ def load_streamfm(
         found = build(within, {"input_freqs": network.config.input_freqs}, path)
     elif features.get("predictor"):
         found = load_predictor(features["predictor"], device)
+    if found is not None and network.config.input_channels != 6:
+        raise UserError(f"{path}: has a predictor before a flow of {network.config.input_channels} channels; supported are those of 6 "
+                        "(state, estimate, input)")
     predictor = None if found is None else in_front(found, features.get("predictor") or path)
     task = task_of(network.config, tensors, foreign, features, predictor, path)
     saved = {
@@ -207,8 +210,8 @@ def task_of(
         "whole_hops": False,
         **spread,
     }
-    if bank is not None:
-        numbers["n_mels"] = bank.shape[1]
+    if bank is not None or features.get("n_mels"):
+        numbers["n_mels"] = int(features["n_mels"]) if bank is None else bank.shape[1]
     config = from_dict(TaskConfig, numbers, f"{path}: task")
     task = get_task(config, predictor)
     if bank is not None and hasattr(task, "mel"):

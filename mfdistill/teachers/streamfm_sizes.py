@@ -18,7 +18,7 @@ from mfdistill.networks.config import CausalNCSNppConfig
 _SIZES = {field.name for field in dataclasses.fields(CausalNCSNppConfig)}
 _FEATURES = {
     "n_fft", "hop", "hop_length", "window", "alpha", "beta", "sampling_rate", "sample_rate", "sigma_y", "sigma_e", "sigma_x",
-    "normalize_mode", "task", "predictor",
+    "normalize_mode", "task", "predictor", "n_mels",
 }
 _UNUSED = {"seed", "N", "K", "source_module", "cut_highest_freqs", "normalized", "f_min", "f_max", "n_stft", "mel_scale", "lr", "dropout"}
 _WHERE = "pyramid_normconv.conv"
