@@ -25,7 +25,7 @@ from record import HERE, commit, digest, hours_of, into, machine
 from torch import Tensor
 
 from mfdistill.checkpoint import load_config, write_json
-from mfdistill.commands.options import Corpus, ValidOptions
+from mfdistill.commands.options import Corpus, TaskOptions, ValidOptions
 from mfdistill.commands.speech_train import SpeechOptions
 from mfdistill.commands.student_distill import StudentDistill
 from mfdistill.commands.student_distill import run as student_distill
@@ -69,9 +69,13 @@ class Options:
     blocks: int = 6
     attention: int = 3
     """Of the network; every so many blocks are followed by self-attention."""
-    teacher_steps: int = 2500
+    start_steps: int = 2500
+    teacher_steps: int = 2000
+    """Updates of the teacher, and after a warm restart of its learning rate."""
     student_steps: int = 400
-    """Updates."""
+    """Updates of the student."""
+    temperature: float = 0.4
+    """Of the noise that every system starts from; chosen on validation speakers."""
     rollout_steps: int = 60
     """Updates of the two small students that compare targets per rollout."""
     cut_s: float = 6.0
@@ -102,12 +106,17 @@ def main(options: Options) -> None:
 def train(options: Options) -> None:
     """Teacher and student."""
     out = Path(options.out)
+    start = TeacherTrain(
+        task="token2mel", data=Corpus(source=options.data),
+        training=replace(settings(options), out=str(out / "start"), steps=options.start_steps),
+        valid=ValidOptions(valid_files=8, valid_metrics=()), speech=SpeechOptions(vocoder=options.vocoder),
+        frames=FramesSizes(channels=options.channels, blocks=options.blocks, attention=options.attention),
+    )
+    teacher_train(start)
     teacher_train(
-        TeacherTrain(
-            task="token2mel", data=Corpus(source=options.data),
-            training=replace(settings(options), out=str(out / "teacher"), steps=options.teacher_steps),
-            valid=ValidOptions(valid_files=8, valid_metrics=()), speech=SpeechOptions(vocoder=options.vocoder),
-            frames=FramesSizes(channels=options.channels, blocks=options.blocks, attention=options.attention),
+        replace(
+            start, init=str(out / "start"), task_options=TaskOptions(temperature=options.temperature),
+            training=replace(settings(options), out=str(out / "teacher"), steps=options.teacher_steps, lr=1.5e-3),
         )
     )
     distil(options, "student", options.student_steps, 3)
@@ -298,7 +307,7 @@ def record(options: Options, rows: Sequence[dict[str, Any]]) -> None:
     by: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by.setdefault(row["label"], []).append(row)
-    hours = {"teacher": hours_of(out / "teacher")}
+    hours = {"teacher": hours_of(out / "start") + hours_of(out / "teacher")}
     hours["student"] = hours["teacher"] + hours_of(out / "student")
     table = []
     for label in [*CONTROLS, *about]:
@@ -353,7 +362,7 @@ def context(options: Options) -> dict[str, Any]:
     made = {name: digest(out / name / "model.safetensors") for name in ("teacher", "student")}
     found = out / "rollouts.json"
     told = (
-        *("channels", "blocks", "attention", "teacher_steps", "student_steps", "rollout_steps"),
+        *("channels", "blocks", "attention", "temperature", "start_steps", "teacher_steps", "student_steps", "rollout_steps"),
         *("cut_s", "limit", "search_limit", "search_iterations"),
     )
     searched = {}

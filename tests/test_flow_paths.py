@@ -130,3 +130,12 @@ def test_draws_have_the_right_distribution():
 def test_draws_refuse_a_float_index():
     with pytest.raises(ValueError, match="integers"):
         draws.uniform(0, torch.zeros(3), "a")
+
+
+def test_temperature_scales_what_is_sampled_and_not_what_is_trained_on() -> None:
+    cond, x, eps = {"y": torch.randn(2, 2, 3, 4)}, torch.randn(2, 2, 3, 4), torch.randn(2, 2, 3, 4)
+    warm, cool = GaussianPath(0.5, 0.1, mean="y"), GaussianPath(0.5, 0.1, mean="y", temperature=0.4)
+    for a, b in zip(warm.end_points(x, cond, eps), cool.end_points(x, cond, eps), strict=True):
+        assert torch.equal(a, b)
+    torch.testing.assert_close(cool.prior(cond, eps) - cond["y"], 0.4 * (warm.prior(cond, eps) - cond["y"]))
+    assert torch.equal(GaussianPath(0.5, 0.1, mean="y", temperature=0.0).prior(cond, eps), cond["y"])

@@ -287,8 +287,11 @@ def test_token2mel_from_training_to_synthesis(
     train = ["teacher-train", "--task", "token2mel", "--sample-rate", "8000", "--data", str(corpus), "--data.crop-s", "1", "--out", "t"]
     assert main([*train, "--speech.units", "8", "--speech.levels", "3", *QUICK, *SMALL]) == 0
     assert main(["teacher-train", "--config", "t/config.json", "--out", "t2", "--steps", "3"]) == 0
-    first, second = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("t", "t2"))
-    assert first["task"] == second["task"] and first["network"] == second["network"]
+    more = ["--init", "t", "--temperature", "0.5", "--out", "t3"]           # goes on from t, with its units
+    assert main([*train[:-1], "t3", *more, *QUICK]) == 0
+    first, second, third = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("t", "t2", "t3"))
+    assert first["task"] == second["task"] and first["network"] == second["network"] == third["network"]
+    assert third["task"] == first["task"] | {"temperature": 0.5} and third["parent"]["init"] == "t"
     assert main(["student-distill", "--teacher", "t", "--out", "s", *QUICK]) == 0
     search = ["os3-search", "--student", "s", "--nfe", "2", "--metric", "spksim", "--limit", "1", "--iterations", "1"]
     assert main([*search, "--starts", "sway"]) == 0

@@ -38,6 +38,8 @@ class TaskOptions:
     preset)."""
     prior_floor: float | None = None
     """Magnitude below which that spread stops shrinking."""
+    temperature: float | None = None
+    """Factor on the prior's noise in sampling (1); training draws all of it. Less is less varied, and for speech synthesis often better."""
     n_mels: int | None = None
     """Bands of the vocoder's Mel spectrogram."""
     normalise: Literal["peak", "none"] | None = None

@@ -14,6 +14,7 @@ from mfdistill.networks.frames_config import FramesConfig, FramesSizes
 
 if TYPE_CHECKING:
     from mfdistill.commands.teacher_train import TeacherTrain
+    from mfdistill.distill.inference import Model
     from mfdistill.tasks import MelTask, MelTaskConfig
 
 MEL_TASKS = ("token2mel", "text2mel")
@@ -38,8 +39,9 @@ class SpeechOptions:
     """'griffin-lim', or the folder of a vocode model with the same Mel spectrogram; kept in config.json."""
 
 
-def open_task(command: TeacherTrain) -> tuple[MelTask, Corpus]:
-    """The task with what the training split taught, or what the run to be resumed was started with, and the data with the task's crops.
+def open_task(command: TeacherTrain, start: Model | None) -> tuple[MelTask, Corpus]:
+    """The task with what the training split taught, or that of the model to ``start`` from, or of the run to be resumed, and the data with
+    the task's crops.
 
     Raises:
         UserError: bad data or options.
@@ -51,14 +53,17 @@ def open_task(command: TeacherTrain) -> tuple[MelTask, Corpus]:
     from mfdistill.errors import UserError
     from mfdistill.tasks import get_task, read_task_config
 
-    if command.objective != "cfm" or command.causal or command.init:
-        raise UserError(f"--task {command.task}: is trained with --objective cfm, not causal, from random weights; leave the others out")
+    if command.objective != "cfm" or command.causal:
+        raise UserError(f"--task {command.task}: is trained with --objective cfm, not causal; leave the others out")
     data = command.data
     if data.crop_s == DataConfig.crop_s:
         data = replace(data, crop_s=CROP_S[command.task])
     training = command.training
     if training.resume and (Path(training.out) / "config.json").is_file():
         config: Any = read_task_config(load_config(training.out)["task"], f"{training.out}/config.json: task")
+    elif start is not None:
+        told = {"vocoder": command.speech.vocoder, "temperature": command.task_options.temperature}
+        config = replace(start.task.config, **{key: value for key, value in told.items() if value not in (None, SpeechOptions.vocoder)})
     else:
         preset: Any = task_config(command.task, command.sample_rate, command.task_options, command.causal, command.framing)
         speech = command.speech
@@ -68,6 +73,21 @@ def open_task(command: TeacherTrain) -> tuple[MelTask, Corpus]:
         say(f"learning {f'{speech.levels} x {speech.units} units' if command.task == 'token2mel' else 'the alphabet'} from {data.source}")
         config = learn_task(data, config, speech.units, training.seed)
     return get_task(config), data  # type: ignore[return-value]
+
+
+def open_start(init: str, task: str) -> Model:
+    """The teacher to start from.
+
+    Raises:
+        UserError: not a teacher of this task.
+    """
+    from mfdistill.distill.inference import open_model
+    from mfdistill.errors import UserError
+
+    start = open_model(init)
+    if start.role != "teacher" or start.task.config.name != task:
+        raise UserError(f"--init {init}: is a {start.role} of {start.task.config.name}; name a teacher of {task}")
+    return start
 
 
 def frames_config(task: MelTask, sizes: FramesSizes, dataset: Any, residual_std: float | None = None) -> FramesConfig:
@@ -103,22 +123,29 @@ def run(command: TeacherTrain) -> Path:
     from mfdistill.distill.objectives import CFMObjective
     from mfdistill.distill.train import make_accelerator
     from mfdistill.networks import build_network
+    from mfdistill.search.cache import digest_tensors
 
     training = command.training
     accelerator = make_accelerator(training)
+    start = None if command.init is None else open_start(command.init, command.task)
     with accelerator.main_process_first():
-        task, data = open_task(command)
+        task, data = open_task(command, start)
         dataset = SpeechSet(data, task)
-    sizes = frames_config(task, command.frames, dataset, measured(training))
-    torch.manual_seed(training.seed)
-    network = build_network("frames", sizes)
+    if start is None:
+        sizes = frames_config(task, command.frames, dataset, measured(training))
+        torch.manual_seed(training.seed)
+        network, parent = build_network("frames", sizes), None
+        description = {"name": "frames", "config": to_dict(sizes)}
+    else:
+        network, description = start.module, dict(start.config["network"])
+        parent = {"init": command.init, "sha256": digest_tensors(network.state_dict())}
     model_config = {
         "role": "teacher",
         "task": to_dict(task.config),
-        "network": {"name": "frames", "config": to_dict(sizes)},
+        "network": description,
         "objective": {"name": "cfm", "times": to_dict(command.times)},
         "schedule": None,
-        "parent": None,
+        "parent": parent,
         "data": to_dict(data),
         "valid": to_dict(command.valid),
     }

@@ -39,7 +39,8 @@ class Task:
         self.config = config
         self.sample_rate = config.stft.sample_rate
         self.path = GaussianPath(
-            config.sigma_0, config.sigma_1, config.prior_mean, config.prior_shape, config.prior_floor, config.prior_profile
+            config.sigma_0, config.sigma_1, config.prior_mean, config.prior_shape, config.prior_floor, config.prior_profile,
+            config.temperature,
         )
 
     degradation: Degradation = "noise"

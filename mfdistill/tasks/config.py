@@ -27,6 +27,7 @@ class TaskConfig:
     prior_shape: Literal["flat", "magnitude", "profile"] = "flat"
     prior_floor: float = 0.02
     prior_profile: tuple[float, ...] = ()
+    temperature: float = 1.0
     n_mels: int = 80
     normalise: Literal["peak", "none"] = "peak"
     whole_hops: bool = True
