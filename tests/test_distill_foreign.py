@@ -270,6 +270,9 @@ def test_errors_are_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture
     wrong.write_text(" \na\n")
     assert f"has 2 symbols, the checkpoint's table {len(SYMBOLS)}" in told("--data", str(data), "--tts.vocab", str(wrong))
     assert "--tts.batch-frames" in told("--data", str(data), "--tts.batch-frames", "20")
+    assert "take --preset f5, or leave it out" in (line := told("--data", str(data), "--preset", "cosyvoice2")) and "is of kind f5;" in line
+    assert "--preset meanflowse-vbdmd: is for enhancement" in told("--data", str(data), "--preset", "meanflowse-vbdmd")
+    assert "repeats the numbers of its own run" in told("--config", str(tmp_path / "config.json"), "--preset", "f5")
     assert "none of 3 utterances" in told("--data", str(data), "--tts.max-s", "0.2")
     assert "f5-paper" in told("--data", str(data), "--preset", "f6")
     table = (data / "transcripts.tsv").read_text()

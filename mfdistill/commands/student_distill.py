@@ -97,6 +97,7 @@ def run(command: StudentDistill) -> Path:
     from mfdistill.commands.distill_foreign import run_foreign
     from mfdistill.commands.teacher_import import read_sizes
     from mfdistill.commands.training import launch
+    from mfdistill.commands.tts_options import check_preset
     from mfdistill.data.speech import open_task_train
     from mfdistill.distill.logs import say
     from mfdistill.distill.objectives import OBJECTIVES
@@ -120,6 +121,7 @@ def run(command: StudentDistill) -> Path:
     task = getattr(teacher, "task", None)
     if isinstance(task, ForeignTask):
         return run_foreign(command, teacher, accelerator)
+    check_preset(command.preset, None, command.teacher)
     if task is None:
         raise UserError(f"--teacher {command.teacher}: has no task of this program; name a folder that teacher-train wrote")
     parent = {"teacher": command.teacher, "kind": command.kind, "sha256": digest_tensors(teacher.network.state_dict())}
