@@ -151,6 +151,9 @@ def test_one_step_of_a_learned_table_is_what_training_sampled() -> None:
 
 
 def test_bad_settings_are_named() -> None:
-    for settings, words in (({"nfe": 0}, "nfe"), ({"nfe": 30}, "b-min"), ({"log_stft": 0.0}, "no loss"), ({"c_max": 1.5}, "c-max")):
+    for settings, words in (
+        ({"nfe": 0}, "nfe"), ({"nfe": 1}, "nothing to learn"), ({"nfe": 30}, "b-min"), ({"log_stft": 0.0}, "no loss"),
+        ({"c_max": 1.5}, "c-max"),
+    ):  # fmt: skip
         with pytest.raises(UserError, match=words):
             SolverConfig(**settings)
