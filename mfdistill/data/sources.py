@@ -59,7 +59,7 @@ def open_noises(config: DataConfig, split: str) -> Dataset:
         folder = Path(config.source).expanduser() / "noise"
         if not folder.is_dir():
             lack = "has neither noisy recordings nor a folder 'noise'"
-            raise UserError(f"{config.source}: {lack}; name a folder of noises with noise, or 'embedded' for synthetic ones")
+            raise UserError(f"{config.source}: {lack}; name a folder of noises with --data.noise, or 'embedded' for synthetic ones")
     files = noise_files(folder, split)
     return _rows_dataset([{"name": file.stem, "speaker": "", "text": None, "clean": str(file), "noisy": None} for file in files])
 
@@ -105,7 +105,8 @@ def load_table(source: str, config: DataConfig, split: str, streaming: bool) -> 
                 found.setdefault(part, alias)
     missing = [part for part in SPLITS if part not in found]
     if "train" in missing and split not in found:
-        raise UserError(f"{source}: has no split '{config.split(split)}', only {', '.join(map(str, parts))}; name one with {split}_split")
+        lack = f"has no split '{config.split(split)}', only {', '.join(map(str, parts))}"
+        raise UserError(f"{source}: {lack}; name one with --data.{split}-split")
     return parts[found.get(split, found.get("train", ""))], missing
 
 
@@ -120,7 +121,7 @@ def uniform_columns(table: Any, config: DataConfig, noisy: bool, source: str) ->
     columns = list(table.features or next(iter(table), {}))
     wanted = {config.clean_column: "clean"}
     if config.clean_column not in columns:
-        raise UserError(f"{source}: has no column '{config.clean_column}', only {', '.join(columns)}; name one with clean_column")
+        raise UserError(f"{source}: has no column '{config.clean_column}', only {', '.join(columns)}; name one with --data.clean-column")
     if noisy and config.noisy_column in columns:
         wanted[config.noisy_column] = "noisy"
     for new, olds in _COLUMNS.items():
