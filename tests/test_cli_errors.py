@@ -102,6 +102,27 @@ def test_checkpoints_in_the_wrong_place(work: Path, capsys: pytest.CaptureFixtur
     assert "not valid JSON" in where("info", str(broken))
 
 
+def test_a_mistyped_name_below_a_folder_is_not_asked_of_the_hub(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+    import huggingface_hub
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("the hub was asked")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    (tmp_path / "runs").mkdir()
+    for command in (["student-distill", "--teacher"], ["evaluate", "--student"], ["os3-search", "--student"]):
+        assert "runs/studnet: no such file or folder in runs; check the name" in told([*command, "runs/studnet"], capsys)
+        assert "the hub was asked" in told([*command, "owner/studnet"], capsys)
+    assert "runs/speech: no such folder" in told(["teacher-train", "--data", "runs/speech", "--out", "new"], capsys)
+    assert "--data.streaming" in told(["teacher-train", "--data", "runs/speech", "--data.streaming", "--out", "new"], capsys)
+    assert "the hub was asked" in told(["teacher-train", "--data", "owner/speech", "--out", "new"], capsys)
+
+
 def test_a_clean_file_without_its_noisy_twin(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for split in ("train", "valid", "test"):
         for kind in ("clean", "noisy"):

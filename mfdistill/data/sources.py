@@ -65,11 +65,15 @@ def open_noises(config: DataConfig, split: str) -> Dataset:
 
 
 def is_table(source: str) -> bool:
-    """True for a parquet file, a folder with parquet files, or a hub id: what ``datasets.load_dataset`` reads."""
+    """True for a parquet file, a folder with parquet files, or a hub id: what ``datasets.load_dataset`` reads.
+
+    A name below a folder that is here ("runs/x" beside a folder "runs") is no hub id, but a local name, right or mistyped."""
     path = Path(source).expanduser()
     if path.is_dir():
         return next(path.rglob("*.parquet"), None) is not None
-    return path.suffix == ".parquet" or (not path.exists() and _HUB_ID.match(source) is not None and not source.startswith("."))
+    if path.suffix == ".parquet":
+        return True
+    return not path.exists() and not path.parent.is_dir() and _HUB_ID.match(source) is not None and not source.startswith(".")
 
 
 def load_table(source: str, config: DataConfig, split: str, streaming: bool) -> tuple[Any, list[str]]:
