@@ -122,7 +122,7 @@ def test_matcha_features_to_a_student(tmp_path: Path) -> None:
     assert main([*arguments, "--guidance.strength", "1", "--out", str(tmp_path / "no"), *QUICK]) == 2
 
 
-def test_data_free_reads_no_audio_and_no_prompt(tmp_path: Path) -> None:
+def test_data_free_reads_no_audio_and_no_prompt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, sizes, data = f5_file(tmp_path / "ckpt"), sizes_file(tmp_path, F5), speech(tmp_path / "data")
     for wave in data.glob("*.wav"):
         wave.unlink()
@@ -131,6 +131,7 @@ def test_data_free_reads_no_audio_and_no_prompt(tmp_path: Path) -> None:
     assert main([*arguments, "--out", str(tmp_path / "no"), *QUICK]) == 2
     assert main([*arguments, "--tts.data-free", "--out", str(tmp_path / "student"), *QUICK]) == 0
     assert json.loads((tmp_path / "student/config.json").read_text())["objective"]["state"] == "rollout"
+    assert " updates/s  " in (shown := lines(capsys)) and " s/s" not in shown
     raw = f5_set(data, data_free=True).group(0, 3)
     batch = ForeignBatches(foreign_task("f5", 8)).batch(raw, "cpu")
     assert batch["cond"]["cond"].abs().max() == 0 and batch["z_1"].abs().max() == 0
