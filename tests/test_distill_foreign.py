@@ -272,6 +272,10 @@ def test_errors_are_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture
     assert f"has 2 symbols, the checkpoint's table {len(SYMBOLS)}" in told("--data", str(data), "--tts.vocab", str(wrong))
     assert "--tts.batch-frames" in told("--data", str(data), "--tts.batch-frames", "20")
     assert "take --preset f5, or leave it out" in (line := told("--data", str(data), "--preset", "cosyvoice2")) and "is of kind f5;" in line
+    capsys.readouterr()
+    importing = ["teacher-import", str(file), str(tmp_path / "imported"), "--sizes", str(sizes)]
+    assert main([*importing, "--vocab", str(wrong)]) == 2 and not (tmp_path / "imported").exists()
+    assert f"--vocab {wrong}: has 2 symbols, the checkpoint's table {len(SYMBOLS)}" in lines(capsys)
     assert "--preset meanflowse-vbdmd: is for enhancement" in told("--data", str(data), "--preset", "meanflowse-vbdmd")
     assert "repeats the numbers of its own run" in told("--config", str(tmp_path / "config.json"), "--preset", "f5")
     assert "none of 3 utterances" in told("--data", str(data), "--tts.max-s", "0.2")
