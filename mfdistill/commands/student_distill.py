@@ -123,7 +123,7 @@ def run(command: StudentDistill) -> Path:
         return run_foreign(command, teacher, accelerator)
     check_preset(command.preset, None, command.teacher)
     if task is None:
-        raise UserError(f"--teacher {command.teacher}: has no task of this program; name a folder that teacher-train wrote")
+        raise UserError(f"--teacher {command.teacher}: does not say its prior's spread; give it with --sizes FILE (JSON with sigma_y)")
     parent = {"teacher": command.teacher, "kind": command.kind, "sha256": digest_tensors(teacher.network.state_dict())}
     start = causal_start(teacher, _replaced(command, task)) if command.causal else teacher
     student = Student.from_teacher(start, command.nfe, parent, command.interval)
