@@ -85,7 +85,10 @@ def test_checkpoints_in_the_wrong_place(work: Path, capsys: pytest.CaptureFixtur
     assert "not a student" in where("os3-search", "--student", str(work / "teacher"))
     assert "another task" in where("evaluate", "--student", str(work / "student"), "--teacher", str(work / "enhance"))
     preset = where("student-distill", "--teacher", str(work / "teacher"), "--preset", "f5-paper", "--out", str(work / "new"))
-    assert "--preset f5-paper: is for teachers of kind f5 or f5-unett" in preset and "no text-to-speech teacher" in preset
+    assert "--preset f5-paper: is for teachers of kind f5 or f5-unett" in preset and "is of another kind" in preset
+    for option in (["--tts.data-free"], ["--guidance.strength", "2"]):
+        line = where("student-distill", "--teacher", str(work / "teacher"), *option, "--out", str(work / "new"))
+        assert f"{option[0]}: is for teachers of F5-TTS" in line
     init = ["--init", str(work / "enhance"), "--sample-rate", "8000", "--data", str(work / "corpus")]
     assert "another task" in where("teacher-train", *init, "--out", str(work / "new"))
     assert "holds a student" in where("teacher-train", *init, "--init", str(work / "student"), "--out", str(work / "new"))

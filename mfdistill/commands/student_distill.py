@@ -97,7 +97,7 @@ def run(command: StudentDistill) -> Path:
     from mfdistill.commands.distill_foreign import run_foreign
     from mfdistill.commands.teacher_import import read_sizes
     from mfdistill.commands.training import launch
-    from mfdistill.commands.tts_options import check_preset
+    from mfdistill.commands.tts_options import check_preset, check_unused
     from mfdistill.data.speech import open_task_train
     from mfdistill.distill.logs import say
     from mfdistill.distill.objectives import OBJECTIVES
@@ -122,6 +122,7 @@ def run(command: StudentDistill) -> Path:
     if isinstance(task, ForeignTask):
         return run_foreign(command, teacher, accelerator)
     check_preset(command.preset, None, command.teacher)
+    check_unused({"tts": command.tts, "guidance": command.guidance}, command.teacher)
     if task is None:
         raise UserError(f"--teacher {command.teacher}: does not say its prior's spread; give it with --sizes FILE (JSON with sigma_y)")
     parent = {"teacher": command.teacher, "kind": command.kind, "sha256": digest_tensors(teacher.network.state_dict())}

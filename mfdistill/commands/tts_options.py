@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from mfdistill.distill.objectives.config import IntegralConfig
@@ -66,7 +67,21 @@ def check_preset(name: str | None, kind: str | None, teacher: str) -> None:
     if name is None or kind in (kinds or (None,)):
         return
     fitting = next((own for own, systems in SYSTEMS.items() if kind in systems), None)
-    what = "no text-to-speech teacher" if kind is None else f"of kind {kind}"
+    what = "of another kind" if kind is None else f"of kind {kind}"
     remedy = "leave it out" if fitting is None else f"take --preset {fitting}, or leave it out"
     meant = f"teachers of kind {' or '.join(kinds)}" if kinds else "enhancement"
     raise UserError(f"--preset {name}: is for {meant}, and --teacher {teacher} is {what}; {remedy}")
+
+
+def check_unused(given: Mapping[str, Any], teacher: str) -> None:
+    """See that no option is given that only teachers of other text-to-speech systems have; ``given``: sections by their prefixes.
+
+    Raises:
+        UserError: names the first one.
+    """
+    for prefix, section in given.items():
+        for item in fields(section):
+            if getattr(section, item.name) != getattr(type(section)(), item.name):
+                option = f"--{prefix}.{item.name.replace('_', '-')}"
+                systems = "F5-TTS, CosyVoice and Matcha-TTS"
+                raise UserError(f"{option}: is for teachers of {systems}, and --teacher {teacher} is none; leave it out")
