@@ -6,9 +6,12 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from cli_corpus import make_corpus
+from safetensors.torch import save_file
 
 from mfdistill.audio.features import StftConfig, window
 from mfdistill.audio.mel import MelConfig, MelOperator
+from mfdistill.cli import main
 from mfdistill.errors import UserError
 from mfdistill.flow import TABLEAUS, solve, stages, tableau, total_derivative
 from mfdistill.networks import build_network
@@ -292,3 +295,22 @@ BAD = ["2x", "euler@2+euler", "euler@0.6+euler@0.6", "0xeuler", "nothing", "gene
 def test_bad_solver_strings_are_explained(bad):
     with pytest.raises(UserError, match="solver"):
         tableau(bad)
+
+
+def test_a_stream_fm_file_in_the_commands(tmp_path, monkeypatch, capsys):
+    make_corpus(tmp_path / "corpus")
+    monkeypatch.chdir(tmp_path)
+    file, wave = str(lightning(tmp_path / "flow.ckpt", network_of(), sigma_y=0.35)), "corpus/clean/test/test0/0.wav"
+    brief = ["--data", "corpus", "--data.crop-s", "0.25", "--batch-size", "2", "--steps", "1", "--warmup", "0", "--valid-files", "0"]
+    assert main(["info", file]) == 0 and "streamfm" in capsys.readouterr().out
+    assert main(["restore", file, wave, "restored.wav", "--nfe", "1"]) == 0
+    assert main(["student-distill", "--teacher", file, "--out", "student", *brief]) == 0
+    evaluate = ["evaluate", "--student", "student", "--teacher", file, "--metrics", "sisdr", "--limit", "1", "--audio", "0", "--out", "e"]
+    assert main([*evaluate, "--teacher-nfe", "1", "--student-nfe", "1"]) == 0
+    assert main(["solver-train", "--teacher", file, "--nfe", "2", "--out", "solver", *brief]) == 0
+    save_file(network_of().state_dict(), tmp_path / "bare.safetensors")  # does not say its prior's spread
+    (tmp_path / "sizes.json").write_text('{"sigma_y": 0.35}')
+    for command in (["restore", "bare.safetensors", wave, "x.wav"], ["student-distill", "--teacher", "bare.safetensors", *brief]):
+        assert main([*command]) == 2 and "JSON with sigma_y" in capsys.readouterr().err
+    assert main(["teacher-import", "bare.safetensors", "imported", "--sizes", "sizes.json"]) == 0
+    assert main(["restore", "imported", wave, "x.wav", "--nfe", "1"]) == 0

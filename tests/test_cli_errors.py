@@ -84,6 +84,11 @@ def test_checkpoints_in_the_wrong_place(work: Path, capsys: pytest.CaptureFixtur
     assert "not a teacher" in where("student-distill", "--teacher", str(work / "student"), "--out", str(work / "new"))
     assert "not a student" in where("os3-search", "--student", str(work / "teacher"))
     assert "another task" in where("evaluate", "--student", str(work / "student"), "--teacher", str(work / "enhance"))
+    preset = where("student-distill", "--teacher", str(work / "teacher"), "--preset", "f5-paper", "--out", str(work / "new"))
+    assert "--preset f5-paper: is for teachers of kind f5 or f5-unett" in preset and "is of another kind" in preset
+    for option in (["--tts.data-free"], ["--guidance.strength", "2"]):
+        line = where("student-distill", "--teacher", str(work / "teacher"), *option, "--out", str(work / "new"))
+        assert f"{option[0]}: is for teachers of F5-TTS" in line
     init = ["--init", str(work / "enhance"), "--sample-rate", "8000", "--data", str(work / "corpus")]
     assert "another task" in where("teacher-train", *init, "--out", str(work / "new"))
     assert "holds a student" in where("teacher-train", *init, "--init", str(work / "student"), "--out", str(work / "new"))
@@ -98,6 +103,27 @@ def test_checkpoints_in_the_wrong_place(work: Path, capsys: pytest.CaptureFixtur
     assert "damaged" in where("restore", str(broken), str(work / "corpus" / "clean" / "test" / "test0" / "0.wav"), str(work / "x.wav"))
     (broken / "config.json").write_text("{")
     assert "not valid JSON" in where("info", str(broken))
+
+
+def test_a_mistyped_name_below_a_folder_is_not_asked_of_the_hub(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+    import huggingface_hub
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("the hub was asked")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    (tmp_path / "runs").mkdir()
+    for command in (["student-distill", "--teacher"], ["evaluate", "--student"], ["os3-search", "--student"]):
+        assert "runs/studnet: no such file or folder in runs; check the name" in told([*command, "runs/studnet"], capsys)
+        assert "the hub was asked" in told([*command, "owner/studnet"], capsys)
+    assert "runs/speech: no such folder" in told(["teacher-train", "--data", "runs/speech", "--out", "new"], capsys)
+    assert "--data.streaming" in told(["teacher-train", "--data", "runs/speech", "--data.streaming", "--out", "new"], capsys)
+    assert "the hub was asked" in told(["teacher-train", "--data", "owner/speech", "--out", "new"], capsys)
 
 
 def test_a_clean_file_without_its_noisy_twin(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

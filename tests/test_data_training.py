@@ -126,7 +126,7 @@ def test_batches_are_the_same_for_any_split(corpus: Path) -> None:
 
 
 def test_uneven_batches_are_refused(corpus: Path) -> None:
-    with pytest.raises(UserError, match="batch_size=10: must be a multiple of 4 processes x 1 accumulation; take 8"):
+    with pytest.raises(UserError, match="--batch-size 10: must be a multiple of 4 processes x 1 accumulation; take 8"):
         next(batches(small(corpus), 10, 0, 4))
 
 

@@ -64,9 +64,9 @@ def test_more_bits_are_better_and_impossible_ones_are_refused() -> None:
     clean = speechlike()
     errors = [float(np.square(coded(clean, RATE, "opus", kbps) - clean).mean()) for kbps in (6.0, 16.0, 64.0)]
     assert errors[0] > errors[1] > errors[2]
-    with pytest.raises(UserError, match="6 to 256"):
+    with pytest.raises(UserError, match="--data.codec-kbps 3: opus has 6 to 256"):
         coded(clean, RATE, "opus", 3.0)
-    with pytest.raises(UserError, match="'lyra'.*opus"):
+    with pytest.raises(UserError, match="--data.codec lyra: unknown.*opus"):
         coded(clean, RATE, "lyra")
 
 
@@ -134,6 +134,8 @@ def test_degrade_says_what_is_wrong(corpus: Path, tmp_path: Path) -> None:
         degrade(Degrade("codec", str(corpus), str(corpus)))
     with pytest.raises(UserError, match="noise"):
         degrade(Degrade("enhance", str(corpus), str(tmp_path / "o"), sample_rate=8000))
+    with pytest.raises(UserError, match="^--codec-kbps 3: opus has"):
+        degrade(Degrade("codec", str(corpus), str(tmp_path / "o"), sample_rate=8000, codec_kbps=(3.0, 3.0)))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty: no such folder of impulse responses|no audio files"):
         degrade(Degrade("dereverb", str(corpus), str(tmp_path / "o"), sample_rate=8000, rirs=str(tmp_path / "empty")))

@@ -22,9 +22,10 @@ from mfdistill.errors import UserError
 from mfdistill.flow import IntervalConfig
 from mfdistill.search.flow_score import FlowScorer
 from mfdistill.students import Student, load_student, sample
+from mfdistill.students.chatterbox import export_chatterbox
 from mfdistill.tasks.foreign import foreign_task
 from mfdistill.teachers import load_teacher
-from mfdistill.teachers.cosyvoice_front import load_front
+from mfdistill.teachers.cosyvoice_front import has_front, load_front
 
 QUICK = ["--steps", "2", "--batch-size", "3", "--warmup", "0", "--log-every", "1", "--valid-files", "1", "--num-workers", "0"]
 
@@ -65,7 +66,7 @@ def test_f5_checkpoint_and_folder_of_speech_to_a_student(
     assert sample(student, torch.randn(1, 20, 8), cond).shape == (1, 20, 8)
     assert main(["info", str(out)]) == 0
     shown = capsys.readouterr().out
-    assert "f5, 8 Mel bands at 24000 Hz" in shown and "strength 2" in shown
+    assert "f5, 8 Mel bands at 24000 Hz" in shown and "strength 2" in shown and "--layout f5" in " ".join(shown.split())
     assert main(["export", str(out), str(tmp_path / "student.safetensors"), "--layout", "f5"]) == 0
     with torch.no_grad():
         exported = load_student(tmp_path / "student.safetensors", config=F5)
@@ -122,7 +123,7 @@ def test_matcha_features_to_a_student(tmp_path: Path) -> None:
     assert main([*arguments, "--guidance.strength", "1", "--out", str(tmp_path / "no"), *QUICK]) == 2
 
 
-def test_data_free_reads_no_audio_and_no_prompt(tmp_path: Path) -> None:
+def test_data_free_reads_no_audio_and_no_prompt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, sizes, data = f5_file(tmp_path / "ckpt"), sizes_file(tmp_path, F5), speech(tmp_path / "data")
     for wave in data.glob("*.wav"):
         wave.unlink()
@@ -130,6 +131,7 @@ def test_data_free_reads_no_audio_and_no_prompt(tmp_path: Path) -> None:
     arguments += ["--tts.min-s", "0"]
     assert main([*arguments, "--out", str(tmp_path / "no"), *QUICK]) == 2
     assert main([*arguments, "--tts.data-free", "--out", str(tmp_path / "student"), *QUICK]) == 0
+    assert " updates/s  " in (shown := lines(capsys)) and " s/s" not in shown
     assert json.loads((tmp_path / "student/config.json").read_text())["objective"]["state"] == "rollout"
     raw = f5_set(data, data_free=True).group(0, 3)
     batch = ForeignBatches(foreign_task("f5", 8)).batch(raw, "cpu")
@@ -270,6 +272,13 @@ def test_errors_are_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture
     wrong.write_text(" \na\n")
     assert f"has 2 symbols, the checkpoint's table {len(SYMBOLS)}" in told("--data", str(data), "--tts.vocab", str(wrong))
     assert "--tts.batch-frames" in told("--data", str(data), "--tts.batch-frames", "20")
+    capsys.readouterr()
+    importing = ["teacher-import", str(file), str(tmp_path / "imported"), "--sizes", str(sizes)]
+    assert main([*importing, "--vocab", str(wrong)]) == 2 and not (tmp_path / "imported").exists()
+    assert f"--vocab {wrong}: has 2 symbols, the checkpoint's table {len(SYMBOLS)}" in lines(capsys)
+    assert "take --preset f5, or leave it out" in (line := told("--data", str(data), "--preset", "cosyvoice2")) and "is of kind f5;" in line
+    assert "--preset meanflowse-vbdmd: is for enhancement" in told("--data", str(data), "--preset", "meanflowse-vbdmd")
+    assert "repeats the numbers of its own run" in told("--config", str(tmp_path / "config.json"), "--preset", "f5")
     assert "none of 3 utterances" in told("--data", str(data), "--tts.max-s", "0.2")
     assert "f5-paper" in told("--data", str(data), "--preset", "f6")
     table = (data / "transcripts.tsv").read_text()
@@ -303,3 +312,39 @@ def test_a_schedule_is_scored_by_where_the_teacher_arrives(tmp_path: Path) -> No
     assert scorer.fingerprint() != FlowScorer(student, teacher, batches, raws, seed=1, **euler).fingerprint()
     with pytest.raises(UserError, match="no utterances"):
         FlowScorer(student, teacher, batches, [])
+
+
+def test_info_says_what_a_checkpoint_is_and_what_comes_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def shown(*arguments: str) -> str:
+        capsys.readouterr()
+        assert main(["info", *arguments]) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    f5, f5_sizes = f5_file(tmp_path / "f5"), str(sizes_file(tmp_path / "f5-sizes", F5))
+    cosy, cosy_sizes = cosyvoice_file(tmp_path / "cosy"), str(sizes_file(tmp_path / "cosy-sizes", COSY))
+    matcha, matcha_sizes = matcha_file(tmp_path / "matcha"), str(sizes_file(tmp_path / "matcha-sizes", MATCHA))
+    count = sum(p.numel() for p in load_teacher(f5, config=F5).network.parameters())
+    for place in (f5, f5.parent):
+        text = shown(str(place), "--sizes", f5_sizes)
+        for part in ("kind f5 role teacher", "f5, 8 Mel bands at 24000 Hz", "dim 16", f"parameters {count:,}", "vocab.txt, beside it",
+                     "guidance strength 2,", "student-distill --teacher", "--preset f5"):  # fmt: skip
+            assert part in text
+    for place in (cosy, cosy.parent):
+        text = shown(str(place), "--sizes", cosy_sizes)
+        assert "kind cosyvoice2 role teacher" in text and "tokens and speaker, in it" in text and "strength 0.7" in text
+    text = shown(str(matcha), "--sizes", matcha_sizes)
+    assert "kind matcha" in text and "none: trained without a null condition" in text and "--preset" not in text
+    teacher: Any = load_teacher(cosy, config=COSY)
+    student = Student.from_teacher(teacher)
+    export_chatterbox(student, tmp_path / "s3gen_meanflow.safetensors")
+    text = shown(str(tmp_path / "s3gen_meanflow.safetensors"), "--sizes", cosy_sizes)
+    assert "kind chatterbox role student" in text and "schedule, 2 NFE 0 0.5 1" in text and "load_student" in text
+    assert main(["teacher-import", str(cosy), str(tmp_path / "imported"), "--sizes", cosy_sizes]) == 0
+    text = shown(str(tmp_path / "imported"))
+    assert "kind cosyvoice2" in text and "tokens and speaker, in it" in text and "--preset cosyvoice2" in text
+    bare = {name: value for name, value in torch.load(cosy, weights_only=True).items() if name.startswith("decoder.")}
+    torch.save(bare, tmp_path / "bare.pt")
+    assert main(["teacher-import", str(tmp_path / "bare.pt"), str(tmp_path / "no-front"), "--sizes", cosy_sizes]) == 0
+    assert "none in it: features mu and spks" in shown(str(tmp_path / "no-front")) and not has_front(tmp_path / "no-front")
+    assert main(["info", str(f5)]) == 2 and "give its sizes in config (--sizes)" in lines(capsys)
+    assert main(["info", str(tmp_path / "imported"), "--sizes", cosy_sizes]) == 2 and "holds its own" in lines(capsys)

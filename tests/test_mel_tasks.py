@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from tiny_tts import f5_file
 
 from mfdistill.audio.features import StftConfig, stft_features
 from mfdistill.audio.griffin_lim import griffin_lim
@@ -33,6 +34,7 @@ from mfdistill.commands.synthesize import Synthesize, jobs_of
 from mfdistill.data.config import DataConfig
 from mfdistill.data.espeak import phonemes, synthesise
 from mfdistill.data.speech import SpeechSet, learn_task
+from mfdistill.distill.vocoder import attach_vocoder
 from mfdistill.errors import UserError
 from mfdistill.flow import total_derivative
 from mfdistill.metrics import score_utterances
@@ -343,6 +345,13 @@ def test_text2mel_from_training_to_synthesis(
         assert main([*say, "--text", text, "--out", "b.wav"]) == 2
         assert told in capsys.readouterr().err
     assert main([*say, "--text", " ".join([TEXTS[0]] * 20), "--out", "b.wav"]) == 2 and "split it" in capsys.readouterr().err
+
+
+def test_a_vocoder_that_is_none_is_told_as_such(tmp_path: Path) -> None:
+    task = get_task(default_task("text2mel", 8000))
+    for path, told in (("nowhere", "no such file or folder"), (str(f5_file(tmp_path)), "text-to-speech flow \\(kind f5\\)")):
+        with pytest.raises(UserError, match=f"^vocoder {path}: .*{told}.*or griffin-lim$"):
+            attach_vocoder(task, path=path)
 
 
 def test_lists_are_read_strictly(tmp_path: Path) -> None:

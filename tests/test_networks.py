@@ -14,6 +14,7 @@ from mfdistill.networks import CompactConfig, build_network
 from mfdistill.networks.compact import CompactNet, FrameNorm, StateFilter
 from mfdistill.networks.preconditioning import Preconditioning
 from mfdistill.networks.time import TimeEmbedding, current_time
+from mfdistill.students import Student
 
 TINY = CompactConfig(channels=8, blocks=2, band_stride=8, freqs=32, embedding=8)
 
@@ -155,3 +156,15 @@ def test_unknown_network_and_size_are_named() -> None:
         build_network("compactt", {})
     with pytest.raises(UserError, match="unknown key 'chanels'; did you mean 'channels'"):
         build_network("compact", {"chanels": 4})
+
+
+def test_times_of_another_precision_than_the_weights() -> None:
+    """Times that are exact in binary: embedded in the finer precision, answered in that of the states."""
+    net = perturbed(TINY).double()
+    z, _, y = inputs(TINY, dtype=torch.float64)
+    t = torch.tensor([0.25, 0.625])
+    for time in (t, torch.stack([t, t], -1)):
+        module = net if time.ndim == 1 else Student(net, net.time_embedding_name).network
+        assert torch.equal(module(z, time, {"y": y}), module(z, time.double(), {"y": y}))
+    embedding = TimeEmbedding(8)
+    assert embedding(t.double()).dtype == torch.float32 and embedding.to(torch.bfloat16)(t).dtype == torch.bfloat16

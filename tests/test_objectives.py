@@ -426,5 +426,5 @@ class Constant(nn.Module):
 
 def test_the_magnitude_loss_needs_stft_features():
     student = Student.from_teacher(toy()[0])
-    with pytest.raises(UserError, match="integral spectral: needs a task whose states are STFT features"):
+    with pytest.raises(UserError, match="--integral.spectral: needs a task whose states are STFT features"):
         IntegralObjective(student, FieldTeacher(), PATH, IntegralConfig(spectral=0.1), 0)

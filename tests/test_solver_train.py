@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,7 +32,8 @@ from mfdistill.search.config import SolverConfig
 from mfdistill.search.learned import find_solver, load_solver, sample_learned
 from mfdistill.search.solver_losses import log_stft_loss
 from mfdistill.search.solver_train import start
-from mfdistill.tasks import default_task
+from mfdistill.tasks import default_task, get_task
+from mfdistill.tasks.foreign import foreign_task
 
 RATE = 8000
 COMPOSED = "2xmidpoint+1xeuler@0.2"
@@ -151,6 +153,16 @@ def test_one_step_of_a_learned_table_is_what_training_sampled() -> None:
 
 
 def test_bad_settings_are_named() -> None:
-    for settings, words in (({"nfe": 0}, "nfe"), ({"nfe": 30}, "b-min"), ({"log_stft": 0.0}, "no loss"), ({"c_max": 1.5}, "c-max")):
+    for settings, words in (
+        ({"nfe": 0}, "nfe"), ({"nfe": 1}, "nothing to learn"), ({"nfe": 30}, "b-min"), ({"log_stft": 0.0}, "no loss"),
+        ({"c_max": 1.5}, "c-max"),
+    ):  # fmt: skip
         with pytest.raises(UserError, match=words):
             SolverConfig(**settings)
+
+
+def test_teachers_of_mel_spectrograms_are_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for task in (get_task(default_task("text2mel", RATE)), foreign_task("f5", 8)):
+        monkeypatch.setattr("mfdistill.teachers.load_teacher", lambda *_, task=task: SimpleNamespace(task=task))
+        with pytest.raises(UserError, match="--teacher .*: makes Mel spectrograms"):
+            solver_train(command(place, "mel"))

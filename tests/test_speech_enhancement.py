@@ -23,6 +23,7 @@ from mfdistill.students import Student, load_student, save_student
 from mfdistill.students.export import export_meanflowse
 from mfdistill.teachers import load_teacher
 from mfdistill.teachers.enhancement import official_names
+from mfdistill.teachers.load import recognise
 
 SIZES: dict[str, Any] = dict(nf=16, ch_mult=(1, 2), num_res_blocks=1, image_size=16, attn_resolutions=(8,))
 FRONT = dict(n_fft=30, hop_length=8)
@@ -116,6 +117,19 @@ def test_lightning_files_tell_what_they_are(tmp_path: Path) -> None:
     torch.save({"state_dict": raw, "hyper_parameters": {**settings, "backbone": "ncsnpp_v2"}}, tmp_path / "b.ckpt")
     with pytest.warns(UserWarning, match="no averaged"), pytest.raises(UserError, match="ncsnpp_v2"):
         load_teacher(tmp_path / "b.ckpt")
+    for kind, other, said in (
+        ("flowse", {"fir_kernel": (1, 2, 1)}, "fir_kernel = \\(1, 2, 1\\) is not supported; only \\[1, 3, 3, 1\\] is"),
+        ("sgmse", {"backbone": "ncsnpp_v2"}, "backbone 'ncsnpp_v2' is not supported; supported are 'ncsnpp' and 'dcunet'"),
+        ("sgmse", {"sde": "bbed"}, "process 'bbed' has no velocity here; supported are 'flowmatching' and 'ouve'"),
+    ):
+        process = {} if kind == "flowse" else {"ode": None, "sde": "ouve"}
+        hyper = {key: value for key, value in {**settings, **process, **other}.items() if value is not None}
+        torch.save({"state_dict": raw, "ema": ema, "hyper_parameters": hyper}, tmp_path / "d.ckpt")
+        assert recognise(tmp_path / "d.ckpt") == kind
+        with pytest.raises(UserError, match=f"d.ckpt: {said}$"):
+            load_teacher(tmp_path / "d.ckpt")
+    torch.save({"state_dict": raw, "ema": ema, "hyper_parameters": {**settings, "fir_kernel": (1, 3, 3, 1)}}, tmp_path / "e.ckpt")
+    assert load_teacher(tmp_path / "e.ckpt")
     torch.save({"state_dict": raw, "ema": {**ema, "shadow_params": ema["shadow_params"][1:]}}, tmp_path / "c.ckpt")
     with pytest.raises(UserError, match="do not fit its state_dict"):
         load_teacher(tmp_path / "c.ckpt", kind="flowse", config=SIZES)

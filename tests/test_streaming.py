@@ -297,3 +297,32 @@ def test_regression_network_streams_without_noise():
     with torch.no_grad():
         expected = inverse_features(estimate(teacher.network, teacher.task.path, cond), config, wave.shape[1])
     assert relative(stream(StreamRestorer(teacher, temperature=0.0), wave, 100), expected) < 1e-12
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_long_stream_neither_drifts_nor_remembers(name):
+    """20 s at 8 kHz in single precision: noise, silence, denormals and a full-scale step in turns, beside a stream of silence."""
+    rate, rounds, latency = 8000, 5, 64
+    own = {"shape": "magnitude", "floor": 1e-3} if name == "compact" else {}
+    prior = {f"prior_{key}": value for key, value in own.items()}
+    network = randomised(build_network(name, {**NETWORKS[name], **own}))
+    task = get_task(dataclasses.replace(task_config(**prior), stft=dataclasses.replace(STFT, sample_rate=rate)))
+    restorer = StreamRestorer(CFMTeacher(network, task), batch=2, seeds=[0, 0])
+    noise = 0.1 * torch.randn(rate, generator=torch.Generator().manual_seed(3))
+    denormals = 1e-38 * noise
+    assert 0 < denormals.abs().max() < torch.finfo(torch.float32).tiny
+    one_round = torch.cat([noise, 0 * noise, denormals, torch.ones(rate)])
+    out, norms = [], []
+    for _ in range(rounds):
+        out.append(restorer.push(torch.stack([one_round, 0 * one_round])))
+        norms.append(torch.stack([state.norm() for state in restorer.state.step[3:]]))     # of the network
+    whole = torch.cat([*out, restorer.flush()], 1)
+    assert whole.shape[1] == rounds * len(one_round) and torch.isfinite(whole).all()
+    assert all((norm <= 1.25 * norms[0]).all() for norm in norms)
+    wave, never = whole.reshape(2, rounds, 4, rate)[..., rate // 2 : -latency]     # what was before has left; what comes is not seen yet
+    levels = wave.square().mean(-1).sqrt()
+    torch.testing.assert_close(levels[-1], levels[0], rtol=0.15, atol=1e-5)
+    bound = 1e-3 * float(never.abs().max())
+    torch.testing.assert_close(wave[:, 1:3], never[:, 1:3], rtol=0, atol=bound)    # the noise before is forgotten
+    if name == "compact":                                                         # its answer follows the magnitude of its input
+        assert levels[:, 1:3].max() < 1e-4 * levels[:, 0].min()

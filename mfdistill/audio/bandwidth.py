@@ -26,7 +26,7 @@ def band_limited(wave: np.ndarray, sample_rate: int, low_rate: int, resampler: s
     if resampler not in RESAMPLERS:
         raise UserError(f"resampler {resampler!r}: unknown; this version has: {', '.join(RESAMPLERS)}")
     if not 0 < low_rate <= sample_rate:
-        raise UserError(f"data.cutoff: {low_rate / 2:g} Hz lies outside 0 to {sample_rate / 2:g} Hz")
+        raise UserError(f"--data.cutoff: {low_rate / 2:g} Hz lies outside 0 to {sample_rate / 2:g} Hz")
     if low_rate == sample_rate:
         return wave
     there = _resample(wave, sample_rate, low_rate, resampler)

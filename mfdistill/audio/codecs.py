@@ -34,13 +34,13 @@ def coded(wave: np.ndarray, sample_rate: int, codec: str, kbps: float = 6.0) -> 
         UserError: unknown codec, a bit rate or sample rate that it does not have.
     """
     if codec not in _FORMATS:
-        raise UserError(f"data.codec={codec!r}: unknown; this version has: {', '.join(CODECS)}")
+        raise UserError(f"--data.codec {codec}: unknown; this version has: {', '.join(CODECS)}")
     container, subtype, own_rate = _FORMATS[codec]
     level: float | None = None
     if codec == "opus":
         low, high = _OPUS_KBPS
         if not low <= kbps <= high:
-            raise UserError(f"data.codec_kbps={kbps:g}: opus has {low:g} to {high:g} kbit/s here")
+            raise UserError(f"--data.codec-kbps {kbps:g}: opus has {low:g} to {high:g} kbit/s here")
         level = 1 - (kbps - low) / (high - low)
         own_rate = sample_rate if sample_rate in _OPUS_RATES else 48000
     elif codec == "vorbis":

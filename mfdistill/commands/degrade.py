@@ -62,6 +62,15 @@ def run(command: Degrade) -> int:
     Raises:
         UserError: bad input, nothing to read, a file that is there already.
     """
+    from mfdistill.errors import UserError
+
+    try:
+        return _degrade(command)
+    except UserError as error:  # options of training data have the same names here, without the prefix
+        raise UserError(str(error).replace("--data.", "--")) from error
+
+
+def _degrade(command: Degrade) -> int:
     from mfdistill.audio.io import write_audio
     from mfdistill.commands.progress import progress
     from mfdistill.data.config import DataConfig

@@ -21,9 +21,10 @@ def run_foreign(command: StudentDistill, teacher: Any, accelerator: Any) -> Path
     """Distil a Mel flow; returns the run's folder.
 
     Raises:
-        UserError: bad options, data, vocabulary or front end. Interrupted: stopped by a signal, after saving.
+        UserError: bad options, a preset of another system, data, vocabulary or front end. Interrupted: stopped by a signal, after saving.
     """
     from mfdistill.commands.training import finish
+    from mfdistill.commands.tts_options import SYSTEMS, check_preset
     from mfdistill.data.tts import TTSSet
     from mfdistill.distill.foreign import ForeignBatches
     from mfdistill.distill.foreign_valid import make_foreign_validate
@@ -37,6 +38,7 @@ def run_foreign(command: StudentDistill, teacher: Any, accelerator: Any) -> Path
     from mfdistill.teachers.imported import FRONT, VOCAB
 
     training, options, guidance = command.training, command.tts, command.guidance
+    check_preset(command.preset, teacher.task.config.name, str(command.teacher))
     if command.data.source == "embedded":
         raise UserError(f"--data: needed for a teacher of kind {teacher.task.config.name}: a folder of speech with texts or tokens "
                         "(layout: docs/foreign-tts.md)")
@@ -86,7 +88,8 @@ def run_foreign(command: StudentDistill, teacher: Any, accelerator: Any) -> Path
             + (f"told, {told[0]:g} to {told[1]:g}" if told else f"{teacher.guidance_strength:g}, learnt") + f", on {accelerator.device}")
         say(f"data {command.data.source}: {sets[0].summary}")
         if command.preset is None and training.lr > 1e-4:
-            say(f"--lr {training.lr:g} is much for a pretrained network; --preset f5 or cosyvoice2 takes 2e-5")
+            fitting = next((f"--preset {name} takes" for name, kinds in SYSTEMS.items() if task.config.name in kinds), "take for example")
+            say(f"--lr {training.lr:g} is much for a pretrained network; {fitting} 2e-5")
     out = train(objective, sets[0], batches, training, model_config=model_config, validate=validate, accelerator=accelerator)
     if accelerator.is_main_process:
         if front is not None:

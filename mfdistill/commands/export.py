@@ -61,28 +61,3 @@ def run(command: Export) -> Path:
     write(student, target, command.base) if takes_base else write(student, target)
     say(f"{target}: {command.checkpoint} in the layout of {command.layout}")
     return target
-
-
-def describe_foreign(checkpoint: str) -> dict[str, str]:
-    """Kind, role, task, network and parameters of another system's checkpoint file.
-
-    Raises:
-        UserError: not recognised, damaged, or of sizes that it does not hold.
-    """
-    from mfdistill.distill.inference import open_model
-    from mfdistill.teachers.load import recognise
-
-    model = open_model(checkpoint)
-    stft, network = model.task.config.stft, model.config["network"]
-    facts = {
-        "kind": str(recognise(Path(checkpoint))),
-        "role": model.role,
-        "task": f"{model.task.config.name} at {stft.sample_rate} Hz, STFT {stft.n_fft}/{stft.hop} {stft.window}",
-        "path": f"prior around {model.task.config.prior_mean}, {model.task.config.prior_shape} spread {model.task.config.sigma_0:g} to "
-        f"{model.task.config.sigma_1:g}",
-        "network": f"{network['name']} ({', '.join(f'{key} {value}' for key, value in network['config'].items())})",
-        "parameters": f"{model.params:,}",
-    }
-    if model.config.get("schedule"):
-        facts[f"schedule, {len(model.config['schedule']) - 1} NFE"] = " ".join(f"{t:.4g}" for t in model.config["schedule"])
-    return facts

@@ -24,19 +24,21 @@ class Info:
     """What a checkpoint is, or, without one, which versions are installed and what this machine computes on."""
 
     checkpoint: Positional[str | None] = None
-    """A model's folder."""
+    """A model's folder, or a checkpoint of another system."""
+    sizes: str | None = None
+    """JSON file with the sizes of another system's text-to-speech network, where they are not the published ones."""
 
 
 def run(command: Info) -> dict[str, str]:
     """Print and return the facts.
 
     Raises:
-        UserError: no checkpoint there, or a damaged one.
+        UserError: no checkpoint there, a damaged one, or sizes that do not fit it.
     """
     from rich.console import Console
     from rich.table import Table
 
-    facts = _versions() if command.checkpoint is None else describe(command.checkpoint)
+    facts = _versions() if command.checkpoint is None else describe(command.checkpoint, command.sizes)
     shown = Table(box=None, show_header=False, pad_edge=False)
     shown.add_column(style="bold", no_wrap=True)
     shown.add_column(overflow="fold")
@@ -46,14 +48,17 @@ def run(command: Info) -> dict[str, str]:
     return facts
 
 
-def describe(checkpoint: str) -> dict[str, str]:
-    """Role, task, network, parameters, schedules and history of a model folder, without loading its weights."""
+def describe(checkpoint: str, sizes: str | None = None) -> dict[str, str]:
+    """Role, task, network, parameters, schedules and history of a model folder, without loading its weights; or of a foreign file."""
     from mfdistill.checkpoint import load_config
 
-    if Path(checkpoint).is_file() and Path(checkpoint).name != "config.json":
-        from mfdistill.commands.export import describe_foreign
+    if _is_foreign(Path(checkpoint)):
+        from mfdistill.commands.info_foreign import describe_foreign
+        from mfdistill.commands.teacher_import import read_sizes
 
-        return describe_foreign(checkpoint)
+        return describe_foreign(checkpoint, read_sizes(sizes))
+    if sizes is not None:
+        raise UserError(f"--sizes {sizes}: {checkpoint} holds its own; leave it out")
     config = load_config(checkpoint)
     folder = Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent
     task, training, parent = (config.get(key) or {} for key in ("task", "training", "parent"))
@@ -63,26 +68,40 @@ def describe(checkpoint: str) -> dict[str, str]:
     schedules = {len(config["schedule"]) - 1: config["schedule"]} if config.get("schedule") else {}
     schedules |= {int(nfe): times for nfe, times in (config.get("schedules") or {}).items()}
     searched = config.get("schedules") or {}
-    own: dict[str, Any] = {"kind": config.get("kind") or "", "task": _mel_task(task), "path": ""} if "mel" in task else {
+    own: dict[str, Any] = {"kind": config.get("kind") or "", "task": mel_task(task), "path": ""} if "mel" in task else {
         "task": f"{task.get('name')} at {stft.get('sample_rate')} Hz, STFT {stft.get('n_fft')}/{stft.get('hop')} {stft.get('window')}",
         "path": f"prior around {task.get('prior_mean')}, {task.get('prior_shape')} spread {task.get('sigma_0')} to {task.get('sigma_1')}",
     }
     facts = {
         "role": str(config.get("role")),
         **own,
-        "network": f"{network.get('name')} ({_listed(network.get('config') or {})})",
+        "network": f"{network.get('name')} ({listed(network.get('config') or {})})",
         "parameters": f"{own_count:,}" if own_count is not None else "no model.safetensors yet",
         "predictor": _predictor(front, front_count) if front else "",
-        "objective": f"{objective.get('name')} ({_listed({k: v for k, v in objective.items() if k != 'name'})})" if objective else "",
+        "objective": f"{objective.get('name')} ({listed({k: v for k, v in objective.items() if k != 'name'})})" if objective else "",
         "data": str((config.get("data") or {}).get("source", "")),
         "training": f"{training.get('step')} of {training.get('steps')} updates of {training.get('batch_size')}, "
         f"{training.get('hours', 0):.2f} h" if training else "",
         "guidance": _guidance(config),
-        "parent": _listed(parent) if isinstance(parent, Mapping) else str(parent),
+        "parent": listed(parent) if isinstance(parent, Mapping) else str(parent),
     }  # fmt: skip
     for nfe, times in sorted(schedules.items()):
         facts[f"schedule, {nfe} NFE"] = " ".join(f"{t:.4g}" for t in times) + (" (searched)" if str(nfe) in searched else "")
+    if "mel" in task:
+        from mfdistill.commands.info_foreign import front_end, next_steps
+
+        kind, role = str(task.get("name")), str(config.get("role"))
+        facts |= {"front end": front_end(folder, kind), "next": next_steps(checkpoint, kind, role, ours=True)}
     return {key: value for key, value in facts.items() if value}
+
+
+def _is_foreign(place: Path) -> bool:
+    """A file other than a config.json, or a folder of F5-TTS or CosyVoice."""
+    if not place.is_dir() or (place / "config.json").is_file():
+        return place.is_file() and place.name != "config.json"
+    from mfdistill.teachers.load import recognise
+
+    return recognise(place) != "cfm"
 
 
 def _guidance(config: Mapping[str, Any]) -> str:
@@ -93,7 +112,7 @@ def _guidance(config: Mapping[str, Any]) -> str:
     return f"strength {strength:g}" if isinstance(strength, (int, float)) else ""
 
 
-def _mel_task(task: Mapping[str, Any]) -> str:
+def mel_task(task: Mapping[str, Any]) -> str:
     """Of a flow of another system."""
     mel = task["mel"]
     return f"{task.get('name')}, {mel.get('n_mels')} Mel bands at {mel.get('sample_rate')} Hz, windows {mel.get('n_fft')}/{mel.get('hop')}"
@@ -102,7 +121,7 @@ def _mel_task(task: Mapping[str, Any]) -> str:
 def _predictor(section: Mapping[str, Any], count: int | None) -> str:
     network = section.get("network") or {}
     size = "" if count is None else f"{count:,} parameters, "
-    sizes = _listed(network.get("config") or {})
+    sizes = listed(network.get("config") or {})
     return f"{network.get('name')} ({sizes}), {size}around {section.get('prior_mean')}, from {section.get('source')}"
 
 
@@ -144,11 +163,11 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def _listed(values: Mapping[str, Any]) -> str:
+def listed(values: Mapping[str, Any]) -> str:
     parts = []
     for key, value in values.items():
         if isinstance(value, Mapping):
-            parts.append(f"{key}: {_listed(value)}")
+            parts.append(f"{key}: {listed(value)}")
         elif value is not None:
             parts.append(f"{key} {value[:12] if key == 'sha256' else value}")
     return ", ".join(parts)

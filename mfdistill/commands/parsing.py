@@ -114,6 +114,8 @@ def _default(name: str, rest: list[str]) -> Any:
     cls = COMMANDS[name] if name in COMMANDS else None
     module = importlib.import_module(cls.__module__) if cls is not None else None
     if (path := _value(rest, "config")) is not None and hasattr(module, "repeat"):
+        if (name_ := _value(rest, "preset")) is not None and name == "student-distill":
+            raise UserError(f"--preset {name_}: --config {path} repeats the numbers of its own run; leave one of them out")
         config = load_config(path)
         roles = ROLES.get(name, ("student",))
         if config.get("role") not in roles:

@@ -64,6 +64,8 @@ def run(command: SolverTrain) -> Path:
     from mfdistill.errors import UserError
     from mfdistill.search.cache import digest_tensors
     from mfdistill.search.solver_train import SolverObjective, start
+    from mfdistill.tasks import MelTask
+    from mfdistill.tasks.foreign import ForeignTask
     from mfdistill.teachers import load_teacher
 
     training = command.training
@@ -72,6 +74,9 @@ def run(command: SolverTrain) -> Path:
     task = getattr(teacher, "task", None)
     if task is None:
         raise UserError(f"{command.teacher}: has no task of this program; name a folder that teacher-train wrote")
+    if isinstance(task, (MelTask, ForeignTask)):
+        raise UserError(f"--teacher {command.teacher}: makes Mel spectrograms ({task.config.name}); solvers are learnt behind teachers "
+                        "that restore recordings")
     if getattr(teacher, "branches", 1) != 1:
         raise UserError(f"{command.teacher}: has guidance, which a solver is not learned through; load it with guidance strength 0")
     solver = start(command.solver)

@@ -97,6 +97,7 @@ def run(command: StudentDistill) -> Path:
     from mfdistill.commands.distill_foreign import run_foreign
     from mfdistill.commands.teacher_import import read_sizes
     from mfdistill.commands.training import launch
+    from mfdistill.commands.tts_options import check_preset, check_unused
     from mfdistill.data.speech import open_task_train
     from mfdistill.distill.logs import say
     from mfdistill.distill.objectives import OBJECTIVES
@@ -120,8 +121,10 @@ def run(command: StudentDistill) -> Path:
     task = getattr(teacher, "task", None)
     if isinstance(task, ForeignTask):
         return run_foreign(command, teacher, accelerator)
+    check_preset(command.preset, None, command.teacher)
+    check_unused({"tts": command.tts, "guidance": command.guidance}, command.teacher)
     if task is None:
-        raise UserError(f"--teacher {command.teacher}: has no task of this program; name a folder that teacher-train wrote")
+        raise UserError(f"--teacher {command.teacher}: does not say its prior's spread; give it with --sizes FILE (JSON with sigma_y)")
     parent = {"teacher": command.teacher, "kind": command.kind, "sha256": digest_tensors(teacher.network.state_dict())}
     start = causal_start(teacher, _replaced(command, task)) if command.causal else teacher
     student = Student.from_teacher(start, command.nfe, parent, command.interval)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from mfdistill.distill.objectives.config import IntegralConfig
@@ -10,6 +11,8 @@ from mfdistill.distill.settings import TrainConfig
 from mfdistill.errors import UserError
 
 Preset = Literal["f5", "f5-paper", "cosyvoice2", "cosyvoice2-paper", "meanflowse-vbdmd"]
+SYSTEMS = {"f5": ("f5", "f5-unett"), "cosyvoice2": ("cosyvoice2", "cosyvoice3")}
+"""Kinds of teacher that a text-to-speech preset is for."""
 
 
 @dataclass(frozen=True)
@@ -49,3 +52,36 @@ def preset(name: str) -> dict[str, Any]:
     integral = IntegralConfig(substeps=16, solver="euler") if paper else IntegralConfig(substeps=4, solver="midpoint")
     training = TrainConfig(out="runs/student", steps=10000, batch_size=32, lr=2e-5, warmup=500, weight_decay=0.01)
     return {"preset": name, "nfe": nfe, "integral": integral, "training": training, "checkpoint_activations": nfe == 3}
+
+
+def check_preset(name: str | None, kind: str | None, teacher: str) -> None:
+    """See that a preset is for a teacher.
+
+    Args:
+        kind: of a text-to-speech teacher; None: the teacher restores recordings, or is of a task of ours.
+
+    Raises:
+        UserError: a preset of another system.
+    """
+    kinds = SYSTEMS.get(name.removesuffix("-paper")) if name is not None else None
+    if name is None or kind in (kinds or (None,)):
+        return
+    fitting = next((own for own, systems in SYSTEMS.items() if kind in systems), None)
+    what = "of another kind" if kind is None else f"of kind {kind}"
+    remedy = "leave it out" if fitting is None else f"take --preset {fitting}, or leave it out"
+    meant = f"teachers of kind {' or '.join(kinds)}" if kinds else "enhancement"
+    raise UserError(f"--preset {name}: is for {meant}, and --teacher {teacher} is {what}; {remedy}")
+
+
+def check_unused(given: Mapping[str, Any], teacher: str) -> None:
+    """See that no option is given that only teachers of other text-to-speech systems have; ``given``: sections by their prefixes.
+
+    Raises:
+        UserError: names the first one.
+    """
+    for prefix, section in given.items():
+        for item in fields(section):
+            if getattr(section, item.name) != getattr(type(section)(), item.name):
+                option = f"--{prefix}.{item.name.replace('_', '-')}"
+                systems = "F5-TTS, CosyVoice and Matcha-TTS"
+                raise UserError(f"{option}: is for teachers of {systems}, and --teacher {teacher} is none; leave it out")

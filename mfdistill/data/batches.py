@@ -38,7 +38,8 @@ def batches(
     if global_batch < 1 or global_batch % (world * accumulation):
         unit = world * accumulation
         nearest = max(unit, round(global_batch / unit) * unit)
-        raise UserError(f"batch_size={global_batch}: must be a multiple of {world} processes x {accumulation} accumulation; take {nearest}")
+        parts = f"{world} processes x {accumulation} accumulation"
+        raise UserError(f"--batch-size {global_batch}: must be a multiple of {parts}; take {nearest}")
     if not 0 <= rank < world or start_step < 0:
         raise ValueError(f"need 0 <= rank < world and start_step >= 0, got {rank}, {world}, {start_step}")
     size = global_batch // (world * accumulation)

@@ -57,30 +57,39 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if not self.crop_s > 0:
-            raise UserError(f"data.crop_s={self.crop_s}: must be positive; 2.0 is usual")
+            raise UserError(f"--data.crop-s {self.crop_s}: must be positive; 2.0 is usual")
         if self.rt60_s is not None and not 0 < self.rt60_s[0]:
-            raise UserError(f"data.rt60_s={self.rt60_s}: must be positive; 0.2 0.8 is usual")
+            raise UserError(f"--data.rt60-s {_said(self.rt60_s)}: must be positive; 0.2 0.8 is usual")
         if self.cutoff is not None and not (self.cutoff and all(0 < cutoff <= 1 for cutoff in self.cutoff)):
-            raise UserError(f"data.cutoff={self.cutoff}: needs one or more parts of the Nyquist frequency, above 0 and up to 1")
+            raise UserError(f"--data.cutoff {_said(self.cutoff)}: needs one or more parts of the Nyquist frequency, above 0 and up to 1")
         for name in ("snr_db", "gain_db", "rt60_s", "codec_kbps"):
             if (given := getattr(self, name)) is not None and not given[0] <= given[1]:
-                low, high = given
-                raise UserError(f"data.{name}={low, high}: the first number must not be larger than the second")
+                raise UserError(f"{option(name)} {_said(given)}: the first number must not be larger than the second")
         for name, least in (("seed", 0), ("shuffle_buffer", 1), ("max_files", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise UserError(f"data.{name}={value}: must be at least {least}")
+                raise UserError(f"{option(name)} {value}: must be at least {least}")
         if self.sample_rate is not None and self.sample_rate <= 0:
-            raise UserError(f"data.sample_rate={self.sample_rate}: must be positive; leave it out to use the task's")
+            raise UserError(f"--data.sample-rate {self.sample_rate}: must be positive; leave it out to use the task's")
 
     def split(self, name: str) -> str:
         """What the source calls the split ``name`` ('train', 'valid' or 'test')."""
         return {"train": self.train_split, "valid": self.valid_split, "test": self.test_split}[name]
 
 
+def option(name: str) -> str:
+    """A field of ``DataConfig`` as the command line calls it, for messages."""
+    return f"--data.{name.replace('_', '-')}"
+
+
+def _said(values: tuple[float, ...]) -> str:
+    """Numbers as they are given on the command line."""
+    return " ".join(map(str, values))
+
+
 def check_rate(config: DataConfig, sample_rate: int) -> None:
     """Raise ``UserError`` when the data section names another sample rate than the task's."""
     if config.sample_rate not in (None, sample_rate):
-        raise UserError(f"data.sample_rate={config.sample_rate}: the task works at {sample_rate} Hz; leave data.sample_rate out")
+        raise UserError(f"--data.sample-rate {config.sample_rate}: the task works at {sample_rate} Hz; leave --data.sample-rate out")
     if round(config.crop_s * sample_rate) < 2:
-        raise UserError(f"data.crop_s={config.crop_s}: shorter than two samples at {sample_rate} Hz; 2.0 is usual")
+        raise UserError(f"--data.crop-s {config.crop_s}: shorter than two samples at {sample_rate} Hz; 2.0 is usual")

@@ -31,7 +31,7 @@ def synthesise(jobs: list[Speech], folder: Path) -> int:
     Raises:
         UserError: espeakng-loader is not installed, or espeak-ng fails.
     """
-    return int(_ask({"folder": str(folder), "jobs": jobs}, "data.source=embedded"))
+    return int(_ask({"folder": str(folder), "jobs": jobs}, "--data embedded"))
 
 
 def phonemes(texts: Sequence[str], language: str) -> list[str]:
@@ -40,7 +40,7 @@ def phonemes(texts: Sequence[str], language: str) -> list[str]:
     Raises:
         UserError: espeakng-loader is not installed, or espeak-ng fails (no such language, say).
     """
-    return json.loads(_ask({"language": language, "texts": list(texts)}, "speech.text=phonemes"))
+    return json.loads(_ask({"language": language, "texts": list(texts)}, "--speech.text phonemes"))
 
 
 def _ask(request: dict[str, Any], what: str) -> str:

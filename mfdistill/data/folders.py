@@ -38,7 +38,8 @@ def folder_rows(root: Path, split: str, names: dict[str, str], noisy: bool) -> l
         rows = _rows(root, *_with(present[split], noisy))
         return hold_out(rows, split, names.keys() - present.keys(), str(root)) if split == "train" else rows
     if "train" not in present:
-        raise UserError(f"{root}: has no '{names['train']}' folder to take the {split} split from; make one or name it with train_split")
+        lack = f"has no '{names['train']}' folder to take the {split} split from"
+        raise UserError(f"{root}: {lack}; make one or name it with --data.train-split")
     return hold_out(_rows(root, *_with(present["train"], noisy)), split, names.keys() - present.keys(), str(root))
 
 
@@ -51,7 +52,7 @@ def noise_files(folder: Path, split: str, what: str = "noises", option: str = "n
     """
     if not folder.is_dir():
         other = {"noise": "'embedded' for synthetic noises", "rirs": "'simulated' for simulated rooms"}[option]
-        raise UserError(f"{folder}: no such folder of {what}; name one with {option}, or {other}")
+        raise UserError(f"{folder}: no such folder of {what}; name one with --data.{option}, or {other}")
     if (folder / "train").is_dir() and (folder / "test").is_dir():
         return _audio(folder / ("test" if split == "test" else "train"))
     files = _audio(folder)

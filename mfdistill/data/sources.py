@@ -59,17 +59,21 @@ def open_noises(config: DataConfig, split: str) -> Dataset:
         folder = Path(config.source).expanduser() / "noise"
         if not folder.is_dir():
             lack = "has neither noisy recordings nor a folder 'noise'"
-            raise UserError(f"{config.source}: {lack}; name a folder of noises with noise, or 'embedded' for synthetic ones")
+            raise UserError(f"{config.source}: {lack}; name a folder of noises with --data.noise, or 'embedded' for synthetic ones")
     files = noise_files(folder, split)
     return _rows_dataset([{"name": file.stem, "speaker": "", "text": None, "clean": str(file), "noisy": None} for file in files])
 
 
 def is_table(source: str) -> bool:
-    """True for a parquet file, a folder with parquet files, or a hub id: what ``datasets.load_dataset`` reads."""
+    """True for a parquet file, a folder with parquet files, or a hub id: what ``datasets.load_dataset`` reads.
+
+    A name below a folder that is here ("runs/x" beside a folder "runs") is no hub id, but a local name, right or mistyped."""
     path = Path(source).expanduser()
     if path.is_dir():
         return next(path.rglob("*.parquet"), None) is not None
-    return path.suffix == ".parquet" or (not path.exists() and _HUB_ID.match(source) is not None and not source.startswith("."))
+    if path.suffix == ".parquet":
+        return True
+    return not path.exists() and not path.parent.is_dir() and _HUB_ID.match(source) is not None and not source.startswith(".")
 
 
 def load_table(source: str, config: DataConfig, split: str, streaming: bool) -> tuple[Any, list[str]]:
@@ -105,7 +109,8 @@ def load_table(source: str, config: DataConfig, split: str, streaming: bool) -> 
                 found.setdefault(part, alias)
     missing = [part for part in SPLITS if part not in found]
     if "train" in missing and split not in found:
-        raise UserError(f"{source}: has no split '{config.split(split)}', only {', '.join(map(str, parts))}; name one with {split}_split")
+        lack = f"has no split '{config.split(split)}', only {', '.join(map(str, parts))}"
+        raise UserError(f"{source}: {lack}; name one with --data.{split}-split")
     return parts[found.get(split, found.get("train", ""))], missing
 
 
@@ -120,7 +125,7 @@ def uniform_columns(table: Any, config: DataConfig, noisy: bool, source: str) ->
     columns = list(table.features or next(iter(table), {}))
     wanted = {config.clean_column: "clean"}
     if config.clean_column not in columns:
-        raise UserError(f"{source}: has no column '{config.clean_column}', only {', '.join(columns)}; name one with clean_column")
+        raise UserError(f"{source}: has no column '{config.clean_column}', only {', '.join(columns)}; name one with --data.clean-column")
     if noisy and config.noisy_column in columns:
         wanted[config.noisy_column] = "noisy"
     for new, olds in _COLUMNS.items():

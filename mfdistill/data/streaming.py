@@ -115,7 +115,7 @@ def first_rows(config: DataConfig, split: str, noisy: bool, limit: int | None) -
     rows = (row for row in table if split not in parts or _held_out(row, parts) == split)
     taken = list(islice(rows, limit))
     if not taken:
-        raise UserError(f"{config.source}: its split '{config.split(split)}' is empty; name another one with {split}_split")
+        raise UserError(f"{config.source}: its split '{config.split(split)}' is empty; name another one with --data.{split}-split")
     columns: dict[str, list[Any]] = {
         "name": [str(row.get("name") or f"{i:06d}") for i, row in enumerate(taken)],
         "speaker": [str(row.get("speaker") or "") for row in taken],
@@ -138,7 +138,7 @@ def _shuffled(rows: Iterator[dict[str, Any]], size: int, rng: np.random.Generato
 
 def _open_stream(config: DataConfig, split: str, noisy: bool) -> tuple[Any, list[str]]:
     if not is_table(config.source):
-        raise UserError(f"{config.source}: only hub ids and parquet files can be streamed; leave streaming out for folders")
+        raise UserError(f"{config.source}: only hub ids and parquet files can be streamed; leave --data.streaming out for folders")
     table, missing = load_table(config.source, config, split, streaming=True)
     return uniform_columns(table, config, noisy, config.source), missing
 

@@ -127,7 +127,8 @@ def _open_foreign(place: Path, device: torch.device | str, role: str | None) -> 
     else:
         raise UserError(f"{place}: a checkpoint of another system is no {role}; name a folder that teacher-train wrote")
     if task is None:
-        raise UserError(f"{place}: has no task here, so it cannot be run on audio files")
+        raise UserError(f"{place}: does not say its prior's spread, so it cannot be run on audio files; make a folder of it with "
+                        "teacher-import --sizes FILE (JSON with sigma_y) and name that")
     return Model(role, task, module, endpoint(role, module, task), config)
 
 

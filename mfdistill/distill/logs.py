@@ -37,6 +37,12 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def _pace(audio_rate: float, seconds_per_step: float) -> str:
+    """Seconds of audio per second; updates per second of a training without recordings."""
+    rate, unit = (audio_rate, "s/s") if audio_rate > 0 else (1 / max(seconds_per_step, 1e-9), "updates/s")
+    return f"{rate:.0f} {unit}" if rate >= 10 else f"{rate:.2g} {unit}"
+
+
 class RunLog:
     """Log of one run; a context manager. On ranks other than the main one every call does nothing.
 
@@ -87,17 +93,17 @@ class RunLog:
         self._bar.start()
 
     def advance(self, step: int, loss: float, seconds_per_step: float, audio_rate: float) -> None:
-        """Move the progress bar: ``audio_rate`` in seconds of audio per second."""
+        """Move the progress bar: ``audio_rate`` in seconds of audio per second, 0 where the data have none."""
         if self._bar is not None:
             left = duration((self.steps - step) * seconds_per_step)
-            self._bar.update(self._task, completed=step, status=f"loss {loss:.4g}  {audio_rate:.0f} s/s  {left} left")
+            self._bar.update(self._task, completed=step, status=f"loss {loss:.4g}  {_pace(audio_rate, seconds_per_step)}  {left} left")
 
     def train(self, step: int, values: Mapping[str, float], seconds_per_step: float) -> None:
         """One line of training means; plain text too where there is no progress bar."""
         self._write("train", step, values)
         if self._bar is None:
             left = duration((self.steps - step) * seconds_per_step)
-            rates = f"lr {values['lr']:.2e}  {values['audio_s_per_s']:.0f} s/s  {left} left"
+            rates = f"lr {values['lr']:.2e}  {_pace(values['audio_s_per_s'], seconds_per_step)}  {left} left"
             self._say(f"step {step}/{self.steps}  loss {values['loss']:.4g}  {rates}")
 
     def valid(self, step: int, values: Mapping[str, float]) -> None:

@@ -30,7 +30,11 @@ def attach_vocoder(task: Any, device: torch.device | str = "cpu", path: str | No
         return
     from mfdistill.distill.inference import open_model
 
-    model = open_model(path, device)
+    try:
+        model = open_model(path, device)
+    except UserError as error:
+        hint = "a vocoder is a vocode model's folder (--vocoder, --speech.vocoder) or griffin-lim"
+        raise UserError(f"vocoder {error}; {hint}") from error
     own, other = task.config, model.task.config
     if other.name != "vocode" or (own.stft, own.n_mels) != (other.stft, other.n_mels):
         raise UserError(

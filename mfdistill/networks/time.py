@@ -32,6 +32,8 @@ class TimeEmbedding(nn.Module):
         self.linear_2 = nn.Linear(dim, dim)
 
     def forward(self, t: Tensor) -> Tensor:
+        dtype = self.linear_2.bias.dtype  # the features in the finer precision of time and weights, the layers in that of the weights
+        t = t.to(torch.promote_types(t.dtype, dtype))
         angle = math.pi * t[:, None] * torch.arange(1, self.harmonics + 1, device=t.device, dtype=t.dtype)
-        features = torch.cat([t[:, None], angle.sin(), angle.cos()], -1)
+        features = torch.cat([t[:, None], angle.sin(), angle.cos()], -1).to(dtype)
         return self.linear_2(nn.functional.silu(self.linear_1(features)))

@@ -84,7 +84,9 @@ class SolverConfig:
 
     def __post_init__(self) -> None:
         if self.nfe < 1:
-            raise UserError(f"--nfe {self.nfe}: must be at least 1")
+            raise UserError(f"--nfe {self.nfe}: must be at least 2")
+        if self.nfe == 1:
+            raise UserError("--nfe 1: one evaluation is Euler's step, which has nothing to learn; take 2 or more")
         if not (0 <= self.b_min * self.nfe < 1 and 0 < self.c_max <= 1):
             raise UserError(f"--b-min {self.b_min} --c-max {self.c_max}: {self.nfe} evaluations need b_min below {1 / self.nfe:.3g} "
                             "and c_max above 0 and up to 1")

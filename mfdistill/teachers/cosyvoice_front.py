@@ -138,7 +138,10 @@ _LOOKAHEAD = "pre_lookahead_layer.conv1.weight"
 
 def has_front(path: str | Path) -> bool:
     """Whether a flow file or folder holds a front end."""
-    return "input_embedding.weight" in _front_tensors(Path(path))[1]
+    place = Path(path)
+    if (place / "config.json").is_file() and not (place / FRONT).is_file():  # a folder of ours that was imported without one
+        return False
+    return "input_embedding.weight" in _front_tensors(place)[1]
 
 
 def _front_tensors(path: Path) -> tuple[Path, dict[str, Tensor]]:

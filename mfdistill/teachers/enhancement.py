@@ -39,7 +39,7 @@ _OWN = ("architecture_table", "backbone", "weights", "use_mfse")
 _FIXED = {
     "centered": True, "fir": True, "skip_rescale": True, "resblock_type": "biggan", "progressive": "output_skip", "conditional": True,
     "progressive_input": "input_skip", "progressive_combine": "sum", "embedding_type": "fourier", "nonlinearity": "swish",
-    "dcunet_fix_length": "pad", "dcunet_mask_bound": "none",
+    "dcunet_fix_length": "pad", "dcunet_mask_bound": "none", "fir_kernel": [1, 3, 3, 1],
 }
 _TRAINING = re.compile(r"(mf_|val_|num_|loss_|use_|l1_|pesq_|c_|ema_|batch|data_|sampler|sigma_data|base_dir|format|dummy|N$|lr$)")
 _TIME = (("all_modules.0", "fourier"), ("all_modules.1", "linear_1"), ("all_modules.2", "linear_2"))
@@ -106,7 +106,8 @@ def network_sizes(
 ) -> tuple[str, NCSNppConfig | DCUNetConfig]:
     """Name and configuration of the network from hyper-parameters; what they lack is the originals' default, ``nf`` that of the file."""
     for key, value in _FIXED.items():
-        if settings.get(key) is not None and settings[key] != value:
+        given = settings.get(key)
+        if given is not None and (list(given) if isinstance(given, tuple) else given) != value:
             raise UserError(f"{path}: {key} = {settings[key]!r} is not supported; only {value!r} is")
     process = settings.get("sde", "ouve") if kind == "sgmse" else settings.get("ode", "flowmatching")
     if process not in ("ouve", "flowmatching"):

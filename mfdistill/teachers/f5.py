@@ -208,7 +208,7 @@ def fit_weights(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, ki
     if wrong:
         raise UserError(
             f"{path}: its weights do not fit kind '{kind}' and these sizes: {wrong[0]} ({len(wrong)} such); {looks_like(tensors)}"
-            f"{_sizes(tensors)}; give its sizes in config, or the right kind"
+            f"{_sizes(tensors)}; give its sizes in config (--sizes), or the right kind"
         )
     module.to_empty(device="cpu").load_state_dict(dict(tensors))
 

@@ -40,7 +40,8 @@ def import_teacher(
 
     Returns: the teacher that was written.
     Raises:
-        UserError: as ``load_teacher``; a folder of ours already; a kind that has no folder form; ``out`` in use.
+        UserError: as ``load_teacher``; a folder of ours already; a kind that has no folder form; ``out`` in use; a vocabulary
+            of another size.
     """
     place, target = resolve(file), Path(out)
     if place.is_dir() and (place / "config.json").is_file():
@@ -57,7 +58,8 @@ def import_teacher(
         raise UserError(f"{file}: does not say its prior's spread; give it with --sizes (sigma_y)")
     if isinstance(teacher, MelTeacher):
         saved["prior"] = {"fixed_noise": teacher.fixed_noise, "temperature": teacher.temperature}
-    vocabulary = _vocabulary(place, vocab) if isinstance(teacher, F5Teacher) else None
+    sizes: Any = getattr(teacher.network, "config", None)
+    vocabulary = _vocabulary(place, vocab, sizes.text_num_embeds) if isinstance(teacher, F5Teacher) else None
     save_folder(target, with_predictor(teacher.network.state_dict(), task), saved)
     if saved.get("kind") in ("cosyvoice2", "cosyvoice3") and has_front(place):
         write_tensors(target / FRONT, load_front(place).state_dict())
@@ -66,14 +68,19 @@ def import_teacher(
     return teacher
 
 
-def _vocabulary(place: Path, vocab: str | Path | None) -> str | None:
+def _vocabulary(place: Path, vocab: str | Path | None, size: int) -> str | None:
     beside = (place if place.is_dir() else place.parent) / VOCAB
     file = Path(vocab) if vocab is not None else beside
     if not file.is_file():
         if vocab is not None:
             raise UserError(f"--vocab {vocab}: no such file")
         return None
-    return file.read_text(encoding="utf-8")
+    text = file.read_text(encoding="utf-8")
+    count = text.removesuffix("\n").count("\n") + 1 if text else 0
+    if count != size:
+        raise UserError(f"--vocab {file}: has {count} symbols, the checkpoint's table {size}; take the vocab.txt that belongs to this "
+                        "checkpoint")
+    return text
 
 
 def load_imported(

@@ -216,6 +216,8 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str | 
 def resolve(path: str | Path) -> Path:
     """A local path as it is; a hub id ("user/name") that is no local path is downloaded to the hub's cache.
 
+    Where a folder "user" is here the name is taken for a mistyped local one, and the hub is not asked.
+
     Raises:
         UserError: neither there nor on the hub.
     """
@@ -223,7 +225,10 @@ def resolve(path: str | Path) -> Path:
     if place.exists():
         return place.parent if place.name == "config.json" else place
     if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(path)):
-        raise UserError(f"{path}: no such file or folder")
+        raise UserError(f"{path}: no such file or folder; check the name")
+    if place.parent.is_dir():
+        raise UserError(f"{path}: no such file or folder in {place.parent}; check the name (for a hub id, move to a folder without one "
+                        f"called {place.parent})")
     from huggingface_hub import snapshot_download
 
     try:

@@ -181,7 +181,7 @@ def check_estimator(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], pa
     if wrong:
         raise UserError(
             f"{path}: its weights do not fit kind '{kind}' and these sizes: {wrong[0]} ({len(wrong)} such); "
-            f"{looks_like([ESTIMATOR + name for name in tensors])}; give its sizes in config, or the right kind"
+            f"{looks_like([ESTIMATOR + name for name in tensors])}; give its sizes in config (--sizes), or the right kind"
         )
 
 

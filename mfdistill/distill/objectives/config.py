@@ -31,17 +31,17 @@ class IntegralConfig:
 
     def __post_init__(self) -> None:
         if self.spectral < 0:
-            raise UserError(f"integral spectral: {self.spectral} must be 0 or more")
+            raise UserError(f"--integral.spectral {self.spectral}: must be 0 or more")
         if self.spectral_target not in ("data", "teacher"):
-            raise UserError(f"integral spectral_target: {self.spectral_target!r} is not one of data, teacher")
+            raise UserError(f"--integral.spectral-target {self.spectral_target}: is not one of data, teacher")
         for name in ("substeps", "targets_per_rollout"):
             if getattr(self, name) < 1:
-                raise UserError(f"integral {name}: {getattr(self, name)} must be 1 or more")
+                raise UserError(f"--integral.{name.replace('_', '-')} {getattr(self, name)}: must be 1 or more")
         if self.solver not in get_args(Solver):
             from mfdistill.flow import tableau
 
             if abs(sum(tableau(self.solver).b) - 1) > 1e-6:
-                raise UserError(f"integral solver: {self.solver!r} stops before the end of its step; let its fractions sum to 1")
+                raise UserError(f"--integral.solver {self.solver}: stops before the end of its step; let its fractions sum to 1")
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ def spectral_task(student: Student) -> Task:
         UserError: no task, or one whose states are Mel spectrograms.
     """
     if student.task is None or isinstance(student.task, MelTask | ForeignTask):
-        raise UserError("integral spectral: needs a task whose states are STFT features, and this student has none; set it to 0")
+        raise UserError("--integral.spectral: needs a task whose states are STFT features, and this student has none; set it to 0")
     return student.task
 
 
