@@ -78,7 +78,9 @@ def test_f5_checkpoint_and_folder_of_speech_to_a_student(
     assert main(["restore", str(file), str(tmp_path / "data"), str(tmp_path / "restored")]) == 2 and "text-to-speech" in lines(capsys)
     assert (out / "vocab.txt").read_text().split("\n")[:-1] == SYMBOLS
     search = ["os3-search", "--student", str(out), "--nfe", "3", "--iterations", "1", "--teacher-steps", "2"]
-    assert main(search) == 2 and "--metric teacher-mse" in lines(capsys)
+    assert main([*search, "--metric", "lsd", "--starts", "sway", "--vocoder", "griffin-lim", "--out", str(tmp_path / "heard")]) == 0
+    heard = json.loads((tmp_path / "heard/o3s.json").read_text())
+    assert heard["column"] == "lsd" and heard["direction"] == -1 and heard["score"] >= heard["starts"][0]["from_score"]
     assert main([*search, "--metric", "teacher-mse"]) == 0
     placed = json.loads((out / "o3s.json").read_text())
     assert placed["score"] >= max(start["from_score"] for start in placed["starts"]) and placed["column"] == "teacher-mse"

@@ -32,7 +32,7 @@ ALLOWED = {
 HEAVY = {
     *("torchaudio", "pesq", "pystoi", "resemblyzer", "speechmos", "onnxruntime", "librosa", "datasets", "matplotlib", "accelerate"),
     *("tensorboard", "soxr", "scipy", "sklearn", "huggingface_hub", "espeakng_loader"),
-    *("onnx", "sounddevice"),
+    *("onnx", "sounddevice", "vocos", "yaml"),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

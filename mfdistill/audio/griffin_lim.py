@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from mfdistill.audio.features import StftConfig, inverse_features, stft_features
+from mfdistill.audio.features import StftConfig, inverse_features, padded_length, stft_features
+from mfdistill.audio.mel import LOG_FLOOR
+from mfdistill.audio.speech_mel import SpeechMelConfig, speech_filterbank
 
 
 def griffin_lim(z: Tensor, config: StftConfig, length: int, iterations: int = 32, momentum: float = 0.9, seed: int = 0) -> Tensor:
@@ -22,3 +25,15 @@ def griffin_lim(z: Tensor, config: StftConfig, length: int, iterations: int = 32
         before = now
         state = magnitude * ahead / ahead.square().sum(1, keepdim=True).sqrt().clamp(min=1e-8)
     return inverse_features(state, config, length)
+
+
+def mel_griffin_lim(log_mel: Tensor, config: SpeechMelConfig, iterations: int = 32, seed: int = 0) -> Tensor:
+    """Waveform ``(b, (n - 1) hop)``, from the middle of the first frame to that of the last, of the log-Mel spectrogram ``(b, n_mels, n)``
+    of `speech_log_mel`: magnitudes by the filterbank's pseudo-inverse, negative ones set to 0, phases by ``griffin_lim``."""
+    stft = StftConfig(config.sample_rate, config.n_fft, config.hop, "hann", exponent=1.0, drop_nyquist=False, normalized=False)
+    length = (log_mel.shape[-1] - 1) * config.hop
+    more = padded_length(length, stft) // config.hop + 1 - log_mel.shape[-1]            # too few frames to be reflected at their ends
+    mel = F.pad(log_mel.float().exp(), (0, more), value=LOG_FLOOR)
+    magnitude = torch.matmul(torch.linalg.pinv(speech_filterbank(config).double()).to(mel), mel).clamp(min=0)
+    z = torch.stack([magnitude, torch.zeros_like(magnitude)], 1)
+    return griffin_lim(z, stft, length + more * config.hop, iterations, seed=seed)[:, :length]

@@ -71,12 +71,12 @@ def speech_log_mel(wave: Tensor, config: SpeechMelConfig) -> Tensor:
     spectrum = torch.stft(padded, config.n_fft, config.hop, window=window, center=False, return_complex=True)
     power = spectrum.real.square() + spectrum.imag.square()
     magnitude = spectrum.abs() if config.scale == "htk" else (power + 1e-9).sqrt()
-    return torch.matmul(_filterbank(config).to(magnitude), magnitude).clamp(min=LOG_FLOOR).log()
+    return torch.matmul(speech_filterbank(config).to(magnitude), magnitude).clamp(min=LOG_FLOOR).log()
 
 
 @lru_cache(maxsize=8)
-def _filterbank(config: SpeechMelConfig) -> Tensor:
-    """(n_mels, n_fft // 2 + 1), computed in the precision of torchaudio's (htk: single) and librosa's (double)."""
+def speech_filterbank(config: SpeechMelConfig) -> Tensor:
+    """Triangles (n_mels, n_fft // 2 + 1), computed in the precision of torchaudio's (htk: single) and librosa's (double)."""
     dtype = torch.float32 if config.scale == "htk" else torch.float64
     top = torch.tensor(config.f_max or config.sample_rate / 2, dtype=torch.float64)
     bins = torch.linspace(0, config.sample_rate / 2, config.n_fft // 2 + 1, dtype=dtype)

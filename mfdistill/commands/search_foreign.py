@@ -13,52 +13,74 @@ if TYPE_CHECKING:
 
 
 def search_foreign(command: OS3Search, folder: Path, accelerator: Any) -> dict[str, Any]:
-    """Place the steps of the student in ``folder`` by the distance to its teacher; returns what ``o3s.json`` holds.
+    """Place the steps of the student in ``folder`` by the distance to its teacher, or by a metric of audio; returns what ``o3s.json``
+    holds.
 
     Raises:
-        UserError: another metric, or a teacher, data, vocabulary or front end that is not there any more.
+        UserError: a teacher, data, vocabulary, vocoder or front end that is not there any more.
     """
-    from mfdistill.commands.distill_foreign import set_guidance, valid_batches
+    from mfdistill.commands.distill_foreign import valid_batches
     from mfdistill.commands.student_distill import repeat
-    from mfdistill.commands.teacher_import import read_sizes
     from mfdistill.data.transcripts import Vocabulary
     from mfdistill.data.tts import TTSSet
     from mfdistill.distill.foreign import ForeignBatches
     from mfdistill.distill.logs import say
+    from mfdistill.distill.mel_vocoder import open_mel_vocoder
+    from mfdistill.metrics import scoring_pool
     from mfdistill.search.flow_score import FlowScorer
     from mfdistill.search.run import search_with
     from mfdistill.search.score import TEACHER_MSE
+    from mfdistill.search.speech_score import SpeechScorer
     from mfdistill.students import load_student
-    from mfdistill.teachers import load_teacher
     from mfdistill.teachers.cosyvoice_front import load_front
     from mfdistill.teachers.imported import FRONT, VOCAB
 
-    search = command.search
-    if search.metric != TEACHER_MSE:
-        raise UserError(f"--metric {search.metric}: needs audio, and a student of another system makes Mel spectrograms here; search with "
-                        f"--metric {TEACHER_MSE}, its distance to its teacher from the same noise")
-    config = load_config(folder)
+    search, config = command.search, load_config(folder)
     made = repeat(config, f"{folder}/config.json")
-    if search.teacher is None and made.teacher is None:
-        raise UserError(f"--teacher: {folder} does not say whose student it is; name its teacher")
-    sizes = None if search.teacher else read_sizes(made.sizes)
-    teacher: Any = load_teacher(search.teacher or str(made.teacher), None if search.teacher else made.kind, config=sizes)
-    told = made.guidance.range
-    strength = None if told else (config.get("parent") or {}).get("guidance_strength")
-    set_guidance(teacher, strength, told, made.guidance.rule, str(search.teacher or made.teacher))
+    by_teacher = search.metric == TEACHER_MSE
+    teacher = open_teacher(command, folder, config, made) if by_teacher else None
     student = load_student(folder, device=accelerator.device)
-    teacher.to(accelerator.device)
     task: Any = student.task
+    if task.config.name == "matcha" and not by_teacher:
+        raise UserError(f"--metric {search.metric}: needs audio, which is not made for Matcha-TTS here; take --metric {TEACHER_MSE}")
     vocabulary = Vocabulary.read(folder / VOCAB) if task.frames_first else None
     front = load_front(folder, accelerator.device) if (folder / FRONT).is_file() else None
     ratio = 1 if task.config.name == "matcha" else 2 if front is None else front.ratio
     dataset = TTSSet(command.data.source, made.tts, task, vocabulary, ratio, made.training.seed, "valid")
     raws = valid_batches(dataset, search.limit or len(dataset.rows), made.training.batch_size)
-    scorer = FlowScorer(
-        student, teacher, ForeignBatches(task, front, 0.0, told, made.training.seed), raws, search.seed, accelerator, search.teacher_steps,
-        search.teacher_solver,
-    )  # fmt: skip
-    if accelerator.is_main_process:
-        say(f"{folder}: placing {search.nfe} steps by {TEACHER_MSE} (lower is better) on {scorer.n} utterances of {command.data.source}")
-    out = Path(command.out or folder)
-    return search_with(scorer, student, [str(index) for raw in raws for index in raw["index"].tolist()], search, accelerator, out)
+    batches = ForeignBatches(task, front, 0.0, made.guidance.range, made.training.seed)
+    with scoring_pool(1 if by_teacher else search.workers) as pool:
+        if teacher is not None:
+            teacher.to(accelerator.device)
+            scorer: Any = FlowScorer(
+                student, teacher, batches, raws, search.seed, accelerator, search.teacher_steps, search.teacher_solver
+            )
+        else:
+            vocoder = open_mel_vocoder(search.vocoder, task, accelerator.device)
+            scorer = SpeechScorer(student, batches, raws, search.metric, vocoder, search.seed, accelerator, pool)
+        if accelerator.is_main_process:
+            better = "higher" if scorer.direction > 0 else "lower"
+            say(f"{folder}: placing {search.nfe} steps by {scorer.column} ({better} is better) on {scorer.n} utterances of "
+                f"{command.data.source}")
+        names = [str(index) for raw in raws for index in raw["index"].tolist()]
+        return search_with(scorer, student, names, search, accelerator, Path(command.out or folder))
+
+
+def open_teacher(command: OS3Search, folder: Path, config: Any, made: Any) -> Any:
+    """The student's teacher, with the guidance that it learnt from.
+
+    Raises:
+        UserError: it is not known, or not there any more.
+    """
+    from mfdistill.commands.distill_foreign import set_guidance
+    from mfdistill.commands.teacher_import import read_sizes
+    from mfdistill.teachers import load_teacher
+
+    own = command.search.teacher
+    if own is None and made.teacher is None:
+        raise UserError(f"--teacher: {folder} does not say whose student it is; name its teacher")
+    teacher: Any = load_teacher(own or str(made.teacher), None if own else made.kind, config=None if own else read_sizes(made.sizes))
+    told = made.guidance.range
+    strength = None if told else (config.get("parent") or {}).get("guidance_strength")
+    set_guidance(teacher, strength, told, made.guidance.rule, str(own or made.teacher))
+    return teacher

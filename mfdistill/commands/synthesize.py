@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro.conf import Positional
 
+from mfdistill.commands.synthesis_jobs import Job, jobs_of
+
 if TYPE_CHECKING:
-    from mfdistill.distill.inference import Model, Steps
     from mfdistill.distill.synthesis import Speech
 
-FIELDS = ("prompt", "tokens_from", "text", "prompt_text", "out")
+Voice = Callable[[Job], "Speech"]
 
 
 @dataclass(frozen=True)
 class Synthesize:
-    """Speak units or a text in the voice of a prompt, with a student (or teacher) of token2mel or text2mel."""
+    """Speak a text, units or speech tokens in the voice of a prompt: models of token2mel, text2mel, F5-TTS and CosyVoice."""
 
     model: Positional[Annotated[str, tyro.conf.arg(metavar="STUDENT")]]
     """The model's folder."""
@@ -30,39 +28,36 @@ class Synthesize:
     tokens_from: str | None = None
     """token2mel: recording that says what is to be said; its units are spoken."""
     text: str | None = None
-    """text2mel: what is to be said."""
+    """text2mel, F5-TTS: what is to be said; for F5-TTS of any length."""
     prompt_text: str | None = None
-    """text2mel: what the prompt says."""
+    """text2mel, F5-TTS: what the prompt says."""
+    tokens: str | None = None
+    """CosyVoice: speech tokens of what is to be said, by its own tokenizer (.npy, .txt, or .safetensors with tokens)."""
+    prompt_tokens: str | None = None
+    """CosyVoice: speech tokens of the prompt."""
+    speaker: str | None = None
+    """CosyVoice: the speaker's x-vector (.npy, .txt, or .safetensors with embedding); default: the embedding in --prompt-tokens."""
     out: str | None = None
     """The file to write; with --list, the folder."""
     list: str | None = None
-    """TSV (with a header line) or JSONL file instead: a row per utterance with prompt, tokens_from or text, prompt_text, out (a name in the
-    folder --out; default: the row's number). Its paths are relative to its own folder."""
+    """TSV (with a header line) or JSONL file instead: a row per utterance with prompt, what is said (text, tokens_from or tokens),
+    prompt_text, prompt_tokens, speaker, out (a name in the folder --out; default: the row's number). Its paths are relative to its own
+    folder."""
     nfe: int | None = None
-    """Network evaluations; default: the schedule saved with a student, 10 for a teacher."""
+    """Network evaluations; default: the schedule saved with a student, 10 for a teacher (F5-TTS: 32)."""
     schedule: tuple[float, ...] | None = None
     """Times of the steps instead, such as 0 0.4 1."""
     vocoder: str | None = None
-    """Another vocoder than the model's: a vocode model's folder, or griffin-lim."""
+    """Another vocoder than the model's: a vocode model's folder, or griffin-lim. F5-TTS: vocos, the folder of a copy of it, or griffin-lim;
+    default: vocos where its package is installed."""
+    guidance: float | None = None
+    """F5-TTS, CosyVoice: strength of a teacher's guidance, or what a student that is told it is told; default: the system's own."""
     speed: float = 1.0
-    """Of a text; 2 is twice as fast."""
+    """Of a text or of speech tokens; 2 is twice as fast."""
     seed: int = 0
     """Of the noise."""
     overwrite: bool = False
     """Replace files that are there; otherwise a list's finished rows are skipped."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One utterance."""
-
-    prompt: str
-    out: Path
-    tokens_from: str | None = None
-    text: str | None = None
-    prompt_text: str | None = None
-    where: str = ""
-    """Its place in the list, for messages."""
 
 
 def run(command: Synthesize) -> list[dict[str, Any]]:
@@ -73,32 +68,23 @@ def run(command: Synthesize) -> list[dict[str, Any]]:
     Raises:
         UserError: bad model, options or input, or rows that could not be spoken.
     """
-    from mfdistill.commands.sampling import chosen_steps
-    from mfdistill.distill.inference import open_model
+    from mfdistill.commands.synthesize_foreign import foreign_voice
+    from mfdistill.distill.foreign_speaker import foreign_kind
     from mfdistill.distill.logs import say
-    from mfdistill.distill.vocoder import attach_vocoder
     from mfdistill.errors import UserError
-    from mfdistill.tasks import MelTask
 
     if command.speed <= 0:
         raise UserError(f"--speed {command.speed:g}: must be positive")
     jobs = jobs_of(command)
     if command.list is None and jobs[0].out.exists() and not command.overwrite:
         raise UserError(f"{jobs[0].out}: already there; --overwrite replaces it")
-    device = _device()
-    model = open_model(command.model, device)
-    if not isinstance(model.task, MelTask):
-        raise UserError(f"{command.model}: is a {model.task.config.name} model, which restores recordings; use mfdistill restore")
-    if command.vocoder is not None:
-        model.task.config = replace(model.task.config, vocoder=command.vocoder)
-        attach_vocoder(model.task, device)
-    steps = chosen_steps(command.nfe, command.schedule, model)
+    rate, voice = own_voice(command) if (kind := foreign_kind(command.model)) is None else foreign_voice(command, kind, device())
     rows, failed = [], 0
     for job in jobs:
         if job.out.exists() and not command.overwrite:
             continue
         try:
-            rows.append(speak(model, job, steps, command))
+            rows.append(speak(voice, job, rate))
         except UserError as error:
             if command.list is None:
                 raise
@@ -117,99 +103,68 @@ def run(command: Synthesize) -> list[dict[str, Any]]:
     return rows
 
 
-def speak(model: Model, job: Job, steps: Steps | None, command: Synthesize) -> dict[str, Any]:
+def speak(voice: Voice, job: Job, rate: int) -> dict[str, Any]:
     """One utterance to its file."""
-    import torch
+    from mfdistill.audio.io import write_audio
 
-    from mfdistill.audio.io import read_audio, write_audio
-    from mfdistill.distill.synthesis import synthesise
-
-    rate = model.task.sample_rate
-    device = next(model.module.parameters()).device
-
-    def heard(path: str | None) -> torch.Tensor | None:
-        return None if path is None else torch.from_numpy(read_audio(path, rate, silent="error")).to(device)
-
-    prompt = heard(job.prompt)
-    assert prompt is not None
-    speech: Speech = synthesise(
-        model, prompt, source=heard(job.tokens_from), text=job.text, prompt_text=job.prompt_text, speed=command.speed, steps=steps,
-        seed=command.seed,
-    )  # fmt: skip
+    speech = voice(job)
     job.out.parent.mkdir(parents=True, exist_ok=True)
     write_audio(job.out, speech.wave.cpu().numpy(), rate)
     seconds = len(speech.wave) / rate
     return {"file": str(job.out), "seconds": seconds, "rtf_flow": speech.flow_s / seconds, "rtf": speech.whole_s / seconds}
 
 
-def jobs_of(command: Synthesize) -> list[Job]:
-    """What is to be spoken.
+def own_voice(command: Synthesize) -> tuple[int, Voice]:
+    """Sample rate and voice of a model of token2mel or text2mel.
 
     Raises:
-        UserError: options that are missing or exclude each other, or a damaged list.
+        UserError: no such model, or options that it does not have.
     """
+    from mfdistill.commands.sampling import chosen_steps
+    from mfdistill.distill.inference import open_model
+    from mfdistill.distill.synthesis import synthesise
+    from mfdistill.distill.vocoder import attach_vocoder
     from mfdistill.errors import UserError
+    from mfdistill.tasks import MelTask
 
-    if command.out is None:
-        raise UserError("--out: name the file to write (with --list: the folder)")
-    if command.list is None:
-        return [job_of(vars(command) | {"out": None}, Path(command.out), "", "--")]
-    if any(getattr(command, name) is not None for name in FIELDS[:-1]):
-        raise UserError("--list: holds the prompts, texts and recordings itself; leave these options out")
-    file, jobs = Path(command.list), []
-    for number, row in enumerate(read_list(file), start=1):
-        paths = {name: str(file.parent / row[name]) for name in ("prompt", "tokens_from") if row.get(name)}
-        out = Path(command.out) / (row.get("out") or f"{number:04d}.wav")
-        jobs.append(job_of({**row, **paths}, out, f"row {number}", f"{file}, row {number}: "))
-    return jobs
+    where = device()
+    model = open_model(command.model, where)
+    if not isinstance(model.task, MelTask):
+        raise UserError(f"{command.model}: is a {model.task.config.name} model, which restores recordings; use mfdistill restore")
+    if command.guidance is not None:
+        raise UserError(f"--guidance: {command.model} was trained without; leave it out (it is for F5-TTS and CosyVoice)")
+    if command.vocoder is not None:
+        model.task.config = replace(model.task.config, vocoder=command.vocoder)
+        attach_vocoder(model.task, where)
+    steps, rate = chosen_steps(command.nfe, command.schedule, model), model.task.sample_rate
 
+    def voice(job: Job) -> Speech:
+        for name in ("tokens", "prompt_tokens", "speaker"):
+            if getattr(job, name) is not None:
+                raise UserError(f"--{name.replace('_', '-')}: is for students of CosyVoice; {command.model} takes --tokens-from or --text")
+        prompt, source = (heard(path, rate, where) for path in (job.prompt, job.tokens_from))
+        assert prompt is not None
+        return synthesise(model, prompt, source=source, text=job.text, prompt_text=job.prompt_text, speed=command.speed, steps=steps,
+                          seed=command.seed)  # fmt: skip
 
-def job_of(values: Mapping[str, Any], out: Path, where: str, prefix: str) -> Job:
-    """One utterance from its fields; empty ones count as missing, but an empty text is told as such."""
-    from mfdistill.errors import UserError
-
-    text = values.get("text")
-    if text is not None and not str(text).strip() and not values.get("tokens_from"):
-        raise UserError(f"{prefix}text: empty; give some words")
-    if not values.get("prompt"):
-        raise UserError(f"{prefix}prompt: missing; name a recording of the voice")
-    if bool(values.get("tokens_from")) == bool(text):
-        raise UserError(f"{prefix}text: give either a text or a recording with tokens-from")
-    return Job(str(values["prompt"]), out, values.get("tokens_from") or None, text or None, values.get("prompt_text") or None, where)
+    return rate, voice
 
 
-def read_list(file: Path) -> list[dict[str, str]]:
-    """The rows of a TSV or JSONL list.
+def heard(path: str | None, rate: int, where: Any) -> Any:
+    """A recording (s,) at ``rate`` on a device; None stays None.
 
     Raises:
-        UserError: no such file, no rows, an unknown column, or a line that is no JSON object.
+        UserError: no such file, a damaged one, or a silent one.
     """
-    from mfdistill.errors import UserError
+    import torch
 
-    if not file.is_file():
-        raise UserError(f"{file}: no such file; --list wants a TSV or JSONL file")
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    rows: list[dict[str, str]] = []
-    if file.suffix in (".jsonl", ".json"):
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise UserError(f"{file}, line {number}: no JSON ({error}); write an object per line") from error
-            if not isinstance(row, dict):
-                raise UserError(f"{file}, line {number}: {line[:40]!r} is no JSON object; write one per line")
-            rows.append(row)
-    else:
-        rows = [dict(row) for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)]
-    if not rows:
-        raise UserError(f"{file}: has no rows; write a header ({', '.join(FIELDS)}) and a row per utterance")
-    for name in (name for row in rows for name in row):
-        if name not in FIELDS:
-            raise UserError(f"{file}: unknown column {name!r}; the columns are {', '.join(FIELDS)}, separated by tabs")
-    return rows
+    from mfdistill.audio.io import read_audio
+
+    return None if path is None else torch.from_numpy(read_audio(path, rate, silent="error")).to(where)
 
 
-def _device() -> Any:
+def device() -> Any:
+    """What Accelerate computes on."""
     from accelerate import Accelerator
 
     return Accelerator().device

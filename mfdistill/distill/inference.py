@@ -110,7 +110,7 @@ def open_model(path: str | Path, device: torch.device | str = "cpu", role: str |
 def _refuse_mel_flow(place: Path, kind: str | None) -> None:
     if kind in (*FOREIGN_TASKS, "chatterbox"):
         raise UserError(f"{place}: is a text-to-speech flow (kind {kind}): it makes Mel spectrograms and has no recordings to restore; "
-                        "docs/foreign-tts.md says what can be done with it (teacher-import, student-distill, export)")
+                        "docs/foreign-tts.md says what can be done with it (teacher-import, student-distill, synthesize, export)")
 
 
 def _open_foreign(place: Path, device: torch.device | str, role: str | None) -> Model:

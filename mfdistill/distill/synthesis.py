@@ -100,15 +100,15 @@ def synthesise(
     cond = task.completed(cond)
     eps = noise(seed, torch.arange(n), "synthesis", y.shape[1:3], device=z.device).permute(1, 2, 0)[None]
     z_0 = task.path.prior(cond, eps)
-    ready = _now(z)
+    ready = now(z)
     z_1 = model.endpoint(z_0, cond, steps)
-    flow_s = _now(z) - ready
+    flow_s = now(z) - ready
     z_1 = torch.cat([z, z_1[..., given:]], -1)                               # the vocoder hears the prompt before it
     wave = task.waveform(z_1, (n - 1) * hop)[0, given * hop :] / gain[0]
-    return Speech(wave, flow_s, _now(z) - began)
+    return Speech(wave, flow_s, now(z) - began)
 
 
-def _now(like: Tensor) -> float:
+def now(like: Tensor) -> float:
     """Seconds, when all that was asked of the device is done."""
     if like.is_cuda:
         torch.cuda.synchronize(like.device)

@@ -40,6 +40,8 @@ class SearchConfig:
     folder or file (for 1 step)."""
     workers: int = 1
     """Processes for PESQ and ESTOI."""
+    vocoder: str | None = None
+    """For students of F5-TTS and CosyVoice and metrics of audio: as of synthesize."""
 
     def __post_init__(self) -> None:
         for name in ("nfe", "limit", "iterations", "patience", "teacher_steps", "workers"):
