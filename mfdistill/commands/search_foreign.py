@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ def search_foreign(command: OS3Search, folder: Path, accelerator: Any) -> dict[s
     from mfdistill.data.tts import TTSSet
     from mfdistill.distill.foreign import ForeignBatches
     from mfdistill.distill.logs import say
+    from mfdistill.search.development import Block, spans, utterances_text
     from mfdistill.search.flow_score import FlowScorer
     from mfdistill.search.run import search_with
     from mfdistill.search.score import TEACHER_MSE
@@ -53,12 +55,18 @@ def search_foreign(command: OS3Search, folder: Path, accelerator: Any) -> dict[s
     front = load_front(folder, accelerator.device) if (folder / FRONT).is_file() else None
     ratio = 1 if task.config.name == "matcha" else 2 if front is None else front.ratio
     dataset = TTSSet(command.data.source, made.tts, task, vocabulary, ratio, made.training.seed, "valid")
-    raws = valid_batches(dataset, search.limit or len(dataset.rows), made.training.batch_size)
-    scorer = FlowScorer(
-        student, teacher, ForeignBatches(task, front, 0.0, told, made.training.seed), raws, search.seed, accelerator, search.teacher_steps,
-        search.teacher_solver,
-    )  # fmt: skip
+    batches = ForeignBatches(task, front, 0.0, told, made.training.seed)
+
+    def blocks() -> Iterator[Block]:
+        seen = 0  # whole micro-batches, so that a block may have a few more than its span
+        for _, last in spans(len(dataset.rows), search.limit):
+            raws = valid_batches(dataset, last, made.training.batch_size)
+            raws, seen = raws[seen:], len(raws)
+            if raws:
+                scorer = FlowScorer(student, teacher, batches, raws, search.seed, accelerator, search.teacher_steps, search.teacher_solver)
+                yield scorer, [str(index) for raw in raws for index in raw["index"].tolist()]
+
     if accelerator.is_main_process:
-        say(f"{folder}: placing {search.nfe} steps by {TEACHER_MSE} (lower is better) on {scorer.n} utterances of {command.data.source}")
-    out = Path(command.out or folder)
-    return search_with(scorer, student, [str(index) for raw in raws for index in raw["index"].tolist()], search, accelerator, out)
+        many = utterances_text(len(dataset.rows), search.limit)
+        say(f"{folder}: placing {search.nfe} steps by {TEACHER_MSE} (lower is better) on {many} of {command.data.source}")
+    return search_with(blocks(), student, search, accelerator, Path(command.out or folder))
