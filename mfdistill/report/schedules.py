@@ -58,8 +58,8 @@ def o3s_plot(search: Mapping[str, Any], path: str | Path) -> Path:
     Args:
         search: what ``o3s.json`` holds: ``{"metric", "schedule" (or "best"), "evaluations": [{"schedule", "score", "start", "sweep",
             "coordinate"}, ...]}``; optionally ``"column"``, ``"n"``, ``"starts": [{"name", "from", "schedule"}, ...]``, ``"comparison"``
-            and ``"direction"`` (scores are maximised: -1 turns them back into the metric). Coordinates count from 1 for the first interior time; 0 is a
-            start itself. A null score is left out.
+            and ``"direction"`` (scores are maximised: -1 turns them back into the metric). Coordinates count from 1 for the first interior
+            time; 0 is a start itself. A null score is left out.
 
     Raises:
         UserError: no schedule in ``search``, or the file cannot be written.
@@ -108,11 +108,11 @@ def _title(search: Mapping[str, Any], best: Sequence[float], sign: int) -> str:
     if scores:
         title += f" {sign * max(scores):.4g}"
     title += f" on {search['n']} utterances" if search.get("n") else ""
-    part = search.get("comparison")
-    rows = [row for row in part["rows"] if row["difference"] is not None] if part else []
+    part = search.get("comparison") or {"rows": []}
+    rows = [row for row in part["rows"] if row["difference"] is not None]
     if rows:
-        differences = (f"{row['name']} {_with_interval(row['difference'], row['difference_ci95'], '+.3g')}" for row in rows)
-        title += f"\nlead over {', '.join(differences)}\n({_where(part)})"
+        differences = (f"found - {row['name']} {_with_interval(row['difference'], row['difference_ci95'], '+.3g')}" for row in rows)
+        title += f"\n{', '.join(differences)}\n({_where(part)})"
     return title
 
 

@@ -66,8 +66,8 @@ def settled(rows: list[dict[str, Any]], direction: int, resolution: float) -> st
 
 
 def alike(a: np.ndarray, b: np.ndarray, resolution: float) -> bool:
-    """Whether the 95 % interval of the paired difference of two (n,) lies within ``resolution`` of zero; never with fewer than two values or
-    a missing one."""
+    """Whether the 95 % interval of the paired difference of two (n,) lies within ``resolution`` of zero; never with fewer than two values
+    or a missing one."""
     difference, half = _interval(a - b)
     return difference is not None and half is not None and abs(difference) + half <= resolution
 

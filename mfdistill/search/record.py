@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 
 
 def record(result: SearchResult, scorer: Scorer, config: SearchConfig) -> dict[str, Any]:
-    """What ``o3s.json`` holds of the search itself: ``score`` is maximised, ``value`` is the metric in its own sign, and null stands for minus
-    infinity."""
+    """What ``o3s.json`` holds of the search itself: ``score`` is maximised, ``value`` is the metric in its own sign, and null stands for
+    minus infinity."""
     begun = {e.start: e for e in result.evaluations if e.coordinate == 0}
     return {
         "nfe": config.nfe,
