@@ -132,6 +132,33 @@ def test_minus_infinity_is_the_worst_and_nan_is_an_error():
         o3s(lambda schedule: math.nan, UNIFORM[2])
 
 
+def within(resolution, score):
+    return lambda a, b: abs(score(a) - score(b)) <= resolution
+
+
+def test_a_line_whose_probes_are_alike_ends_early():
+    flat = Counting(lambda schedule: 1.0)
+    result = o3s(flat, UNIFORM[2], close=within(0.0, flat.score))
+    # two visits of two probes and their middle; the second visit knows them, and the middle is the start
+    assert (len(result.evaluations), len(flat.calls), result.visits, result.early) == (1 + 2 * 3, 3, 2, 2)
+    assert result.schedule == UNIFORM[2]
+    assert (whole := o3s(lambda schedule: 1.0, UNIFORM[2])).visits == 2 and whole.early == 0
+
+
+def test_alike_probes_on_both_sides_of_a_peak_do_not_end_the_line():
+    peak = lambda schedule: -abs(schedule[1] - 0.5)  # noqa: E731  1/3 and 2/3 score the same
+    start = (0.0, 0.9, 1.0)
+    result = o3s(peak, start, close=within(0.05, peak))
+    assert peak(result.schedule) >= -0.05
+    assert 0 < result.early == result.visits and len(result.evaluations) < len(o3s(peak, start).evaluations)
+
+
+def test_alike_probes_below_the_incumbent_do_not_end_the_line():
+    hill = lambda schedule: max(0.0, 1 - 8 * abs(schedule[1] - 0.85))  # noqa: E731  the first probes see only the plain before it
+    result = o3s(hill, (0.0, 0.8, 1.0), close=within(0.1, hill))
+    assert result.score >= 0.9 > hill((0.0, 0.8, 1.0))
+
+
 @pytest.mark.parametrize("start", [(0.0,), (0.0, 0.5), (0.1, 1.0), (0.0, 0.5, 0.5, 1.0), (0.0, 0.7, 0.2, 1.0)])
 def test_bad_starts(start):
     with pytest.raises(UserError, match="ascend strictly"):

@@ -244,9 +244,15 @@ def test_other_weights_metrics_seeds_or_utterances_are_scored_anew():
 def test_cache_keeps_other_searches_and_names_a_damaged_line(tmp_path):
     path = tmp_path / "o3s_cache.jsonl"
     one, two = ScoreCache(path, "one"), ScoreCache(path, "two")
-    one.add((0.0, 0.5, 1.0), 1.25)
-    two.add((0.0, 0.5, 1.0), -math.inf)
-    assert one.load() == {(0.0, 0.5, 1.0): 1.25} and two.load() == {(0.0, 0.5, 1.0): -math.inf}
+    values = [0.1, 1 / 3, math.pi]
+    one.add((0.0, 0.5, 1.0), values)
+    two.add((0.0, 0.5, 1.0), [1.25, math.nan])
+    assert list(one.load()) == list(two.load()) == [(0.0, 0.5, 1.0)]
+    assert one.load()[0.0, 0.5, 1.0].tolist() == values  # to the last bit
+    np.testing.assert_array_equal(two.load()[0.0, 0.5, 1.0], [1.25, math.nan])
+    old = json.dumps({"fingerprint": "one", "schedule": [0.0, 0.4, 1.0], "score": 1.5})  # before values were kept
+    path.write_text(old + "\n" + path.read_text())
+    assert list(one.load()) == [(0.0, 0.5, 1.0)]
     path.write_text("nonsense\n" + path.read_text())
     with pytest.raises(UserError, match="line 1: damaged"):
         one.load()
@@ -264,6 +270,9 @@ def test_digest_sees_names_types_and_values():
         (lambda: SearchConfig(nfe=0), "--nfe 0"),
         (lambda: SearchConfig(starts=("uniform", "cosine")), "--starts"),
         (lambda: SearchConfig(margin=-1.0), "--margin"),
+        (lambda: SearchConfig(limit=0), "--limit 0: must be at least 1, or auto"),
+        (lambda: SearchConfig(limit="all"), "--limit all: must be at least 1, or auto"),  # type: ignore[arg-type]
+        (lambda: SearchConfig(resolution=-0.1), "--resolution"),
         (lambda: run_search(ToyStudent(), None, utterances(), SearchConfig(metric="mos")), "--metric mos: unknown"),
         (lambda: run_search(ToyStudent(), None, utterances(), SearchConfig(metric="teacher-mse")), "--teacher"),
         (lambda: run_search(ToyStudent(), None, [], SearchConfig(metric="sisdr")), "no utterances"),

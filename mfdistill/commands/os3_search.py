@@ -40,6 +40,7 @@ def run(command: OS3Search) -> dict[str, Any]:
     from mfdistill.distill.logs import say
     from mfdistill.errors import UserError
     from mfdistill.search import run_search
+    from mfdistill.search.development import AUTO_MOST, utterances_text
     from mfdistill.search.score import TEACHER_MSE, resolve_metric
     from mfdistill.tasks.foreign import FOREIGN_TASKS
 
@@ -64,11 +65,12 @@ def run(command: OS3Search) -> dict[str, Any]:
     if metric == TEACHER_MSE and search.teacher is None:
         parent = load_config(folder).get("parent") or {}
         search = replace(search, teacher=parent.get("teacher"))
-    utterances = open_eval(command.data, "valid", task.degradation, task.sample_rate, limit=search.limit)
+    most = AUTO_MOST if search.limit == "auto" else search.limit
+    utterances = open_eval(command.data, "valid", task.degradation, task.sample_rate, limit=most)
     if accelerator.is_main_process:
         better = "higher" if direction > 0 else "lower"
-        count = min(len(utterances), search.limit or len(utterances))
-        say(f"{folder}: placing {search.nfe} steps by {column} ({better} is better) on {count} utterances of {command.data.source}")
+        many = utterances_text(len(utterances), search.limit)
+        say(f"{folder}: placing {search.nfe} steps by {column} ({better} is better) on {many} of {command.data.source}")
     found = run_search(folder, task, utterances, search, accelerator, out=search_out)
     if accelerator.is_main_process:
         _show(found, Path(search_out or folder))
@@ -96,7 +98,7 @@ def _show(found: dict[str, Any], folder: Path) -> None:
     from rich.console import Console
 
     from mfdistill.distill.logs import say
-    from mfdistill.report import table
+    from mfdistill.report import comparison_table, table
 
     sign, column = found["direction"], found["column"]
 
@@ -106,6 +108,10 @@ def _show(found: dict[str, Any], folder: Path) -> None:
     rows = [row(start["name"], start["from"], start["from_score"]) for start in found["starts"]]
     rows += [row(f"from {start['name']}", start["schedule"], start["score"]) for start in found["starts"]]
     Console().print(table(rows, title=f"O3S, {found['nfe']} NFE, {found['n']} utterances, {found['scored']} schedules scored"))
+    Console().print(comparison_table(found))
+    last = found["rounds"][-1]
+    say(f"{folder}: stopped with {found['n']} utterances: {found['stopped']}; {last['ended_early']} of {last['visits']} lines ended early; "
+        f"{sum(part['scored'] for part in found['rounds'])} schedules scored, {found['sampled']} utterances synthesised")
     times = " ".join(f"{t:.3f}" for t in found["schedule"])
     kept = f", and schedule {times} in config.json" if (folder / "config.json").is_file() else f"; schedule {times}"
     say(f"{folder}: o3s.json, o3s.png{kept}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +28,10 @@ def search_foreign(command: OS3Search, folder: Path, accelerator: Any) -> dict[s
     from mfdistill.distill.logs import say
     from mfdistill.distill.mel_vocoder import open_mel_vocoder
     from mfdistill.metrics import scoring_pool
+    from mfdistill.search.development import Block, Scorer, spans, utterances_text
     from mfdistill.search.flow_score import FlowScorer
     from mfdistill.search.run import search_with
-    from mfdistill.search.score import TEACHER_MSE
+    from mfdistill.search.score import TEACHER_MSE, resolve_metric
     from mfdistill.search.speech_score import SpeechScorer
     from mfdistill.students import load_student
     from mfdistill.teachers.cosyvoice_front import load_front
@@ -47,23 +49,32 @@ def search_foreign(command: OS3Search, folder: Path, accelerator: Any) -> dict[s
     front = load_front(folder, accelerator.device) if (folder / FRONT).is_file() else None
     ratio = 1 if task.config.name == "matcha" else 2 if front is None else front.ratio
     dataset = TTSSet(command.data.source, made.tts, task, vocabulary, ratio, made.training.seed, "valid")
-    raws = valid_batches(dataset, search.limit or len(dataset.rows), made.training.batch_size)
     batches = ForeignBatches(task, front, 0.0, made.guidance.range, made.training.seed)
+    vocoder = None if by_teacher else open_mel_vocoder(search.vocoder, task, accelerator.device)
+    if teacher is not None:
+        teacher.to(accelerator.device)
     with scoring_pool(1 if by_teacher else search.workers) as pool:
-        if teacher is not None:
-            teacher.to(accelerator.device)
-            scorer: Any = FlowScorer(
-                student, teacher, batches, raws, search.seed, accelerator, search.teacher_steps, search.teacher_solver
-            )
-        else:
-            vocoder = open_mel_vocoder(search.vocoder, task, accelerator.device)
-            scorer = SpeechScorer(student, batches, raws, search.metric, vocoder, search.seed, accelerator, pool)
+
+        def scorer(raws: Sequence[Mapping[str, Any]]) -> Scorer:
+            if vocoder is None:
+                assert teacher is not None
+                return FlowScorer(student, teacher, batches, raws, search.seed, accelerator, search.teacher_steps, search.teacher_solver)
+            return SpeechScorer(student, batches, raws, search.metric, vocoder, search.seed, accelerator, pool)
+
+        def blocks() -> Iterator[Block]:
+            seen = 0  # whole micro-batches, so that a block may have a few more than its span
+            for _, last in spans(len(dataset.rows), search.limit):
+                raws = valid_batches(dataset, last, made.training.batch_size)
+                raws, seen = raws[seen:], len(raws)
+                if raws:
+                    yield scorer(raws), [str(index) for raw in raws for index in raw["index"].tolist()]
+
         if accelerator.is_main_process:
-            better = "higher" if scorer.direction > 0 else "lower"
-            say(f"{folder}: placing {search.nfe} steps by {scorer.column} ({better} is better) on {scorer.n} utterances of "
-                f"{command.data.source}")
-        names = [str(index) for raw in raws for index in raw["index"].tolist()]
-        return search_with(scorer, student, names, search, accelerator, Path(command.out or folder))
+            _, column, direction = resolve_metric(search.metric)
+            better = "higher" if direction > 0 else "lower"
+            many = utterances_text(len(dataset.rows), search.limit)
+            say(f"{folder}: placing {search.nfe} steps by {column} ({better} is better) on {many} of {command.data.source}")
+        return search_with(blocks(), student, search, accelerator, Path(command.out or folder))
 
 
 def open_teacher(command: OS3Search, folder: Path, config: Any, made: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Figure of a schedule search (O3S)."""
+"""Figure and table of a schedule search (O3S)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,48 @@ from typing import TYPE_CHECKING, Any
 
 from mfdistill.errors import UserError
 from mfdistill.report.figures import COLOURS, GREY, new_figure, save_figure, shared_legend, tidy
-from mfdistill.report.tables import header
+from mfdistill.report.tables import header, table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from rich.table import Table
 
+_VERDICT = {None: "-", False: "no clear difference"}
 _MARKERS = "os^Dvp"
 _MAX_COLUMNS = 4
+
+
+def comparison_table(search: Mapping[str, Any]) -> Table:
+    """The schedule found beside those that cost no search, of a search's ``o3s.json``: mean and paired difference with 95 % intervals."""
+    column, part = search["column"], search["comparison"]
+    rows = [
+        {
+            "schedule": row["name"],
+            "times": " ".join(f"{t:.3f}" for t in row["schedule"]),
+            column: _with_interval(row["value"], row["value_ci95"], ".4g"),
+            "found - it": _with_interval(row["difference"], row["difference_ci95"], "+.3g"),
+            "found is": _verdict(row, search["direction"]),
+        }
+        for row in part["rows"]
+    ]
+    return table(rows, title=f"Paired comparison {_where(part)}")
+
+
+def _where(part: Mapping[str, Any]) -> str:
+    seen = "not searched on" if part["unseen"] else "searched on, which flatters what was found"
+    return f"on {part['n']} utterances {seen}"
+
+
+def _with_interval(value: float | None, half: float | None, form: str) -> str:
+    if value is None:
+        return "-"
+    return f"{value:{form}}" + ("" if half is None else f" ±{half:.2g}")
+
+
+def _verdict(row: Mapping[str, Any], direction: int) -> str:
+    if not row["significant"]:
+        return _VERDICT[row["significant"]]
+    return "better" if direction * row["difference"] > 0 else "worse"
 
 
 def o3s_plot(search: Mapping[str, Any], path: str | Path) -> Path:
@@ -22,9 +57,9 @@ def o3s_plot(search: Mapping[str, Any], path: str | Path) -> Path:
 
     Args:
         search: what ``o3s.json`` holds: ``{"metric", "schedule" (or "best"), "evaluations": [{"schedule", "score", "start", "sweep",
-            "coordinate"}, ...]}``; optionally ``"column"``, ``"n"``, ``"starts": [{"name", "from", "schedule"}, ...]`` and ``"direction"``
-            (scores are maximised: -1 turns them back into the metric). Coordinates count from 1 for the first interior time; 0 is a
-            start itself. A null score is left out.
+            "coordinate"}, ...]}``; optionally ``"column"``, ``"n"``, ``"starts": [{"name", "from", "schedule"}, ...]``, ``"comparison"``
+            and ``"direction"`` (scores are maximised: -1 turns them back into the metric). Coordinates count from 1 for the first interior
+            time; 0 is a start itself. A null score is left out.
 
     Raises:
         UserError: no schedule in ``search``, or the file cannot be written.
@@ -72,7 +107,13 @@ def _title(search: Mapping[str, Any], best: Sequence[float], sign: int) -> str:
     scores = [e["score"] for e in search.get("evaluations", []) if e["score"] is not None]
     if scores:
         title += f" {sign * max(scores):.4g}"
-    return title + (f" on {search['n']} utterances" if search.get("n") else "")
+    title += f" on {search['n']} utterances" if search.get("n") else ""
+    part = search.get("comparison") or {"rows": []}
+    rows = [row for row in part["rows"] if row["difference"] is not None]
+    if rows:
+        differences = (f"found - {row['name']} {_with_interval(row['difference'], row['difference_ci95'], '+.3g')}" for row in rows)
+        title += f"\n{', '.join(differences)}\n({_where(part)})"
+    return title
 
 
 def _coordinate(

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,8 +21,9 @@ log = logging.getLogger(__name__)
 
 
 class ScoreCache:
-    """A JSON-lines file of ``{"fingerprint", "schedule", "score"}``; lines of other fingerprints (student, metric, data, seed) stay and are
-    ignored. Minus infinity, which JSON lacks, is written as null.
+    """A JSON-lines file of ``{"fingerprint", "schedule", "values"}``, the values one per utterance; lines of other fingerprints (student,
+    metric, data, seed) stay and are ignored, and so are those of older versions, which kept the mean alone. NaN, which JSON lacks, is
+    written as null.
 
     Args:
         path: the file, made when the first score is added. None: nothing is kept.
@@ -31,8 +33,8 @@ class ScoreCache:
     def __init__(self, path: Path | None, fingerprint: str):
         self.path, self.fingerprint = path, fingerprint
 
-    def load(self) -> dict[Schedule, float]:
-        """Known scores. A last line cut short by a kill is dropped with a warning.
+    def load(self) -> dict[Schedule, np.ndarray]:
+        """Known values, (n,) of each schedule. A last line cut short by a kill is dropped with a warning.
 
         Raises:
             UserError: the file cannot be read, or a line before the last is damaged.
@@ -43,28 +45,28 @@ class ScoreCache:
             lines = self.path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{self.path}: cannot be read ({error}); delete it to search from the beginning") from error
-        known: dict[Schedule, float] = {}
+        known: dict[Schedule, np.ndarray] = {}
         for number, line in enumerate(lines, 1):
             try:
                 entry = json.loads(line)
-                if entry["fingerprint"] == self.fingerprint:
-                    score = entry["score"]
-                    known[rounded(entry["schedule"])] = -math.inf if score is None else float(score)
+                if entry["fingerprint"] == self.fingerprint and "values" in entry:
+                    known[rounded(entry["schedule"])] = np.array([math.nan if v is None else float(v) for v in entry["values"]])
             except (ValueError, KeyError, TypeError) as error:
                 if number < len(lines):
                     raise UserError(f"{self.path}, line {number}: damaged; delete that line or the whole file") from error
                 log.warning("%s: the last line was cut short and is dropped", self.path)
         return known
 
-    def add(self, schedule: Schedule, score: float) -> None:
-        """Append one score.
+    def add(self, schedule: Schedule, values: Iterable[float]) -> None:
+        """Append one schedule's values.
 
         Raises:
             UserError: the file cannot be written.
         """
         if self.path is None:
             return
-        entry = {"fingerprint": self.fingerprint, "schedule": list(schedule), "score": score if math.isfinite(score) else None}
+        kept = [None if math.isnan(value) else float(value) for value in values]
+        entry = {"fingerprint": self.fingerprint, "schedule": list(schedule), "values": kept}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _end_line(self.path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from mfdistill.distill.foreign import ForeignBatches
@@ -12,6 +13,7 @@ from mfdistill.distill.objectives.base import squared_error, teacher_velocity
 from mfdistill.errors import UserError
 from mfdistill.flow import noise, solve
 from mfdistill.search.cache import digest_tensors, digest_text
+from mfdistill.search.development import mean_score
 from mfdistill.search.learned import find_solver
 from mfdistill.search.o3s import Schedule
 from mfdistill.search.score import TEACHER_MSE
@@ -58,23 +60,29 @@ class FlowScorer:
             batch = batches.batch(raw, device)
             cond = batch["cond"]
             z_0 = batches.path.prior(cond, noise(seed, batch["index"], "o3s", batch["z_1"].shape[1:], device=device))
-            self.n += len(z_0)
+            self.n, start = self.n + len(z_0), self.n
             digests.append(digest_tensors({**cond, "z_0": z_0, "loss_mask": batch["loss_mask"]}))
             if number % world == rank:
                 target = solve(lambda z, t, cond=cond: teacher_velocity(teacher, z, t, cond), z_0, teacher_steps, solver)
-                self.items.append((z_0, cond, batch["loss_mask"], target))
+                self.items.append((start, z_0, cond, batch["loss_mask"], target))
         guidance = getattr(teacher, "guidance_strength", 0.0), getattr(teacher, "guidance_rule", "cfg")
         self._teacher_key = [digest_tensors(teacher.network.state_dict()), *guidance, teacher_steps, teacher_solver]
         self._digests = digests
 
     def __call__(self, schedule: Schedule) -> float:
-        """Mean over the utterances, negated."""
-        total = torch.zeros((), dtype=torch.float64)
-        for z_0, cond, mask, target in self.items:
-            total += squared_error(sample(self.student, z_0, cond, list(schedule)), target, mask).double().sum().cpu()
-        if self.accelerator is not None and self.accelerator.num_processes > 1:
-            total = self.accelerator.reduce(total.to(self.accelerator.device), reduction="sum").cpu()  # type: ignore[union-attr]
-        return -float(total) / self.n
+        """Mean of ``values``."""
+        return mean_score(self.values(schedule))
+
+    @torch.no_grad()
+    def values(self, schedule: Schedule) -> np.ndarray:
+        """(n,) minus the distance of each utterance."""
+        values = torch.zeros(self.n, dtype=torch.float64)
+        for start, z_0, cond, mask, target in self.items:
+            errors = squared_error(sample(self.student, z_0, cond, list(schedule)), target, mask)
+            values[start : start + len(z_0)] = errors.double().cpu()
+        if self.accelerator is not None and self.accelerator.num_processes > 1:  # each entry is zero on all ranks but one: the sum is exact
+            values = self.accelerator.reduce(values.to(self.accelerator.device), reduction="sum").cpu()  # type: ignore[union-attr]
+        return -values.numpy()
 
     def fingerprint(self) -> str:
         """Of everything that the score depends on."""

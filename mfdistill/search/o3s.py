@@ -45,6 +45,10 @@ class SearchResult:
     ends: tuple[tuple[str, Schedule, float], ...]
     evaluations: tuple[Evaluation, ...]
     warnings: tuple[str, ...]
+    visits: int = 0
+    """Lines searched."""
+    early: int = 0
+    """Of them, ended before ``iterations`` because their probes could not be told apart."""
 
     @property
     def unimodal(self) -> bool:
@@ -68,6 +72,7 @@ def o3s(
     name: str = "start",
     memo: MutableMapping[Schedule, float] | None = None,
     observe: Callable[[Evaluation], None] | None = None,
+    close: Callable[[Schedule, Schedule], bool] | None = None,
 ) -> SearchResult:
     """Search from one starting schedule.
 
@@ -83,6 +88,10 @@ def o3s(
         name: recorded as the evaluations' ``start``.
         memo: known scores by rounded schedule; filled as the search goes on.
         observe: called with every evaluation as it is made.
+        close: whether two schedules, both scored, are too alike to be worth telling apart. A visit ends where its two probes are alike, and
+            each of them and the best point seen on the line, the middle between the probes included; otherwise it goes on as ever, at the
+            cost of that middle. (Probes that are alike say nothing alone: they may stand on either side of the peak.) None: all
+            ``iterations`` are made.
 
     Raises:
         UserError: ``start`` is no strictly ascending schedule from 0 to 1, ``iterations`` or ``patience`` is not positive, or a score
@@ -93,6 +102,7 @@ def o3s(
     memo = {} if memo is None else memo
     evaluations: list[Evaluation] = []
     warnings: dict[Schedule, str] = {}
+    visits = early = 0
 
     def ask(schedule: Schedule, sweep: int, coordinate: int) -> float:
         cached = schedule in memo
@@ -110,7 +120,8 @@ def o3s(
     while n > 1 and failures < (n if patience is None else patience) and sweep < max_sweeps:
         sweep += 1
         for i in range(n - 1, 0, -1):
-            candidate, value = _line_search(ask, best, best_score, i, sweep, iterations, eps)
+            candidate, value, ended = _line_search(ask, best, best_score, i, sweep, iterations, eps, close)
+            visits, early = visits + 1, early + ended
             if value > best_score + _share(margin, best_score):
                 best, best_score, failures = candidate, value, 0
             else:
@@ -125,7 +136,7 @@ def o3s(
         log.warning("O3S: stopped after %d sweeps, still improving; a larger margin would have ended it earlier", sweep)
     for warning in warnings.values():
         log.warning("O3S: the score is not unimodal, the schedule found may be a local optimum: %s", warning)
-    return SearchResult(best, best_score, name, ((name, best, best_score),), tuple(evaluations), tuple(warnings.values()))
+    return SearchResult(best, best_score, name, ((name, best, best_score),), tuple(evaluations), tuple(warnings.values()), visits, early)
 
 
 def o3s_from(
@@ -155,6 +166,8 @@ def o3s_from(
         tuple(end for result in results for end in result.ends),
         tuple(evaluation for result in results for evaluation in result.evaluations),
         tuple(warning for result in results for warning in result.warnings),
+        sum(result.visits for result in results),
+        sum(result.early for result in results),
     )
 
 
@@ -164,37 +177,51 @@ def rounded(schedule: Sequence[float]) -> Schedule:
 
 
 def _line_search(
-    ask: Callable[[Schedule, int, int], float], best: Schedule, best_score: float, i: int, sweep: int, iterations: int, eps: float
-) -> tuple[Schedule, float]:
-    """Ternary search of ``t_i`` in (t_{i-1}, t_{i+1}); returns the best new schedule that it asked for, and its score."""
+    ask: Callable[[Schedule, int, int], float],
+    best: Schedule,
+    best_score: float,
+    i: int,
+    sweep: int,
+    iterations: int,
+    eps: float,
+    close: Callable[[Schedule, Schedule], bool] | None,
+) -> tuple[Schedule, float, bool]:
+    """Ternary search of ``t_i`` in (t_{i-1}, t_{i+1}): the best new schedule that it asked for, its score, and whether it ended early."""
     low, high = best[i - 1] + eps, best[i + 1] - eps
     if high <= low:
-        return best, best_score
-    top_t, top = best[i], best_score
+        return best, best_score, False
+    top, top_score = best, best_score
     found, found_score = best, float("-inf")
 
+    def place(t: float) -> Schedule:
+        return rounded((*best[:i], t, *best[i + 1 :]))
+
     def at(t: float) -> float:
-        nonlocal top_t, top, found, found_score
-        schedule = rounded((*best[:i], t, *best[i + 1 :]))
+        nonlocal top, top_score, found, found_score
+        schedule = place(t)
         value = ask(schedule, sweep, i)
         if value > found_score:
             found, found_score = schedule, value
-        if value > top:
-            top_t, top = schedule[i], value
+        if value > top_score:
+            top, top_score = schedule, value
         return value
 
     for _ in range(iterations):
         a, b = low + (high - low) / 3, high - (high - low) / 3
         score_a, score_b = at(a), at(b)
+        if close is not None and close(place(a), place(b)):
+            at((low + high) / 2)
+            if close(place(a), top) and close(place(b), top):
+                return found, found_score, True
         # On a plateau the plain rule drifts to one side; staying around the best point seen (the incumbent, at first) does not.
-        if score_a < score_b or (score_a == score_b and top_t >= b):
+        if score_a < score_b or (score_a == score_b and top[i] >= b):
             low = a
-        elif score_a > score_b or top_t <= a:
+        elif score_a > score_b or top[i] <= a:
             high = b
         else:
             low, high = a, b
     at((low + high) / 2)
-    return found, found_score
+    return found, found_score, False
 
 
 def _line(memo: Mapping[Schedule, float], schedule: Schedule, i: int) -> list[tuple[float, float]]:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from mfdistill.checkpoint import load_config, write_json
-from mfdistill.config import to_dict
 from mfdistill.errors import UserError
 from mfdistill.flow import schedule as make_schedule
 from mfdistill.flow import sway
 from mfdistill.metrics import scoring_pool
-from mfdistill.search.cache import ScoreCache
+from mfdistill.search.compare import alike, baselines, compare, settled
 from mfdistill.search.config import SearchConfig
-from mfdistill.search.o3s import Evaluation, Schedule, SearchResult, o3s_from
+from mfdistill.search.development import Block, Development, spans
+from mfdistill.search.o3s import Evaluation, Schedule, SearchResult, o3s_from, rounded
+from mfdistill.search.record import record, write
 from mfdistill.search.score import TEACHER_MSE, StudentScorer, resolve_metric
 from mfdistill.students import Student, load_student
 from mfdistill.teachers import load_teacher
@@ -32,18 +31,6 @@ _STARTS: dict[str, Callable[[int], Sequence[float]]] = {"uniform": make_schedule
 CACHE_FILE = "o3s_cache.jsonl"
 
 log = logging.getLogger(__name__)
-
-
-class Scorer(Protocol):
-    """What a search asks (``score.StudentScorer``, ``flow_score.FlowScorer``): larger is better, the same on every rank."""
-
-    direction: int
-    column: str
-    n: int
-
-    def __call__(self, schedule: Schedule) -> float: ...
-
-    def fingerprint(self) -> str: ...
 
 
 def run_search(
@@ -62,7 +49,7 @@ def run_search(
     Args:
         student: a student's folder, or a ``Student`` (nothing is written unless ``out`` is given).
         task: None for the student's own.
-        utterances: of the validation split (``data.open_eval``); never of the test split.
+        utterances: of the validation split (``data.open_eval``); never of the test split. Read as far as the search goes.
         out: another folder than the student's for the results; its ``config.json``, if there is one, gets the schedule.
 
     Raises:
@@ -83,19 +70,23 @@ def run_search(
     task = _agreed(student, task)
     teacher = load_teacher(config.teacher, device=device or "cpu") if config.teacher and config.metric == TEACHER_MSE else None
     folder = None if out is None else Path(out)
-    chosen = [utterances[i] for i in range(min(len(utterances), config.limit or len(utterances)))]
-
     with scoring_pool(config.workers) as pool:
-        scorer = StudentScorer(
-            student, task, chosen, config.metric, config.seed, accelerator, teacher, config.teacher_steps, config.teacher_solver, pool
-        )
-        return search_with(scorer, student, [str(item["name"]) for item in chosen], config, accelerator, folder, began)
+
+        def blocks() -> Iterator[Block]:
+            for first, last in spans(len(utterances), config.limit):
+                chosen = [utterances[i] for i in range(first, last)]
+                scorer = StudentScorer(
+                    student, task, chosen, config.metric, config.seed, accelerator, teacher, config.teacher_steps, config.teacher_solver,
+                    pool, first,
+                )  # fmt: skip
+                yield scorer, [str(item["name"]) for item in chosen]
+
+        return search_with(blocks(), student, config, accelerator, folder, began)
 
 
 def search_with(
-    scorer: Scorer,
+    blocks: Iterable[Block],
     student: Student,
-    names: Sequence[str],
     config: SearchConfig,
     accelerator: Accelerator | None = None,
     folder: Path | None = None,
@@ -103,43 +94,82 @@ def search_with(
 ) -> dict[str, Any]:
     """The search itself, by any score; results and files as ``run_search``.
 
+    It runs on the first block and compares what it found with the schedules that cost no search on the next, which it has not seen. Where
+    that does not settle it (``compare.settled``), it runs again on both, scoring what it knows on the new utterances alone. What it finds
+    on its blocks is what a search on so many utterances finds. After the last block the comparison is on what it has seen.
+
     Args:
-        names: of the utterances that are scored. folder: what to write into; None: nothing is written.
+        blocks: of utterances, in an order that the number of processes does not change; made as they are needed.
+        folder: what to write into; None: nothing is written.
         began: ``time.perf_counter()`` when the work began.
     """
     began = time.perf_counter() if began is None else began
     main = accelerator is None or accelerator.is_main_process
-    fingerprint = scorer.fingerprint()
-    cache = ScoreCache(folder / CACHE_FILE if folder is not None and main else None, fingerprint)
-    result = _search(scorer, config, _shared(cache.load(), accelerator), cache, main)
-    found = _record(result, scorer, config) | {
-        "utterances": list(names),
-        "fingerprint": fingerprint,
+    dev = Development(blocks, accelerator, folder / CACHE_FILE if folder is not None and main else None)
+    dev.take()
+    scorer, others = dev.scorers[0], baselines(config.nfe)
+    rounds: list[dict[str, Any]] = []
+    while True:
+        searched = len(dev.scorers)
+        result, resolution = _search(dev, config, main)
+        unseen = dev.take()
+        schedules = {"found": result.schedule, **others}
+        values = {name: dev.values(schedule, searched if unseen else 0) for name, schedule in schedules.items()}
+        rows = compare(schedules, values, scorer.direction)
+        why = settled(rows, scorer.direction, resolution)
+        rounds.append(
+            {
+                "n": sum(part.n for part in dev.scorers[:searched]),
+                "requests": len(result.evaluations),
+                "scored": result.scored,
+                "visits": result.visits,
+                "ended_early": result.early,
+                "comparison": {"n": len(values["found"]), "unseen": unseen, "rows": rows},
+            }
+        )
+        if why is not None or not unseen:
+            break
+        if main:
+            log.info("O3S: %d utterances do not settle it; going on with %d", rounds[-1]["n"], sum(part.n for part in dev.scorers))
+    found = record(result, scorer, config) | {
+        "n": rounds[-1]["n"],
+        "comparison": rounds[-1]["comparison"],
+        "resolution": resolution,
+        "rounds": rounds,
+        "stopped": why or "no more utterances",
+        "sampled": dev.sampled,
+        "utterances": [name for names in dev.names[:searched] for name in names],
+        "fingerprint": dev.fingerprint(searched),
         "seconds": round(time.perf_counter() - began, 1),
     }
     student.schedule = list(result.schedule)
     if main and folder is not None:
-        _write(folder, found)
+        write(folder, found)
     if accelerator is not None:
         accelerator.wait_for_everyone()
     return found
 
 
-def _search(scorer: Scorer, config: SearchConfig, memo: dict[Schedule, float], cache: ScoreCache, main: bool) -> SearchResult:
+def _search(dev: Development, config: SearchConfig, main: bool) -> tuple[SearchResult, float]:
+    """On all blocks taken so far; the result and the difference that counts as none."""
     starts = {name: _STARTS[name](config.nfe) for name in config.starts}
+    first = rounded(starts[config.starts[0]])
+    memo = dev.known()
     if memo and main:
         log.info("O3S: %d scores known from an earlier search", len(memo))
 
-    def score(schedule: Schedule) -> float:
-        value = scorer(schedule)
-        if main:
-            cache.add(schedule, value)
-        return value
+    def resolution() -> float:
+        return config.resolution_of(dev.scorers[0].column, dev.score(first))
+
+    def close(a: Schedule, b: Schedule) -> bool:
+        return alike(dev.values(a), dev.values(b), resolution())
 
     with _progress(config, main) as observe:
-        return o3s_from(
-            score, starts, memo, iterations=config.iterations, patience=config.patience, margin=config.margin, observe=observe
-        )
+        result = o3s_from(
+            dev.score, starts, memo, iterations=config.iterations, patience=config.patience, margin=config.margin, observe=observe,
+            close=None if config.resolution == 0 else close,
+        )  # fmt: skip
+    return result, resolution()
 
 
 @contextlib.contextmanager
@@ -176,62 +206,6 @@ def _progress(config: SearchConfig, show: bool) -> Iterator[Callable[[Evaluation
         progress.update(line, completed=done, total=done)
 
 
-def _record(result: SearchResult, scorer: Scorer, config: SearchConfig) -> dict[str, Any]:
-    """What ``o3s.json`` holds. ``score`` is maximised; ``value`` is the metric in its own sign. Null stands for minus infinity."""
-    begun = {e.start: e for e in result.evaluations if e.coordinate == 0}
-    return {
-        "nfe": config.nfe,
-        "schedule": list(result.schedule),
-        "score": _finite(result.score),
-        "value": _finite(scorer.direction * result.score),
-        "metric": config.metric,
-        "column": scorer.column,
-        "direction": scorer.direction,
-        "start": result.start,
-        "starts": [
-            {
-                "name": name,
-                "from": list(begun[name].schedule),
-                "from_score": _finite(begun[name].score),
-                "schedule": list(schedule),
-                "score": _finite(score),
-            }
-            for name, schedule, score in result.ends
-        ],
-        "unimodal": result.unimodal,
-        "warnings": list(result.warnings),
-        "requests": len(result.evaluations),
-        "scored": result.scored,
-        "n": scorer.n,
-        "config": to_dict(config),
-        "evaluations": [
-            {
-                "schedule": list(e.schedule),
-                "score": _finite(e.score),
-                "start": e.start,
-                "sweep": e.sweep,
-                "coordinate": e.coordinate,
-                "cached": e.cached,
-            }
-            for e in result.evaluations
-        ],
-    }
-
-
-def _write(folder: Path, found: dict[str, Any]) -> None:
-    from mfdistill.report import o3s_plot
-
-    for name in (f"o3s-{found['nfe']}", "o3s"):
-        write_json(folder / f"{name}.json", found)
-        o3s_plot(found, folder / f"{name}.png")
-    if (folder / "config.json").is_file():  # last: the schedule is only there with its search beside it
-        config = load_config(folder)
-        schedules = {**config.get("schedules", {}), str(found["nfe"]): found["schedule"]}
-        ordered = dict(sorted(schedules.items(), key=lambda item: int(item[0])))
-        write_json(folder / "config.json", {**config, "schedule": found["schedule"], "schedules": ordered})
-    log.info("O3S: schedule %s written to %s", found["schedule"], folder)
-
-
 def _folder(student: str | Path) -> Path:
     if not Path(student).is_dir():
         raise UserError(f"--student {student}: not a folder here, so the schedule cannot be written into it; copy the student to a folder")
@@ -245,18 +219,3 @@ def _agreed(student: Student, task: Task | None) -> Task:
     if task is not None and own is not None and task.config != own.config:
         raise UserError(f"--student: was made for task {own.config.name} with its own settings, not for this {task.config.name}")
     return task if task is not None else own  # type: ignore[return-value]
-
-
-def _shared(known: dict[Schedule, float], accelerator: Accelerator | None) -> dict[Schedule, float]:
-    """The main process's scores on every rank: each must make the same moves, or they wait for each other for ever."""
-    if accelerator is None or accelerator.num_processes == 1:
-        return known
-    from accelerate.utils import broadcast_object_list
-
-    box: list[Any] = [known]
-    broadcast_object_list(box)
-    return box[0]
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

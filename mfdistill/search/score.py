@@ -20,6 +20,7 @@ from mfdistill.errors import UserError
 from mfdistill.flow import noise, solve
 from mfdistill.metrics import METRICS, named, score_utterances
 from mfdistill.search.cache import digest_tensors, digest_text
+from mfdistill.search.development import mean_score
 from mfdistill.search.learned import find_solver
 from mfdistill.search.o3s import Schedule
 from mfdistill.students import Student, sample
@@ -51,8 +52,8 @@ class _Item:
 class StudentScorer:
     """``scorer(schedule) -> float``, larger is better; the same number on every rank and for any number of ranks.
 
-    Utterance i always starts from the noise of (seed, i): two schedules differ by their steps and by nothing else. Each rank holds every
-    ``num_processes``-th utterance; conditions, noise, references and the teacher's results are made once.
+    Utterance i always starts from the noise of (seed, first + i): two schedules differ by their steps and by nothing else. Each rank holds
+    every ``num_processes``-th utterance; conditions, noise, references and the teacher's results are made once.
 
     Args:
         student: evaluated as it is, on the accelerator's device (or its own).
@@ -61,12 +62,14 @@ class StudentScorer:
         metric: a name or a column of ``METRICS``; lower-is-better ones are negated. Or ``teacher-mse``: minus the mean squared distance, in
             features, from where ``teacher`` arrives from the same noise in ``teacher_steps`` steps.
         pool: of processes, for the slow metrics.
+        first: index of the first utterance, where these are a block of a longer list.
 
     An utterance whose clean reference has no value under the metric (silence, say) is left out with a warning. A schedule whose result has
     none where the reference has one scores minus infinity.
 
     Raises:
-        UserError: no utterances, an unknown metric, ``teacher-mse`` without a teacher, or no utterance that can be scored.
+        UserError: no utterances, an unknown metric, ``teacher-mse`` without a teacher, or, in the first block, no utterance that can be
+            scored.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class StudentScorer:
         teacher_steps: int = 20,
         teacher_solver: str = "midpoint",
         pool: Executor | None = None,
+        first: int = 0,
     ):
         self.metric, self.column, self.direction = resolve_metric(metric)
         if self.metric == TEACHER_MSE and teacher is None:
@@ -89,7 +93,7 @@ class StudentScorer:
             raise UserError("--data: no utterances to search on; give a corpus with a validation split")
         self.student, self.task, self.seed, self.accelerator, self.pool = student, task, seed, accelerator, pool
         self.device = accelerator.device if accelerator is not None else next(student.parameters()).device
-        self.total = len(utterances)
+        self.total, self.first = len(utterances), first
         rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator is not None else (0, 1)
         own = range(rank, self.total, world)
         self.items = [self._item(i, utterances[i]) for i in own]
@@ -99,18 +103,21 @@ class StudentScorer:
             self._teacher_key = [digest_tensors(teacher.network.state_dict()), teacher_steps, teacher_solver]
         self.counted = self._reduce(self._countable())
         self.n = int(self.counted.sum())
-        if self.n == 0:
+        if self.n == 0 and first == 0:
             raise UserError(f"--metric {metric}: has no value on any of the {self.total} clean references; check the corpus for silence")
         if self.n < self.total and rank == 0:
             log.warning("O3S: %d of %d utterances left out: %s has no value on their references", self.total - self.n, self.total, metric)
 
     def __call__(self, schedule: Schedule) -> float:
-        """Mean over the utterances, negated where lower is better."""
+        """Mean of ``values``."""
+        return mean_score(self.values(schedule))
+
+    def values(self, schedule: Schedule) -> np.ndarray:
+        """(n,) the metric on each utterance that counts, negated where lower is better; NaN where the result has no value."""
         values = torch.zeros(self.total, dtype=torch.float64)
         for index, value in self._values(schedule):
             values[index] = value
-        values = self._reduce(values)[self.counted > 0]
-        return -math.inf if values.isnan().any() else float(self.direction * values.mean())
+        return self.direction * self._reduce(values)[self.counted > 0].numpy()
 
     def fingerprint(self) -> str:
         """Of everything that the score depends on: student, teacher, task, utterances, metric, seed."""
@@ -158,7 +165,7 @@ class StudentScorer:
         degraded = degraded[None].to(self.device)
         gain = self.task.gain(degraded)
         cond = condition(self.task, degraded * gain, text_of(self.task, utterance))
-        eps = noise(self.seed, torch.tensor([index]), "o3s", cond["y"].shape[1:], self.device)
+        eps = noise(self.seed, torch.tensor([self.first + index]), "o3s", cond["y"].shape[1:], self.device)
         return _Item(index, str(utterance["name"]), cond, self.task.path.prior(cond, eps), gain, clean.numpy())
 
     @torch.no_grad()

@@ -18,6 +18,7 @@ from mfdistill.errors import UserError
 from mfdistill.flow import noise
 from mfdistill.metrics import score_utterances
 from mfdistill.search.cache import digest_tensors, digest_text
+from mfdistill.search.development import mean_score
 from mfdistill.search.o3s import Schedule
 from mfdistill.search.score import resolve_metric
 from mfdistill.students import Student, sample
@@ -79,15 +80,19 @@ class SpeechScorer:
             log.warning("O3S: %d of %d utterances left out: %s has no value on them", self.total - self.n, self.total, metric)
 
     def __call__(self, schedule: Schedule) -> float:
-        """Mean over the utterances, negated where lower is better; minus infinity where one has no value."""
+        """Mean of ``values``."""
+        return mean_score(self.values(schedule))
+
+    @torch.no_grad()
+    def values(self, schedule: Schedule) -> np.ndarray:
+        """(n,) the metric on each utterance that counts, negated where lower is better; NaN where the result has no value."""
         values = torch.zeros(self.total, dtype=torch.float64)
         for item in self.items:
             z_1 = self._mel(sample(self.student, item.z_0, item.cond, list(schedule)))
             waves = [self.vocoder(mel[None, :, part])[0].cpu().numpy() for mel, (_, _, part, _) in zip(z_1, item.rows, strict=True)]
             for number, value in self._scored(zip(item.rows, waves, strict=True)):
                 values[number] = value
-        values = self._reduce(values)[self.counted > 0]
-        return -math.inf if values.isnan().any() else float(self.direction * values.mean())
+        return self.direction * self._reduce(values)[self.counted > 0].numpy()
 
     def fingerprint(self) -> str:
         """Of everything that the score depends on."""
