@@ -207,7 +207,7 @@ def record(options: Options, task: str, rows: Sequence[dict[str, Any]]) -> None:
     both = [*others, *rows]
     write_table(stem, both)
     drawn = [row | {"schedule": "uniform", "objective": None, "claim": False} for row in both]
-    quality_plot(drawn, stem.with_suffix(".png"), columns=("pesq", "estoi", "sisdr", "lsd"))
+    quality_plot(drawn, stem.with_suffix(".png"), columns=("pesq", "estoi", "lsd"))
     into(HERE.parent / "docs" / "tasks.md", "six_tasks.json", tables(drawn, TABLE))
 
 
