@@ -155,7 +155,7 @@ def record(options: Options, task: Task, rows: list[dict[str, Any]]) -> None:
     write_table(stem, both)
     columns = {"task": "task", "model": "", "nfe": "NFE", "gain": "level", "train_hours": "hours", "pesq": "PESQ", "estoi": "ESTOI"}
     page("streaming_quality.json", both, columns | {"sisdr": "SI-SDR", "lsd": "LSD", "n": "utterances", "rtf": "RTF"})
-    quality_plot(both, stem.with_suffix(".png"), columns=("pesq", "estoi", "sisdr", "lsd"))
+    quality_plot(both, stem.with_suffix(".png"), columns=("pesq", "estoi", "lsd"))
 
 
 if __name__ == "__main__":
