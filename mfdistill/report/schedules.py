@@ -25,7 +25,6 @@ def comparison_table(search: Mapping[str, Any]) -> Table:
     rows = [
         {
             "schedule": row["name"],
-            "times": " ".join(f"{t:.3f}" for t in row["schedule"]),
             column: _with_interval(row["value"], row["value_ci95"], ".4g"),
             "found - it": _with_interval(row["difference"], row["difference_ci95"], "+.3g"),
             "found is": _verdict(row, search["direction"]),
