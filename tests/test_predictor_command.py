@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,11 @@ from cli_corpus import QUICK, SMALL, make_corpus, voice
 
 from mfdistill.checkpoint import load_config, load_tensors, save_folder
 from mfdistill.cli import main
+from mfdistill.commands.predictor import same_features
 from mfdistill.distill.inference import open_model
 from mfdistill.distill.objectives import estimate
+from mfdistill.errors import UserError
+from mfdistill.tasks import default_task
 
 BRIEF = [*QUICK, "--valid-files", "0"]
 SMALLER = [*SMALL, "--network.filter-frames", "2"]
@@ -209,3 +213,10 @@ def test_a_causal_student_of_a_teacher_that_sees_everything(work: Path, capsys: 
     assert load_config(work / "cut")["predictor"]["source"] == str(work / "regression")
     soundfile.write(work / "cut-in.wav", voice(3)[:2000], 8000)
     assert main(["stream", str(work / "cut-in.wav"), str(work / "cut-out.wav"), "--student", str(work / "cut")]) == 0
+
+
+def test_priors_make_no_other_features() -> None:
+    own = default_task("enhance", 8000)
+    same_features(replace(own, sigma_0=0.7, prior_mean="zero", temperature=0.5), own, "x")
+    with pytest.raises(UserError, match="x: is of another task .normalise is 'peak', here 'none'"):
+        same_features(replace(own, normalise="none"), own, "x")

@@ -60,4 +60,4 @@ def same_features(own: TaskConfig, other: TaskConfig, what: str) -> None:
         raise UserError(f"{what}: is of another task ({key} is {before!r}, here {now!r}); choose another one or change the options")
 
 
-_PRIOR = ("sigma_", "prior_")
+_PRIOR = ("sigma_", "prior_", "temperature")

@@ -62,8 +62,9 @@ def open_task(command: TeacherTrain, start: Model | None) -> tuple[MelTask, Corp
     if training.resume and (Path(training.out) / "config.json").is_file():
         config: Any = read_task_config(load_config(training.out)["task"], f"{training.out}/config.json: task")
     elif start is not None:
-        told = {"vocoder": command.speech.vocoder, "temperature": command.task_options.temperature}
-        config = replace(start.task.config, **{key: value for key, value in told.items() if value not in (None, SpeechOptions.vocoder)})
+        config, vocoder, temperature = start.task.config, command.speech.vocoder, command.task_options.temperature
+        config = config if vocoder == SpeechOptions.vocoder else replace(config, vocoder=vocoder)
+        config = config if temperature is None else replace(config, temperature=temperature)
     else:
         preset: Any = task_config(command.task, command.sample_rate, command.task_options, command.causal, command.framing)
         speech = command.speech
