@@ -1,10 +1,11 @@
-"""Quality against parameters, multiply-adds and computing time of a student whose convolutions are decoupled (9 to 1 filters per channel,
-each fine-tuned alike), or that is computed in eight bits.
+"""Quality against parameters, multiply-adds and computing time of a student whose convolutions are
+decoupled (9 to 1 filters per channel, each fine-tuned alike), or that is computed in eight bits.
 
     python benchmarks/compression.py --data ../shared/data
 
-Fine-tunings resume where they were stopped. Times are processor seconds of one thread per second of audio, of all models in turn, so that
-what else the machine does weighs on all alike. Writes benchmarks/results/compression.json and .png and the table in docs/solvers.md.
+Fine-tunings resume where they were stopped. Times are processor seconds of one thread per second of
+audio, of all models in turn, so that what else the machine does weighs on all alike. Writes
+benchmarks/results/compression.json and .png and the table in docs/solvers.md.
 """
 
 from __future__ import annotations
@@ -53,16 +54,40 @@ def main(options: Options) -> None:
     models = {"whole": options.student}
     for keep in options.keep:
         training = TrainConfig(
-            out=str(Path(options.out) / f"keep-{keep}"), steps=options.steps, batch_size=options.batch_size, lr=1e-3, warmup=5,
-            weight_decay=0.0, ema_decay=0.98, valid_every=0, save_every=20, log_every=10, resume=True,
+            out=str(Path(options.out) / f"keep-{keep}"),
+            steps=options.steps,
+            batch_size=options.batch_size,
+            lr=1e-3,
+            warmup=5,
+            weight_decay=0.0,
+            ema_decay=0.98,
+            valid_every=0,
+            save_every=20,
+            log_every=10,
+            resume=True,
         )
-        command = Compress(model=options.student, keep=keep, data=corpus, training=training, valid=ValidOptions(valid_files=0))
+        command = Compress(
+            model=options.student,
+            keep=keep,
+            data=corpus,
+            training=training,
+            valid=ValidOptions(valid_files=0),
+        )
         models[f"K = {keep}"] = str(compress(command))
-    eight = replace(Compress(options.student, int8=True, data=corpus), training=TrainConfig(out=f"{options.out}/int8", overwrite=True))
+    eight = replace(
+        Compress(options.student, int8=True, data=corpus),
+        training=TrainConfig(out=f"{options.out}/int8", overwrite=True),
+    )
     models["int8"] = str(compress(eight))
-    rows = [{"name": name, "nfe": options.nfe, **score(folder, corpus, options), **size(folder)} for name, folder in models.items()]
+    rows = [
+        {"name": name, "nfe": options.nfe, **score(folder, corpus, options), **size(folder)}
+        for name, folder in models.items()
+    ]
     for row, seconds in zip(rows, times(list(models.values()), corpus, options), strict=True):
-        row |= {"cpu_s_per_s": statistics.median(seconds), "cpu_s_per_s_all": [round(value, 5) for value in seconds]}
+        row |= {
+            "cpu_s_per_s": statistics.median(seconds),
+            "cpu_s_per_s_all": [round(value, 5) for value in seconds],
+        }
     common = {"fine_tuning_steps": options.steps, "commit": commit(), "machine": machine()}
     record([row | common for row in rows])
 
@@ -75,16 +100,23 @@ def score(folder: str, corpus: Corpus, options: Options) -> dict[str, Any]:
     from mfdistill.metrics import summarise
 
     model = open_model(folder, "cpu", "student")
-    utterances = open_eval(corpus, "test", model.task.degradation, model.task.sample_rate, limit=options.limit)
+    utterances = open_eval(
+        corpus, "test", model.task.degradation, model.task.sample_rate, limit=options.limit
+    )
     scores = score_system(
-        lambda wave, i: restore(model.task, model.endpoint, wave, options.nfe, 0, i), utterances, options.metrics, model.task.sample_rate
+        lambda wave, i: restore(model.task, model.endpoint, wave, options.nfe, 0, i),
+        utterances,
+        options.metrics,
+        model.task.sample_rate,
     )
     kept = [{key: value for key, value in row.items() if key != "utterance"} for row in scores]
     return {"task": model.task.config.name, **summarise(kept)}
 
 
 def size(folder: str) -> dict[str, Any]:
-    """Parameters, megabytes in single precision (eight-bit layers as they are), and multiply-adds of one evaluation per second of audio."""
+    """Parameters, megabytes in single precision (eight-bit layers as they are), and multiply-adds
+    of one evaluation per second of audio.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     from mfdistill.checkpoint import load_config, load_tensors
@@ -92,9 +124,16 @@ def size(folder: str) -> dict[str, Any]:
 
     tensors, config = load_tensors(folder), load_config(folder)
     int8 = bool(config["network"].get("int8"))
-    megabytes = sum(value.numel() * (1 if value.dtype.itemsize == 1 else 4) for value in tensors.values()) / 1e6
+    megabytes = (
+        sum(value.numel() * (1 if value.dtype.itemsize == 1 else 4) for value in tensors.values())
+        / 1e6
+    )
     # scales, ranges and constants are no parameters
-    count = sum(value.numel() for name, value in tensors.items() if not name.endswith(("weight_scale", ".input", ".output")))
+    count = sum(
+        value.numel()
+        for name, value in tensors.items()
+        if not name.endswith(("weight_scale", ".input", ".output"))
+    )
     macs = None
     if not int8:
         model = open_model(folder, "cpu", "student")
@@ -112,7 +151,9 @@ def noise_wave(task: Any, seconds: float = 2.0) -> Any:
     """Of the task's rate, (1, s)."""
     import torch
 
-    return 0.1 * torch.randn(1, round(seconds * task.sample_rate), generator=torch.Generator().manual_seed(0))
+    return 0.1 * torch.randn(
+        1, round(seconds * task.sample_rate), generator=torch.Generator().manual_seed(0)
+    )
 
 
 def times(folders: Sequence[str], corpus: Corpus, options: Options) -> list[list[float]]:
@@ -125,13 +166,15 @@ def times(folders: Sequence[str], corpus: Corpus, options: Options) -> list[list
     torch.set_num_threads(1)
     models = [open_model(folder, "cpu", "student") for folder in folders]
     task = models[0].task
-    wave = open_eval(corpus, "test", task.degradation, task.sample_rate, limit=1)[0]["degraded"][: 4 * task.sample_rate]
+    wave = open_eval(corpus, "test", task.degradation, task.sample_rate, limit=1)[0]["degraded"][
+        : 4 * task.sample_rate
+    ]
     found: list[list[float]] = [[] for _ in models]
     for turn in range(options.rounds + 1):
         for model, seconds in zip(models, found, strict=True):
             start = time.process_time()
             restore(task, model.endpoint, wave, options.nfe)
-            if turn:                                                # the first is a warm-up
+            if turn:  # the first is a warm-up
                 seconds.append((time.process_time() - start) / (len(wave) / task.sample_rate))
     return found
 
@@ -143,7 +186,10 @@ def record(rows: Sequence[Mapping[str, Any]]) -> None:
 
     whole = rows[0]
     if rows[-1]["name"] == "int8" and rows[-1]["macs_per_s"] is None:
-        rows = [*rows[:-1], dict(rows[-1]) | {"macs_per_s": whole["macs_per_s"], "params": whole["params"]}]
+        rows = [
+            *rows[:-1],
+            dict(rows[-1]) | {"macs_per_s": whole["macs_per_s"], "params": whole["params"]},
+        ]
     stem = HERE / "results" / "compression"
     write_json(stem.with_suffix(".json"), rows)
     draw(rows, stem.with_suffix(".png"))
@@ -160,7 +206,11 @@ def record(rows: Sequence[Mapping[str, Any]]) -> None:
     tuned = f"{whole['fine_tuning_steps']} updates of fine-tuning each"
     about = f"`{whole['task']}`, {whole['nfe']} step, {whole['n']} test utterances, {tuned}"
     table = markdown_table(lines, {key: value for key, value in columns.items() if key in lines[0]})
-    into(HERE.parent / "docs" / "solvers.md", "compression.json", f"{about} ({whole['machine']}):\n\n{table}\n")
+    into(
+        HERE.parent / "docs" / "solvers.md",
+        "compression.json",
+        f"{about} ({whole['machine']}):\n\n{table}\n",
+    )
 
 
 def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
@@ -171,11 +221,27 @@ def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.6), sharey=True)
-    shown = [("params", 1e3, "parameters (k)"), ("macs_per_s", 1e6, "multiply-adds (M/s)"), ("cpu_s_per_s", 1, "CPU s per s")]
+    shown = [
+        ("params", 1e3, "parameters (k)"),
+        ("macs_per_s", 1e6, "multiply-adds (M/s)"),
+        ("cpu_s_per_s", 1, "CPU s per s"),
+    ]
     for axis, (key, unit, label) in zip(axes, shown, strict=True):
         for row in rows:
-            axis.errorbar(row[key] / unit, row["pesq"], yerr=row.get("pesq_ci95"), fmt="o", color="C1" if row["name"] == "int8" else "C0")
-            axis.annotate(row["name"], (row[key] / unit, row["pesq"]), textcoords="offset points", xytext=(4, 4), fontsize=8)
+            axis.errorbar(
+                row[key] / unit,
+                row["pesq"],
+                yerr=row.get("pesq_ci95"),
+                fmt="o",
+                color="C1" if row["name"] == "int8" else "C0",
+            )
+            axis.annotate(
+                row["name"],
+                (row[key] / unit, row["pesq"]),
+                textcoords="offset points",
+                xytext=(4, 4),
+                fontsize=8,
+            )
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("PESQ")

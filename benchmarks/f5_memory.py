@@ -1,16 +1,20 @@
-"""Memory of one distillation step of F5-TTS Base (337 M parameters), and how many Mel frames of a micro-batch fit into 24 GB.
+"""Memory of one distillation step of F5-TTS Base (337 M parameters), and how many Mel frames of a
+micro-batch fit into 24 GB.
 
     python benchmarks/f5_memory.py
 
-What is there all the time follows from the number of parameters: weights of teacher and student, gradients, AdamW's two averages and the
-averaged weights, all in fp32. What the student's forward pass keeps for the backward pass is counted on torch's fake tensors, which have
-sizes and no memory (CPU kernels, whose attention keeps no square matrix, as the fused ones of GPUs): of 1 and of 2 blocks, from which the
-22 follow. One block more stands for what the backward pass works with. With checkpointed activations a block keeps its input, and one block
-at a time is computed again. To see how far the count is right, one block is really run, and the growth of the process is measured.
+What is there all the time follows from the number of parameters: weights of teacher and student,
+gradients, AdamW's two averages and the averaged weights, all in fp32. What the student's forward
+pass keeps for the backward pass is counted on torch's fake tensors, which have sizes and no memory
+(CPU kernels, whose attention keeps no square matrix, as the fused ones of GPUs): of 1 and of 2
+blocks, from which the 22 follow. One block more stands for what the backward pass works with. With
+checkpointed activations a block keeps its input, and one block at a time is computed again. To see
+how far the count is right, one block is really run, and the growth of the process is measured.
 
-Not in the count: what AdamW needs while it works (up to the size of the weights, when the activations are gone), and what a GPU adds: its
-context (about 0.5 GB), workspaces of its libraries, fragmentation; hence --usable. The teacher's guided evaluations run before, without a
-graph, and need less.
+Not in the count: what AdamW needs while it works (up to the size of the weights, when the
+activations are gone), and what a GPU adds: its context (about 0.5 GB), workspaces of its libraries,
+fragmentation; hence --usable. The teacher's guided evaluations run before, without a graph, and
+need less.
 
 Writes benchmarks/results/f5-memory.json.
 """
@@ -37,7 +41,14 @@ from mfdistill.students import Student
 RESULT = Path(__file__).resolve().parent / "results" / "f5-memory.json"
 GIB, DEPTH = 2**30, 22
 Precision = Literal["no", "bf16"]
-COPIES = ("teacher", "student", "gradients", "AdamW's first average", "AdamW's second average", "averaged weights")
+COPIES = (
+    "teacher",
+    "student",
+    "gradients",
+    "AdamW's first average",
+    "AdamW's second average",
+    "averaged weights",
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +63,9 @@ class Options:
     usable: float = 0.9
     """Share of the card's memory that a step may take."""
     real: bool = False
-    """Only run one block on 2 x 512 frames and print how the process grew (called by the benchmark itself)."""
+    """Only run one block on 2 x 512 frames and print how the process grew (called by the benchmark
+    itself).
+    """
 
 
 def make(depth: int) -> Student:
@@ -62,7 +75,11 @@ def make(depth: int) -> Student:
 def forward(student: Student, batch: int, frames: int, precision: Precision = "no") -> Tensor:
     """The loss of one micro-batch."""
     z, mask = torch.randn(batch, frames, 100), torch.ones(batch, frames, dtype=torch.bool)
-    cond = {"cond": torch.randn(batch, frames, 100), "text": torch.zeros(batch, 150, dtype=torch.long), "mask": mask}
+    cond = {
+        "cond": torch.randn(batch, frames, 100),
+        "text": torch.zeros(batch, 150, dtype=torch.long),
+        "mask": mask,
+    }
     t = torch.full((batch,), 0.25)
     with torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext():
         return student(z, t, t + 0.5, cond).float().square().mean()
@@ -75,7 +92,8 @@ def kept(depth: int, batch: int, frames: int, precision: Precision) -> int:
     with FakeTensorMode():
         student = make(depth)
         own = {p.untyped_storage()._cdata for p in student.parameters()}
-        seen: dict[int, Tensor] = {}  # the tensors themselves, so that no storage's address comes twice
+        # the tensors themselves, so that no storage's address comes twice
+        seen: dict[int, Tensor] = {}
 
         def pack(x: Tensor) -> Tensor:
             seen.setdefault(x.untyped_storage()._cdata, x)
@@ -89,7 +107,9 @@ def kept(depth: int, batch: int, frames: int, precision: Precision) -> int:
 
 
 def really(batch: int, frames: int) -> tuple[float, float]:
-    """GiB by which this process grows from before one block's forward pass to its end, and to the end of the backward pass."""
+    """GiB by which this process grows from before one block's forward pass to its end, and to the
+    end of the backward pass.
+    """
     torch.set_num_threads(1)
     student = make(1)
     forward(student, 1, 8).backward()
@@ -97,7 +117,9 @@ def really(batch: int, frames: int) -> tuple[float, float]:
     loss = forward(student, batch, frames)
     middle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     loss.backward()
-    return (middle - before) * 1024 / GIB, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / GIB
+    return (middle - before) * 1024 / GIB, (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    ) * 1024 / GIB
 
 
 def main(options: Options) -> None:
@@ -119,7 +141,9 @@ def main(options: Options) -> None:
                 "precision": precision, "checkpoint_activations": again, "kib_per_frame": activations / total / 1024,
                 "activations_gib": activations / GIB, "frames_that_fit": int(room / (activations / total)),
             })  # fmt: skip
-    done = subprocess.run([sys.executable, __file__, "--real"], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, __file__, "--real"], check=True, capture_output=True, text=True
+    )
     to_loss, to_gradient = map(float, done.stdout.split())
     write_json(RESULT, {
         "command": "python benchmarks/f5_memory.py",

@@ -1,14 +1,19 @@
-"""Is MeanFlowSE's recipe regression in disguise? Clip of the derivative, coefficient and time embedding, beside CFM and regression.
+"""Is MeanFlowSE's recipe regression in disguise? Clip of the derivative, coefficient and time
+embedding, beside CFM and regression.
 
     python benchmarks/meanflowse_clip.py --data ../shared/data
 
-For each time embedding ("log16": MeanFlowSE's log t at Fourier scale 16; "unit": t at scale 1) one network learns plain CFM for
-`warmup_steps`, as MeanFlowSE's own curriculum begins (its MeanFlow weight is 0 at first). From there every variant goes on for `steps`
-updates with the recipe's objective (w 0.25, gap exponent 8 to 1, r = t in 10 %, t_eps 0.03), and so does plain CFM; the regression
-network has the same network, samples and number of updates. The clip is scaled with the root of the crop's bins, as |v| is: 5 belongs
-to 256 x 256. Measured: share of the correction c (r - t) |du/dt| in |v|, before the clip and as applied, on fixed validation crops;
-quality of one step on test utterances; and `noise_share`, the variance of the one-step estimate over the prior's noise as a share of
-its mean squared error: 0 is regression, 1/2 an exact sampler. Resumable: finished runs and rows are kept.
+For each time embedding ("log16": MeanFlowSE's log t at Fourier scale 16; "unit": t at scale 1) one
+network learns plain CFM for `warmup_steps`, as MeanFlowSE's own curriculum begins (its MeanFlow
+weight is 0 at first). From there every variant goes on for `steps` updates with the recipe's
+objective (w 0.25, gap exponent 8 to 1, r = t in 10 %, t_eps 0.03), and so does plain CFM; the
+regression network has the same network, samples and number of updates. The clip is scaled with the
+root of the crop's bins, as |v| is: 5 belongs
+to 256 x 256. Measured: share of the correction c (r - t) |du/dt| in |v|, before the clip and as
+applied, on fixed validation crops; quality of one step on test utterances; and `noise_share`, the
+variance of the one-step estimate over the prior's noise as a share of
+its mean squared error: 0 is regression, 1/2 an exact sampler. Resumable: finished runs and rows are
+kept.
 """
 
 from __future__ import annotations
@@ -46,8 +51,14 @@ from mfdistill.tasks import TaskConfig, get_task
 
 TIMES = (0.05, 0.2, 0.35, 0.5, 0.7, 0.9)
 RECIPE = MeanFlowConfig(
-    teacher_free=True, mf_first_order_coef=0.5, mf_weight_final=0.25, mf_warmup_frac=0.3, mf_skip_weight_thresh=0.05,
-    mf_delta_gamma_start=8.0, t_eps=0.03, time_kind="start-gap",
+    teacher_free=True,
+    mf_first_order_coef=0.5,
+    mf_weight_final=0.25,
+    mf_warmup_frac=0.3,
+    mf_skip_weight_thresh=0.05,
+    mf_delta_gamma_start=8.0,
+    t_eps=0.03,
+    time_kind="start-gap",
 )
 
 
@@ -90,10 +101,26 @@ def variants(options: Options) -> list[Variant]:
         found.append(Variant(f"cfm-{embedding}", embedding, replace(RECIPE, mf_weight_final=0.0)))
         for c in (0.5, 1.0):
             for kind, change in kinds.items():
-                found.append(Variant(f"{kind}-c{c:g}-{embedding}", embedding, replace(RECIPE, mf_first_order_coef=c, **change)))
+                found.append(
+                    Variant(
+                        f"{kind}-c{c:g}-{embedding}",
+                        embedding,
+                        replace(RECIPE, mf_first_order_coef=c, **change),
+                    )
+                )
     found.append(Variant("regression", "unit", None))
-    first = ("regression", "cfm-log16", "clip-c0.5-log16", "none-c1-unit", "none-c1-log16", "clip-c1-unit")
-    return sorted(found, key=lambda variant: first.index(variant.name) if variant.name in first else len(first))
+    first = (
+        "regression",
+        "cfm-log16",
+        "clip-c0.5-log16",
+        "none-c1-unit",
+        "none-c1-log16",
+        "clip-c1-unit",
+    )
+    return sorted(
+        found,
+        key=lambda variant: first.index(variant.name) if variant.name in first else len(first),
+    )
 
 
 def main(options: Options) -> None:
@@ -101,12 +128,24 @@ def main(options: Options) -> None:
     torch.set_num_threads(1)
     rate = options.sample_rate
     stft = StftConfig(
-        sample_rate=rate, n_fft=254, hop=64, window="hann", exponent=0.5, scale=0.15 * 2**0.5, drop_nyquist=False, normalized=False
-    )  # twice the scale squared, since half as many samples are summed: the level that 510 samples have at 16 kHz
+        sample_rate=rate,
+        n_fft=254,
+        hop=64,
+        window="hann",
+        exponent=0.5,
+        scale=0.15 * 2**0.5,
+        drop_nyquist=False,
+        normalized=False,
+        # twice the scale squared, since half as many samples are summed: the level that 510 samples
+        # have at 16 kHz
+    )
     task = get_task(TaskConfig("enhance", stft, 0.487, 0.0, whole_hops=False, frame_multiple=16))
     data = DataConfig(source=options.data, crop_s=(options.frames - 1) * stft.hop / rate)
     context = Context(options, task, data)
-    runs = [(f"warmup-{name}", Variant(f"warmup-{name}", name, replace(RECIPE, mf_weight_final=0.0))) for name in ("log16", "unit")]
+    runs = [
+        (f"warmup-{name}", Variant(f"warmup-{name}", name, replace(RECIPE, mf_weight_final=0.0)))
+        for name in ("log16", "unit")
+    ]
     for _, variant in runs:
         model, _ = fit(context, variant, options.warmup_steps, None)
         record(context, variant, {"shares": shares(context, model)})
@@ -120,7 +159,15 @@ def main(options: Options) -> None:
             record(context, variant, {"hours": hours, **quality(context, variant, model)})
         else:
             model, hours = fit(context, variant, options.steps, f"warmup-{variant.embedding}")
-            record(context, variant, {"hours": hours, "shares": shares(context, model), **quality(context, variant, model)})
+            record(
+                context,
+                variant,
+                {
+                    "hours": hours,
+                    "shares": shares(context, model),
+                    **quality(context, variant, model),
+                },
+            )
         figure(context)
 
 
@@ -142,20 +189,31 @@ def build(context: Context, embedding: str, dataset: Any) -> Student:
     torch.manual_seed(context.options.seed)
     if context.options.network == "ncsnpp":
         sizes = NCSNppConfig(
-            nf=16, ch_mult=(1, 1, 2), num_res_blocks=1, image_size=128, attn_resolutions=(), fourier_scale=scale,
-            time="log" if log else "linear", delta=True,
+            nf=16,
+            ch_mult=(1, 1, 2),
+            num_res_blocks=1,
+            image_size=128,
+            attn_resolutions=(),
+            fourier_scale=scale,
+            time="log" if log else "linear",
+            delta=True,
         )
         network = build_network("ncsnpp", sizes)
     else:
         small = CompactSizes(channels=24, blocks=2, embedding=64, filter_frames=3, filter_bins=1)
-        network = build_network("compact", fit_network_config(context.task, dataset, small, residual_std=0.7))
+        network = build_network(
+            "compact", fit_network_config(context.task, dataset, small, residual_std=0.7)
+        )
         network.time_embedding = DeltaEmbedding(NoisinessEmbedding(16, scale, log), 64, scale)
     return Student.from_network(network)
 
 
 def fit(context: Context, variant: Variant, steps: int, start: str | None) -> tuple[Student, float]:
     """Train (or find trained); the student with averaged weights, and hours."""
-    options, folder = context.options, Path(context.options.out) / context.options.network / variant.name
+    options, folder = (
+        context.options,
+        Path(context.options.out) / context.options.network / variant.name,
+    )
     dataset = open_train(context.data, True, context.options.sample_rate)
     student = build(context, variant.embedding, dataset)
     if start is not None:
@@ -167,12 +225,28 @@ def fit(context: Context, variant: Variant, steps: int, start: str | None) -> tu
     else:
         objective = MeanFlowObjective(student, None, path, variant.config, options.seed)
     config = TrainConfig(
-        out=str(folder), steps=steps, batch_size=options.batch_size, lr=options.lr if start is None else options.lr / 2, warmup=20,
-        lr_end=0.1, weight_decay=0.0, ema_decay=0.99, seed=options.seed + (0 if start is None else 1), valid_every=0, save_every=50,
-        log_every=20, resume=True,
+        out=str(folder),
+        steps=steps,
+        batch_size=options.batch_size,
+        lr=options.lr if start is None else options.lr / 2,
+        warmup=20,
+        lr_end=0.1,
+        weight_decay=0.0,
+        ema_decay=0.99,
+        seed=options.seed + (0 if start is None else 1),
+        valid_every=0,
+        save_every=50,
+        log_every=20,
+        resume=True,
     )
     data = open_train(replace(context.data, seed=config.seed), True, context.options.sample_rate)
-    train(objective, data, context.task, config, model_config={"role": "student", "variant": variant.name})
+    train(
+        objective,
+        data,
+        context.task,
+        config,
+        model_config={"role": "student", "variant": variant.name},
+    )
     student.load_state_dict(load_tensors(folder))
     saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))["training"]
     return student.eval(), saved["hours"]
@@ -193,11 +267,14 @@ class Regression(RegressionObjective):
 
 
 def shares(context: Context, student: Student) -> list[dict[str, float]]:
-    """At each time, r halfway to 1: |du/dt| / |v| and (r - t) |du/dt| / |v|, exact derivatives, means over eight validation crops; and the
-    factor of the clip."""
+    """At each time, r halfway to 1: |du/dt| / |v| and (r - t) |du/dt| / |v|, exact derivatives,
+    means over eight validation crops; and the factor of the clip.
+    """
     task, options = context.task, context.options
     utterances = open_eval(context.data, "valid", True, task.sample_rate, limit=8)
-    batch = make_batch(task, crops(utterances, round(context.data.crop_s * task.sample_rate)), "cpu")
+    batch = make_batch(
+        task, crops(utterances, round(context.data.crop_s * task.sample_rate)), "cpu"
+    )
     x, cond = batch["z_1"], batch["cond"]
     eps = noise(options.seed, torch.arange(len(x)), "shares", x.shape[1:])
     z_0, z_1 = task.path.end_points(x, cond, eps)
@@ -206,23 +283,34 @@ def shares(context: Context, student: Student) -> list[dict[str, float]]:
     for time in TIMES:
         t = torch.full((len(x),), time)
         r = (t + 1) / 2
-        _, j = total_derivative(lambda z, t, r: student(z, t, r, cond), interpolate(z_0, z_1, t), t, r, v, method="forward")
+        _, j = total_derivative(
+            lambda z, t, r: student(z, t, r, cond),
+            interpolate(z_0, z_1, t),
+            t,
+            r,
+            v,
+            method="forward",
+        )
         size, reference = j.flatten(1).norm(dim=1), v.flatten(1).norm(dim=1)
         factor = (clip / size).clamp(max=1)
-        rows.append({
-            "t": time,
-            "v_norm": float(reference.mean()),
-            "jvp_norm": float(size.mean()),
-            "unclipped": float(((r - t) * size / reference).mean()),
-            "clip_factor": float(factor.mean()),
-            "clipped": float(((r - t) * factor * size / reference).mean()),
-        })
+        rows.append(
+            {
+                "t": time,
+                "v_norm": float(reference.mean()),
+                "jvp_norm": float(size.mean()),
+                "unclipped": float(((r - t) * size / reference).mean()),
+                "clip_factor": float(factor.mean()),
+                "clipped": float(((r - t) * factor * size / reference).mean()),
+            }
+        )
     return rows
 
 
 @torch.no_grad()
 def quality(context: Context, variant: Variant, student: Student) -> dict[str, Any]:
-    """Scores of one step (and of 5 Euler steps of the diagonal, or 2 of the average velocity) on test utterances, and ``noise_share``."""
+    """Scores of one step (and of 5 Euler steps of the diagonal, or 2 of the average velocity) on
+    test utterances, and ``noise_share``.
+    """
     task, options = context.task, context.options
     utterances = open_eval(context.data, "test", True, task.sample_rate, limit=options.limit)
     regression = variant.config is None
@@ -237,20 +325,35 @@ def quality(context: Context, variant: Variant, student: Student) -> dict[str, A
 
     found: dict[str, Any] = {}
     for steps in (1,) if regression else (1, 5) if plain else (1, 2):
-        waves = [restore(task, model, item["degraded"], steps, options.seed, i) for i, item in enumerate(utterances)]
-        pairs = [(item["name"], wave.numpy(), item["clean"].numpy()) for item, wave in zip(utterances, waves, strict=True)]
+        waves = [
+            restore(task, model, item["degraded"], steps, options.seed, i)
+            for i, item in enumerate(utterances)
+        ]
+        pairs = [
+            (item["name"], wave.numpy(), item["clean"].numpy())
+            for item, wave in zip(utterances, waves, strict=True)
+        ]
         scores = summarise(score_utterances(pairs, ("pesq", "estoi", "sisdr"), task.sample_rate))
-        found |= {key if steps == 1 else f"{key}_{steps}_steps": value for key, value in scores.items()}
+        found |= {
+            key if steps == 1 else f"{key}_{steps}_steps": value for key, value in scores.items()
+        }
     variance = error = 0.0
     for i in range(min(6, len(utterances))):
         item = utterances[i]
         gain = task.gain(item["degraded"][None])
-        cond, x = task.condition(item["degraded"][None] * gain), task.target(item["clean"][None] * gain)
+        cond, x = (
+            task.condition(item["degraded"][None] * gain),
+            task.target(item["clean"][None] * gain),
+        )
         draws = [noise(seed, torch.tensor([i]), "quality", x.shape[1:]) for seed in (1, 2)]
         a, b = (model(task.path.prior(cond, eps), cond, 1) for eps in draws)
         variance += float((a - b).square().mean()) / 2
         error += float((a - x).square().mean() + (b - x).square().mean()) / 2
-    return {**found, "feature_mse": error / min(6, len(utterances)), "noise_share": variance / error}
+    return {
+        **found,
+        "feature_mse": error / min(6, len(utterances)),
+        "noise_share": variance / error,
+    }
 
 
 def load_rows(context: Context) -> dict[str, Any]:
@@ -258,7 +361,11 @@ def load_rows(context: Context) -> dict[str, Any]:
     if not context.results.is_file():
         return {}
     saved = json.loads(context.results.read_text(encoding="utf-8"))
-    own = {key: value for key, value in asdict(context.options).items() if key not in ("data", "out", "shares_only")}
+    own = {
+        key: value
+        for key, value in asdict(context.options).items()
+        if key not in ("data", "out", "shares_only")
+    }
     if saved["options"] != own:
         say(f"{context.results.name}: was made with other options; begun again")
         return {}
@@ -268,9 +375,20 @@ def load_rows(context: Context) -> dict[str, Any]:
 def record(context: Context, variant: Variant, values: dict[str, Any]) -> None:
     """Add a row to the file of results."""
     rows = load_rows(context) | {variant.name: {"embedding": variant.embedding, **values}}
-    own = {key: value for key, value in asdict(context.options).items() if key not in ("data", "out", "shares_only")}
-    write_json(context.results, {"options": own, "machine": machine(), "commit": commit(), "rows": rows})
-    say(f"{variant.name}: " + ", ".join(f"{key} {value:.3g}" for key, value in values.items() if isinstance(value, float)))
+    own = {
+        key: value
+        for key, value in asdict(context.options).items()
+        if key not in ("data", "out", "shares_only")
+    }
+    write_json(
+        context.results, {"options": own, "machine": machine(), "commit": commit(), "rows": rows}
+    )
+    say(
+        f"{variant.name}: "
+        + ", ".join(
+            f"{key} {value:.3g}" for key, value in values.items() if isinstance(value, float)
+        )
+    )
 
 
 def figure(context: Context) -> None:
@@ -285,12 +403,34 @@ def figure(context: Context) -> None:
     for name, color in (("log16", "tab:red"), ("unit", "tab:blue")):
         points = rows[f"warmup-{name}"]["shares"]
         for key, style in (("unclipped", "-"), ("clipped", "--")):
-            left.semilogy([p["t"] for p in points], [100 * p[key] for p in points], style, color=color, label=f"{name}, {key}")
-    left.set(xlabel="t (0: prior, 1: data)", ylabel="(r - t) |du/dt| in % of |v|", title="correction at c = 1, after the CFM warm-up")
+            left.semilogy(
+                [p["t"] for p in points],
+                [100 * p[key] for p in points],
+                style,
+                color=color,
+                label=f"{name}, {key}",
+            )
+    left.set(
+        xlabel="t (0: prior, 1: data)",
+        ylabel="(r - t) |du/dt| in % of |v|",
+        title="correction at c = 1, after the CFM warm-up",
+    )
     left.legend()
-    names = [variant.name for variant in variants(context.options) if "pesq" in rows.get(variant.name, {})]
-    for axes, (key, title) in zip(others, (("pesq", "PESQ"), ("sisdr", "SI-SDR, dB"), ("noise_share", "noise share")), strict=True):
-        axes.barh(names, [rows[name][key] for name in names], color=["tab:red" if "log16" in name else "tab:blue" for name in names])
+    names = [
+        variant.name
+        for variant in variants(context.options)
+        if "pesq" in rows.get(variant.name, {})
+    ]
+    for axes, (key, title) in zip(
+        others,
+        (("pesq", "PESQ"), ("sisdr", "SI-SDR, dB"), ("noise_share", "noise share")),
+        strict=True,
+    ):
+        axes.barh(
+            names,
+            [rows[name][key] for name in names],
+            color=["tab:red" if "log16" in name else "tab:blue" for name in names],
+        )
         low = min(rows[name][key] for name in names)
         axes.set(title=f"{title}, one step", xlim=(0.95 * low if key != "noise_share" else 0, None))
         axes.invert_yaxis()

@@ -1,4 +1,6 @@
-"""What the benchmarks share: recorded rows, tables in pages, checkpoints in half precision, and what a row says of its making."""
+"""What the benchmarks share: recorded rows, tables in pages, checkpoints in half precision, and
+what a row says of its making.
+"""
 
 from __future__ import annotations
 
@@ -30,23 +32,33 @@ def into(file: Path, mark: str, text: str) -> None:
 
 
 def tables(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
-    """One markdown table for every task and rate; ``columns``: key of a row to heading, after the system's name."""
+    """One markdown table for every task and rate; ``columns``: key of a row to heading, after the
+    system's name.
+    """
     from mfdistill.report import markdown_table
 
     parts = []
     for task, rate in dict.fromkeys((row["task"], row["sample_rate"]) for row in rows):
         own = [row for row in rows if (row["task"], row["sample_rate"]) == (task, rate)]
         lines = [{"system": name_of(row)} | {key: row[key] for key in columns} for row in own]
-        title = f"`{task}`, {rate // 1000} kHz, {own[0]['n']} test utterances ({own[0]['machine']}):"
+        title = (
+            f"`{task}`, {rate // 1000} kHz, {own[0]['n']} test utterances ({own[0]['machine']}):"
+        )
         parts.append(f"{title}\n\n{markdown_table(lines, {'system': ''} | dict(columns))}")
     return "\n\n".join(parts) + "\n"
 
 
 def name_of(row: dict[str, Any]) -> str:
     """Of a row, for people."""
-    steps = "" if row["model"] in ("unprocessed", "regression") else f", {row['nfe']} step" + ("s" if row["nfe"] > 1 else "")
+    steps = (
+        ""
+        if row["model"] in ("unprocessed", "regression")
+        else f", {row['nfe']} step" + ("s" if row["nfe"] > 1 else "")
+    )
     placed = f" placed by O3S on {row['searched']}" if row["schedule"] == "o3s" else ""
-    model = row["model"] + (" by meanflow" if (row["model"], row["objective"]) == ("student", "meanflow") else "")
+    model = row["model"] + (
+        " by meanflow" if (row["model"], row["objective"]) == ("student", "meanflow") else ""
+    )
     return f"**{model}{steps}{placed}**" if row["claim"] else model + steps + placed
 
 
@@ -57,8 +69,11 @@ def digest(file: Path) -> str:
 
 def commit() -> str:
     """The repository's commit, marked where the tree has changes."""
+
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *words], cwd=HERE, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     dirty = git("status", "--porcelain", "--", "../mfdistill")
     return git("rev-parse", "--short=12", "HEAD") + ("+changes" if dirty else "")

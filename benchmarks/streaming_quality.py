@@ -1,13 +1,17 @@
-"""What causality and one evaluation cost: phase retrieval, vocoding and enhancement, scored on streamed audio.
+"""What causality and one evaluation cost: phase retrieval, vocoding and enhancement, scored on
+streamed audio.
 
     python benchmarks/streaming_quality.py --data ../shared/data
 
-Trains, for every task and with the recipe of six_tasks.py, a causal teacher, its one-step student, a regression network of the same size,
-all three without causality ("full", those of six_tasks.py where they are there), and a causal student of the teacher that sees everything;
-for enhancement also a causal teacher and student behind that regression network ("predicted": one evaluation more than NFE says).
-Causal systems are scored as streams: hop by hop with the running peak as level, the stream's offset trimmed; ``gain`` "utterance" is the
-same with the peak of the whole utterance, which no stream knows. Stages resume. Checkpoints are rounded to half precision, and those are
-scored; the causal ones are stored in benchmarks/models.
+Trains, for every task and with the recipe of six_tasks.py, a causal teacher, its one-step student,
+a regression network of the same size, all three without causality ("full", those of six_tasks.py
+where they are there), and a causal student of the teacher that sees everything; for enhancement
+also a causal teacher and student behind that regression network ("predicted": one evaluation more
+than NFE says).
+Causal systems are scored as streams: hop by hop with the running peak as level, the stream's offset
+trimmed; ``gain`` "utterance" is the same with the peak of the whole utterance, which no stream
+knows. Stages resume. Checkpoints are rounded to half precision, and those are scored; the causal
+ones are stored in benchmarks/models.
 """
 
 from __future__ import annotations
@@ -62,7 +66,9 @@ def main(options: Options) -> None:
             out, full = Path(options.out) / task, Path(options.full) / task
             train(options.budget, task, corpus, full)
             train(options.budget, task, corpus, out, causal=True)
-            distil(options.budget, task, corpus, full / "teacher", out / "student-of-full", causal=True)
+            distil(
+                options.budget, task, corpus, full / "teacher", out / "student-of-full", causal=True
+            )
             if task == "enhance":
                 train_predicted(options.budget, task, corpus, out)
         if "evaluate" in options.stages:
@@ -75,10 +81,21 @@ STORED = ("teacher", "student", "regression")
 def runs(options: Options, task: Task) -> dict[str, tuple[Path, float]]:
     """Folder and hours of training of every system."""
     out, full = Path(options.out) / task, Path(options.full) / task
-    own = ("regression", "teacher", "student", *(("predicted-teacher", "predicted-student") if task == "enhance" else ()))
+    own = (
+        "regression",
+        "teacher",
+        "student",
+        *(("predicted-teacher", "predicted-student") if task == "enhance" else ()),
+    )
     found = {name: (out / name, hours(out, name)) for name in own}
-    found["student-of-full"] = (out / "student-of-full", round(hours(full, "teacher") + hours_of(out / "student-of-full"), 3))
-    return found | {f"full-{name}": (full / name, hours(full, name)) for name in ("regression", "teacher", "student")}
+    found["student-of-full"] = (
+        out / "student-of-full",
+        round(hours(full, "teacher") + hours_of(out / "student-of-full"), 3),
+    )
+    return found | {
+        f"full-{name}": (full / name, hours(full, name))
+        for name in ("regression", "teacher", "student")
+    }
 
 
 def evaluate(options: Options, task: Task) -> list[dict[str, Any]]:
@@ -87,22 +104,46 @@ def evaluate(options: Options, task: Task) -> list[dict[str, Any]]:
 
     rows: list[dict[str, Any]] = []
     for name, (folder, spent) in runs(options, task).items():
-        stored = halve(folder, HERE / "models" / f"streaming-{task}-{name}" if name in STORED else folder.with_name(f"{name}-half"))
+        stored = halve(
+            folder,
+            HERE / "models" / f"streaming-{task}-{name}"
+            if name in STORED
+            else folder.with_name(f"{name}-half"),
+        )
         model = open_model(stored)
-        utterances = open_eval(Corpus(source=options.data), "test", model.task.degradation, options.budget.sample_rate, limit=options.limit)
+        utterances = open_eval(
+            Corpus(source=options.data),
+            "test",
+            model.task.degradation,
+            options.budget.sample_rate,
+            limit=options.limit,
+        )
         if not rows:
-            rows.append(score(options, task, "unprocessed", 0, "", unprocessed(model.task), utterances))
+            rows.append(
+                score(options, task, "unprocessed", 0, "", unprocessed(model.task), utterances)
+            )
         about = {
-            "objective": (model.config.get("objective") or {}).get("name"), "network": "compact", "params": model.params,
-            "train_hours": spent, "checkpoint_sha256": digest(stored / "model.safetensors"),
-            "claim": name == "student",            # declared before anything is measured
+            "objective": (model.config.get("objective") or {}).get("name"),
+            "network": "compact",
+            "params": model.params,
+            "train_hours": spent,
+            "checkpoint_sha256": digest(stored / "model.safetensors"),
+            "claim": name == "student",  # declared before anything is measured
         }
         causal = model.task.config.stft.causal
-        levels = ("running peak", "utterance") if causal and model.task.config.normalise == "peak" else ("utterance",)
+        levels = (
+            ("running peak", "utterance")
+            if causal and model.task.config.normalise == "peak"
+            else ("utterance",)
+        )
         for nfe in (1, 5) if "teacher" in name else (1,):
             for gain in levels if name == "student" else levels[:1]:
                 system = streamed(model, nfe, gain) if causal else whole(model, nfe)
-                rows.append(score(options, task, name, nfe, gain, system, utterances) | about | {"streamed": causal})
+                rows.append(
+                    score(options, task, name, nfe, gain, system, utterances)
+                    | about
+                    | {"streamed": causal}
+                )
     return [{column: row.get(column) for column in (*COLUMNS, "streamed", "gain")} for row in rows]
 
 
@@ -117,7 +158,13 @@ def streamed(model: Any, nfe: int, gain: str) -> System:
 
     def run(wave: Tensor, index: int) -> Tensor:
         level: Any = "peak" if gain == "running peak" else float(model.task.gain(wave[None]))
-        restorer = StreamRestorer(own, nfe, gain=level, seeds=[index], temperature=0.0 if model.role == "regression" else 1.0)
+        restorer = StreamRestorer(
+            own,
+            nfe,
+            gain=level,
+            seeds=[index],
+            temperature=0.0 if model.role == "regression" else 1.0,
+        )
         return torch.cat([restorer.push(wave), restorer.flush()[0]])
 
     return run
@@ -128,16 +175,31 @@ def whole(model: Any, nfe: int) -> System:
     return lambda wave, index: restore(model.task, model.endpoint, wave, nfe, 0, index)
 
 
-def score(options: Options, task: Task, name: str, nfe: int, gain: str, system: System, utterances: Any) -> dict[str, Any]:
+def score(
+    options: Options, task: Task, name: str, nfe: int, gain: str, system: System, utterances: Any
+) -> dict[str, Any]:
     """One row."""
     rows = score_system(system, utterances, options.metrics, options.budget.sample_rate)
     wave = utterances[0]["degraded"]
     return {
-        "task": task, "model": name, "nfe": nfe, "schedule": "uniform" if nfe else "", "gain": gain, "claim": False, "train_hours": 0.0,
-        "split": "test", "sample_rate": options.budget.sample_rate, "pesq_mode": pesq_mode(options.budget.sample_rate),
-        "rtf": measure_rtf(lambda: system(wave, 0), len(wave) / options.budget.sample_rate, 1) if nfe else None,
-        "commit": commit(), "machine": machine(),
-        **summarise([{key: value for key, value in row.items() if key != "utterance"} for row in rows]),
+        "task": task,
+        "model": name,
+        "nfe": nfe,
+        "schedule": "uniform" if nfe else "",
+        "gain": gain,
+        "claim": False,
+        "train_hours": 0.0,
+        "split": "test",
+        "sample_rate": options.budget.sample_rate,
+        "pesq_mode": pesq_mode(options.budget.sample_rate),
+        "rtf": measure_rtf(lambda: system(wave, 0), len(wave) / options.budget.sample_rate, 1)
+        if nfe
+        else None,
+        "commit": commit(),
+        "machine": machine(),
+        **summarise(
+            [{key: value for key, value in row.items() if key != "utterance"} for row in rows]
+        ),
     }
 
 
@@ -145,16 +207,42 @@ KEY = ("task", "sample_rate", "model", "nfe", "gain")
 
 
 def record(options: Options, task: Task, rows: list[dict[str, Any]]) -> None:
-    """Put the rows into the recorded result, in the place of older ones of the same systems, and draw it."""
+    """Put the rows into the recorded result, in the place of older ones of the same systems, and
+    draw it.
+    """
     from mfdistill.report import quality_plot, write_table
 
     stem = HERE / "results" / "streaming_quality"
     new = {tuple(row[key] for key in KEY) for row in rows}
-    both = [row for row in recorded(stem.with_suffix(".json")) if tuple(row[key] for key in KEY) not in new] + rows
-    both.sort(key=lambda row: (row["task"], row["sample_rate"], row["streamed"] is not None, row["model"], row["nfe"]))
+    both = [
+        row
+        for row in recorded(stem.with_suffix(".json"))
+        if tuple(row[key] for key in KEY) not in new
+    ] + rows
+    both.sort(
+        key=lambda row: (
+            row["task"],
+            row["sample_rate"],
+            row["streamed"] is not None,
+            row["model"],
+            row["nfe"],
+        )
+    )
     write_table(stem, both)
-    columns = {"task": "task", "model": "", "nfe": "NFE", "gain": "level", "train_hours": "hours", "pesq": "PESQ", "estoi": "ESTOI"}
-    page("streaming_quality.json", both, columns | {"sisdr": "SI-SDR", "lsd": "LSD", "n": "utterances", "rtf": "RTF"})
+    columns = {
+        "task": "task",
+        "model": "",
+        "nfe": "NFE",
+        "gain": "level",
+        "train_hours": "hours",
+        "pesq": "PESQ",
+        "estoi": "ESTOI",
+    }
+    page(
+        "streaming_quality.json",
+        both,
+        columns | {"sisdr": "SI-SDR", "lsd": "LSD", "n": "utterances", "rtf": "RTF"},
+    )
     quality_plot(both, stem.with_suffix(".png"), columns=("pesq", "estoi", "lsd"))
 
 

@@ -1,4 +1,6 @@
-"""Checkpoint folders: ``model.safetensors`` + ``config.json``, written beside and renamed, so a dying run damages nothing."""
+"""Checkpoint folders: ``model.safetensors`` + ``config.json``, written beside and renamed, so a
+dying run damages nothing.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` by way of a temporary name in the same folder.
 
     Raises:
-        UserError: the disk is full or the folder cannot be written; whatever stood at ``path`` is untouched.
+        UserError: the disk is full or the folder cannot be written; whatever stood at ``path`` is
+            untouched.
     """
     _replace(path, lambda part: part.write_text(text, encoding="utf-8"))
 
@@ -36,7 +39,9 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
     """Write safetensors to ``path`` by way of a temporary name (errors as ``write_text``)."""
     from safetensors.torch import save_file
 
@@ -54,12 +59,16 @@ def _replace(path: Path, write: Any) -> None:
         if part.is_file():  # unlink would fail on its own where the folder is a file
             part.unlink()
         if isinstance(error, OSError) or "I/O error" in str(error) or "No space" in str(error):
-            raise UserError(f"{path}: cannot be written ({error}); free some space or name another folder") from error
+            raise UserError(
+                f"{path}: cannot be written ({error}); free some space or name another folder"
+            ) from error
         raise
 
 
 def save_folder(path: str | Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """Save a model folder; an existing one at ``path`` keeps its other files (logs, ``training_state``)."""
+    """Save a model folder; an existing one at ``path`` keeps its other files (logs,
+    ``training_state``).
+    """
     folder = Path(path)
     write_tensors(folder / "model.safetensors", tensors)
     write_json(folder / "config.json", {"format": FORMAT, **config})
@@ -74,13 +83,15 @@ def load_config(path: str | Path) -> dict[str, Any]:
     folder = Path(path)
     file = folder / "config.json" if folder.is_dir() else folder
     if not file.is_file():
-        raise UserError(f"{path}: no config.json there; name a folder that teacher-train or student-distill wrote")
+        raise UserError(
+            f"{path}: no config.json there; name a folder that teacher-train or student-distill wrote"
+        )
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{file}: not valid JSON ({error}); restore it or train again") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise UserError(f"{file}: not written by this program (no \"format\": \"{FORMAT}\")")
+        raise UserError(f'{file}: not written by this program (no "format": "{FORMAT}")')
     return config
 
 
@@ -99,7 +110,9 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
     try:
         return load_file(str(file))
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{file}: damaged or no safetensors file ({error}); copy or train it again") from error
+        raise UserError(
+            f"{file}: damaged or no safetensors file ({error}); copy or train it again"
+        ) from error
 
 
 def remove_folder(path: Path) -> None:

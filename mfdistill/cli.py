@@ -1,4 +1,6 @@
-"""``mfdistill COMMAND ...``: options to a frozen dataclass, one call, and errors as one line. Imports no torch."""
+"""``mfdistill COMMAND ...``: options to a frozen dataclass, one call, and errors as one line.
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,12 @@ from mfdistill.errors import UserError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0, 2 for bad input, 128 + signal)."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING if _rank() == 0 else logging.ERROR)
-    logging.getLogger("mfdistill").setLevel(logging.INFO if _rank() == 0 and not sys.stderr.isatty() else logging.NOTSET)
+    logging.basicConfig(
+        format="%(message)s", level=logging.WARNING if _rank() == 0 else logging.ERROR
+    )
+    logging.getLogger("mfdistill").setLevel(
+        logging.INFO if _rank() == 0 and not sys.stderr.isatty() else logging.NOTSET
+    )
     try:
         command = parse(list(sys.argv[1:] if arguments is None else arguments))
         importlib.import_module(type(command).__module__).run(command)
@@ -32,13 +38,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
-        return _tell(f"error: {error.filename or 'disk'}: {error.strerror}; free some space or name another folder", 2)
+        return _tell(
+            f"error: {error.filename or 'disk'}: {error.strerror}; free some space or name another folder",
+            2,
+        )
 
 
 def _leave() -> None:
-    """End the process group, where a launcher made one; together, since a process that is still exchanging dies when another has left."""
+    """End the process group, where a launcher made one; together, since a process that is still
+    exchanging dies when another has left.
+    """
     torch = sys.modules.get("torch")
-    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+    if (
+        torch is not None
+        and torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+    ):
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 

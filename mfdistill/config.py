@@ -1,4 +1,6 @@
-"""Frozen dataclasses to JSON and back; an unknown key is an error that names the nearest valid one."""
+"""Frozen dataclasses to JSON and back; an unknown key is an error that names the nearest valid
+one.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "config") -> T
     """Build the dataclass ``cls`` from a mapping; missing keys take their defaults.
 
     Raises:
-        UserError: on a key that ``cls`` does not have or a value of the wrong type; ``where`` names the file or section.
+        UserError: on a key that ``cls`` does not have or a value of the wrong type; ``where`` names
+            the file or section.
     """
     hints = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls) if field.init]  # type: ignore[arg-type]
@@ -77,6 +80,8 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
         return from_dict(hint, value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if hint in (int, float, str, bool) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
+    if hint in (int, float, str, bool) and (
+        not isinstance(value, hint) or (hint is int and isinstance(value, bool))
+    ):
         raise UserError(f"{where}: expected {hint.__name__}, got {value!r}")
     return value

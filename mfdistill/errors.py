@@ -2,4 +2,6 @@
 
 
 class UserError(Exception):
-    """Bad input: the message names the file or option, says what is wrong and what to do; the command line prints it alone."""
+    """Bad input: the message names the file or option, says what is wrong and what to do; the
+    command line prints it alone.
+    """

@@ -1,4 +1,6 @@
-"""A minute corpus for tests of the commands, and a program that runs several commands in one set of processes."""
+"""A minute corpus for tests of the commands, and a program that runs several commands in one set of
+processes.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +12,33 @@ import numpy as np
 import soundfile
 
 SMALL = ["--network.channels", "4", "--network.blocks", "1", "--network.embedding", "8"]
-QUICK = ["--steps", "3", "--batch-size", "2", "--warmup", "1", "--log-every", "1", "--valid-files", "2", "--valid-metrics", "sisdr"]
+QUICK = [
+    "--steps",
+    "3",
+    "--batch-size",
+    "2",
+    "--warmup",
+    "1",
+    "--log-every",
+    "1",
+    "--valid-files",
+    "2",
+    "--valid-metrics",
+    "sisdr",
+]
 
 
 def voice(seed: int, seconds: float = 1.2, rate: int = 8000) -> np.ndarray:
-    """Something that sounds a little like syllables: harmonics of a gliding pitch, in bursts, and a hiss."""
+    """Something that sounds a little like syllables: harmonics of a gliding pitch, in bursts, and a
+    hiss.
+    """
     rng = np.random.default_rng(seed)
     t = np.arange(round(seconds * rate)) / rate
     phase = 2 * np.pi * np.cumsum(110 + 15 * (seed % 7) + 20 * np.sin(2 * np.pi * 2 * t)) / rate
-    wave = sum(np.sin(k * phase) / k for k in range(1, 12)) * np.maximum(0, np.sin(2 * np.pi * 3 * t + seed)) ** 0.5
+    wave = (
+        sum(np.sin(k * phase) / k for k in range(1, 12))
+        * np.maximum(0, np.sin(2 * np.pi * 3 * t + seed)) ** 0.5
+    )
     return (0.1 * wave + 0.002 * rng.standard_normal(t.size)).astype(np.float32)
 
 

@@ -1,11 +1,14 @@
 """A flow whose answers are known exactly: every dimension independently Gaussian at both ends.
 
-Per real dimension: ``z_0 = m0 + s0 e``, ``z_1 = x + s1 e`` with the same ``e ~ N(0, 1)`` and ``x ~ N(mu, s^2)``, on a straight line.
-So ``z_t ~ N(m_t, S_t^2)`` with ``m_t = (1-t) m0 + t mu`` and ``S_t^2 = ((1-t) s0 + t s1)^2 + t^2 s^2 = A t^2 + B t + C``. With ``s1 = 0``
-this is the independent coupling of N(m0, s0^2) and N(mu, s^2). The marginal velocity is ``(mu - m0) + (S'_t / S_t) (z - m_t)``, hence
-the flow map ``z_r = m_r + (S_r / S_t) (z - m_t)`` and, dividing by r - t on paper, an average velocity that is finite at r = t too.
+Per real dimension: ``z_0 = m0 + s0 e``, ``z_1 = x + s1 e`` with the same ``e ~ N(0, 1)`` and ``x ~
+N(mu, s^2)``, on a straight line. So ``z_t ~ N(m_t, S_t^2)`` with ``m_t = (1-t) m0 + t mu`` and
+``S_t^2 = ((1-t) s0 + t s1)^2 + t^2 s^2 = A t^2 + B t + C``. With ``s1 = 0`` this is the independent
+coupling of N(m0, s0^2) and N(mu, s^2). The marginal velocity is ``(mu - m0) + (S'_t / S_t) (z -
+m_t)``, hence the flow map ``z_r = m_r + (S_r / S_t) (z - m_t)`` and, dividing by r - t on paper, an
+average velocity that is finite at r = t too.
 
-For the spectral `GaussianPath` a real channel of a complex number has ``s0 = sigma_0 / sqrt(2)`` (`of_path`).
+For the spectral `GaussianPath` a real channel of a complex number has ``s0 = sigma_0 / sqrt(2)``
+(`of_path`).
 """
 
 from __future__ import annotations
@@ -32,8 +35,12 @@ class GaussianFlow:
     s1: Tensor | float = 0.0
 
     @staticmethod
-    def of_path(path: GaussianPath, mu: Tensor | float, s: Tensor | float, y: Tensor | float = 0.0) -> GaussianFlow:
-        """The field of a flat `GaussianPath` when each real channel of the data x is N(mu, s^2), given the condition y."""
+    def of_path(
+        path: GaussianPath, mu: Tensor | float, s: Tensor | float, y: Tensor | float = 0.0
+    ) -> GaussianFlow:
+        """The field of a flat `GaussianPath` when each real channel of the data x is N(mu, s^2),
+        given the condition y.
+        """
         assert path.shape == "flat"
         m0 = y if path.mean == "y" else 0.0
         return GaussianFlow(m0, path.sigma_0 * CHANNEL_STD, mu, s, path.sigma_1 * CHANNEL_STD)
@@ -66,12 +73,14 @@ class GaussianFlow:
         return (self.mu - self.m0) + rate * (z - self.mean(t))
 
     def fixed_point(self, z: Tensor, t: Time, r: Time, c: float) -> Tensor:
-        """The u that solves ``u = v + c (r - t) du/dt``, ``c > 0``; at ``c = 1`` the average velocity.
+        """The u that solves ``u = v + c (r - t) du/dt``, ``c > 0``; at ``c = 1`` the average
+        velocity.
 
         Along the trajectory through (z, t), with r fixed and ``q = r - t``: du/dt = -du/dq, so
         ``d(q^(1/c) u)/dq = (1/c) q^(1/c - 1) v`` and
-        ``u = (1/c) q^(-1/c) int_0^q p^(1/c - 1) v(z_(r-p), r-p) dp``: the mean of v with weight ``p^(1/c - 1)``, p the distance to the END.
-        For c < 1 it leans to the velocity at t. Gauss-Legendre in s, ``p = q s^4``, which takes the singularity at p = 0 away.
+        ``u = (1/c) q^(-1/c) int_0^q p^(1/c - 1) v(z_(r-p), r-p) dp``: the mean of v with weight
+        ``p^(1/c - 1)``, p the distance to the END. For c < 1 it leans to the velocity at t.
+        Gauss-Legendre in s, ``p = q s^4``, which takes the singularity at p = 0 away.
         """
         nodes, weights = np.polynomial.legendre.leggauss(96)
         total = torch.zeros_like(z)
@@ -97,8 +106,9 @@ fixed_point = FIELD.fixed_point
 def warped_velocity(z: Tensor, t: Time) -> Tensor:
     """`FIELD` seen through ``y = sinh(z)``: a nonlinear field whose flow is known too.
 
-    For measuring orders: on every Gaussian field S^2 is quadratic in t, so S'' = k / S^3, and the leading error of the explicit midpoint
-    rule, proportional to S'''/24 + (S'/S) S''/8, is zero: that rule shows order 3 there instead of 2.
+    For measuring orders: on every Gaussian field S^2 is quadratic in t, so S'' = k / S^3, and the
+    leading error of the explicit midpoint rule, proportional to S'''/24 + (S'/S) S''/8, is zero:
+    that rule shows order 3 there instead of 2.
     """
     return torch.cosh(torch.asinh(z)) * FIELD.marginal_velocity(torch.asinh(z), t)
 

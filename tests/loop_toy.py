@@ -1,4 +1,6 @@
-"""A tiny objective, task and data set for tests of the training loop; run as a program, it trains (under a launcher or to be killed)."""
+"""A tiny objective, task and data set for tests of the training loop; run as a program, it trains
+(under a launcher or to be killed).
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,25 @@ from torch import Tensor, nn
 from mfdistill.config import from_dict
 from mfdistill.distill import TrainConfig
 from mfdistill.distill.interrupt import Interrupted
-from mfdistill.distill.objectives import CFMObjective, IntegralConfig, IntegralObjective, MeanFlowConfig, MeanFlowObjective
+from mfdistill.distill.objectives import (
+    CFMObjective,
+    IntegralConfig,
+    IntegralObjective,
+    MeanFlowConfig,
+    MeanFlowObjective,
+)
 from mfdistill.distill.train import make_accelerator, train
 from mfdistill.flow import GaussianPath
 from mfdistill.networks.compact import CompactConfig, CompactNet
 from mfdistill.students import Student
 from mfdistill.teachers.cfm import CFMTeacher
 
-MODEL_CONFIG = {"role": "teacher", "task": {"name": "toy"}, "network": {"name": "toy", "config": {"width": 4}}, "objective": None}
+MODEL_CONFIG = {
+    "role": "teacher",
+    "task": {"name": "toy"},
+    "network": {"name": "toy", "config": {"width": 4}},
+    "objective": None,
+}
 
 
 def _draw(index: int, n: int) -> Tensor:
@@ -37,7 +50,10 @@ class Data:
         return range(first, first + size)
 
     def jobs(self, indices: Any) -> Any:
-        return ((lambda i=i: {"clean": _draw(i, 32), "degraded": _draw(i + 10**6, 32), "index": i}) for i in indices)
+        return (
+            (lambda i=i: {"clean": _draw(i, 32), "degraded": _draw(i + 10**6, 32), "index": i})
+            for i in indices
+        )
 
 
 class Task:
@@ -54,12 +70,18 @@ class Task:
 
 
 class Toy(nn.Module):
-    """Predicts z_1 from y by a small network; notes the indices it saw, and sends itself ``signum`` at step ``at`` on rank 0."""
+    """Predicts z_1 from y by a small network; notes the indices it saw, and sends itself ``signum``
+    at step ``at`` on rank 0.
+    """
 
-    def __init__(self, steps: int, at: int = -1, signum: int = 0, bad: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, steps: int, at: int = -1, signum: int = 0, bad: tuple[int, ...] = ()
+    ) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.model = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.GELU(), nn.Dropout(0.0), nn.Linear(16, 8))
+        self.model = nn.Sequential(
+            nn.Linear(8, 16), nn.LayerNorm(16), nn.GELU(), nn.Dropout(0.0), nn.Linear(16, 8)
+        )
         self.steps, self.at, self.signum, self.bad = steps, at, signum, bad
         self.seen: list[list[int]] = []
 
@@ -81,7 +103,9 @@ def build(kind: str, config: TrainConfig, arguments: dict[str, Any]) -> nn.Modul
     if kind == "toy":
         return Toy(config.steps, **arguments)
     torch.manual_seed(1)
-    network = CompactNet(CompactConfig(freqs=2, channels=4, blocks=2, band_stride=1, recurrent=4, embedding=8))
+    network = CompactNet(
+        CompactConfig(freqs=2, channels=4, blocks=2, band_stride=1, recurrent=4, embedding=8)
+    )
     for p in network.parameters():  # some start at zero, which would hide what depends on time
         nn.init.normal_(p, std=0.3) if p.ndim >= 2 else None
     path = GaussianPath(sigma_0=0.5)
@@ -89,14 +113,23 @@ def build(kind: str, config: TrainConfig, arguments: dict[str, Any]) -> nn.Modul
         return CFMObjective(network, path, seed=config.seed)
     teacher = CFMTeacher(network)
     if kind == "integral":
-        return IntegralObjective(Student.from_teacher(teacher), teacher, path, IntegralConfig(targets_per_rollout=2), config.seed)
-    return MeanFlowObjective(Student.from_teacher(teacher), teacher, path, MeanFlowConfig(), config.seed)
+        return IntegralObjective(
+            Student.from_teacher(teacher),
+            teacher,
+            path,
+            IntegralConfig(targets_per_rollout=2),
+            config.seed,
+        )
+    return MeanFlowObjective(
+        Student.from_teacher(teacher), teacher, path, MeanFlowConfig(), config.seed
+    )
 
 
 def main() -> None:
     """``loop_toy.py RESULT JOBS``: JOBS is a JSON list of [kind, settings, arguments of the toy].
 
-    Each rank writes a list of what the jobs gave: the indices that the toy saw, or the exit code of an interrupted run.
+    Each rank writes a list of what the jobs gave: the indices that the toy saw, or the exit code of
+    an interrupted run.
     """
     torch.set_num_threads(1)
     seen: list[Any] = []
@@ -106,7 +139,14 @@ def main() -> None:
         accelerator = accelerator or make_accelerator(config)
         objective = build(kind, config, arguments)
         try:
-            train(objective, Data(), Task(), config, model_config=MODEL_CONFIG, accelerator=accelerator)
+            train(
+                objective,
+                Data(),
+                Task(),
+                config,
+                model_config=MODEL_CONFIG,
+                accelerator=accelerator,
+            )
         except Interrupted as stop:
             seen.append(stop.exit_code)
         else:

@@ -1,23 +1,52 @@
-"""STFT features: the reference's numbers, an exact inverse, causal framing that sees nothing later."""
+"""STFT features: the reference's numbers, an exact inverse, causal framing that sees nothing
+later.
+"""
 
 import json
 
 import pytest
 import torch
 
-from mfdistill.audio.features import StftConfig, compress, expand, frames, inverse_features, padded_length, stft_features, window
-from mfdistill.audio.mel import LOG_FLOOR, MelConfig, MelOperator, hertz_to_mel, log_mel, mel_filterbank, mel_to_hertz
+from mfdistill.audio.features import (
+    StftConfig,
+    compress,
+    expand,
+    frames,
+    inverse_features,
+    padded_length,
+    stft_features,
+    window,
+)
+from mfdistill.audio.mel import (
+    LOG_FLOOR,
+    MelConfig,
+    MelOperator,
+    hertz_to_mel,
+    log_mel,
+    mel_filterbank,
+    mel_to_hertz,
+)
 from mfdistill.config import from_dict, to_dict
 from mfdistill.errors import UserError
 
 NARROW = StftConfig(sample_rate=8000, n_fft=256, hop=128)
-NCSNPP = StftConfig(n_fft=510, hop=128, window="hann", normalized=False, drop_nyquist=False, scale=0.15)
+NCSNPP = StftConfig(
+    n_fft=510, hop=128, window="hann", normalized=False, drop_nyquist=False, scale=0.15
+)
 # at these there is energy up to Nyquist, so the exact round trip keeps that bin
 WHOLE = [
     StftConfig(drop_nyquist=False),
     StftConfig(drop_nyquist=False, causal=True),
     StftConfig(drop_nyquist=False, window="hann", hop=128, causal=True),
-    StftConfig(sample_rate=48000, n_fft=1022, hop=320, window="hann", exponent=0.667, scale=0.065, drop_nyquist=False),
+    StftConfig(
+        sample_rate=48000,
+        n_fft=1022,
+        hop=320,
+        window="hann",
+        exponent=0.667,
+        scale=0.065,
+        drop_nyquist=False,
+    ),
     StftConfig(drop_nyquist=False, exponent=1.0),
     NCSNPP,
 ]
@@ -37,7 +66,13 @@ def test_round_trip_is_exact(config):
     z = stft_features(wave, config)
     assert z.shape == (2, 2, config.bins, frames(wave.shape[1], config))
     assert relative(inverse_features(z, config, wave.shape[1]), wave) < 1e-12
-    assert relative(inverse_features(stft_features(wave.float(), config), config, wave.shape[1]), wave.float()) < 2e-6
+    assert (
+        relative(
+            inverse_features(stft_features(wave.float(), config), config, wave.shape[1]),
+            wave.float(),
+        )
+        < 2e-6
+    )
 
 
 @pytest.mark.parametrize("length", [257, 1000, 5000, 5119])
@@ -53,9 +88,18 @@ def test_only_the_nyquist_bin_is_lost():
     alternating = torch.cos(torch.arange(4096, dtype=torch.float64) * torch.pi)[None]
     assert stft_features(tone, config).shape == (1, 2, 128, 33)
     interior = slice(256, -256)  # reflection makes a kink at the ends, which has energy at Nyquist
-    assert relative(inverse_features(stft_features(tone, config), config, 4096)[:, interior], tone[:, interior]) < 1e-4
+    assert (
+        relative(
+            inverse_features(stft_features(tone, config), config, 4096)[:, interior],
+            tone[:, interior],
+        )
+        < 1e-4
+    )
     # its two bins: Nyquist, and the side lobes of the window just below
-    assert inverse_features(stft_features(alternating, config), config, 4096)[:, interior].abs().max() < 0.6
+    assert (
+        inverse_features(stft_features(alternating, config), config, 4096)[:, interior].abs().max()
+        < 0.6
+    )
 
 
 def test_compression_of_known_values():
@@ -76,7 +120,9 @@ def test_gradients_are_finite_at_silence():
     assert wave.grad is not None and torch.isfinite(wave.grad).all()
 
 
-@pytest.mark.parametrize("config", [StftConfig(causal=True), StftConfig(n_fft=510, hop=128, causal=True)])
+@pytest.mark.parametrize(
+    "config", [StftConfig(causal=True), StftConfig(n_fft=510, hop=128, causal=True)]
+)
 def test_causal_frames_see_nothing_later(config):
     wave = noise(1, 4096)
     z = stft_features(wave, config)
@@ -97,7 +143,9 @@ def test_causal_equals_centred_except_at_the_ends():
 
 def test_batch_and_precision():
     wave = noise(3, 4096)
-    assert torch.allclose(stft_features(wave, NCSNPP)[1:2], stft_features(wave[1:2], NCSNPP), atol=1e-6)
+    assert torch.allclose(
+        stft_features(wave, NCSNPP)[1:2], stft_features(wave[1:2], NCSNPP), atol=1e-6
+    )
     assert stft_features(wave.bfloat16(), NCSNPP).dtype == torch.float32
 
 
@@ -114,7 +162,13 @@ def test_misuse_is_refused():
         stft_features(torch.zeros(100), StftConfig())
     with pytest.raises(ValueError, match="frames"):
         inverse_features(torch.zeros(1, 2, 256, 4), StftConfig(), 2048)
-    for key, value in {"hop": 300, "n_fft": 511, "sample_rate": 0, "exponent": 0.0, "window": "kaiser"}.items():
+    for key, value in {
+        "hop": 300,
+        "n_fft": 511,
+        "sample_rate": 0,
+        "exponent": 0.0,
+        "window": "kaiser",
+    }.items():
         with pytest.raises(UserError, match=key):
             StftConfig(**{key: value})
     assert from_dict(StftConfig, json.loads(json.dumps(to_dict(NCSNPP)))) == NCSNPP
@@ -122,9 +176,15 @@ def test_misuse_is_refused():
 
 def test_mel_scale_and_filterbank():
     hertz = torch.tensor([0.0, 200.0, 1000.0, 6400.0], dtype=torch.float64)
-    assert torch.allclose(hertz_to_mel(hertz), torch.tensor([0.0, 3.0, 15.0, 42.0], dtype=torch.float64))
+    assert torch.allclose(
+        hertz_to_mel(hertz), torch.tensor([0.0, 3.0, 15.0, 42.0], dtype=torch.float64)
+    )
     assert torch.allclose(mel_to_hertz(hertz_to_mel(hertz)), hertz)
-    for stft, mels in ((StftConfig(), 80), (NARROW, 40), (StftConfig(sample_rate=24000, n_fft=1024, hop=256), 100)):
+    for stft, mels in (
+        (StftConfig(), 80),
+        (NARROW, 40),
+        (StftConfig(sample_rate=24000, n_fft=1024, hop=256), 100),
+    ):
         bank = mel_filterbank(stft, MelConfig(mels))
         assert bank.shape == (stft.bins, mels) and (bank >= 0).all()
         assert (bank.sum(0) > 0).all(), "a band without a bin"
@@ -142,7 +202,8 @@ def test_mel_operator_gives_zero_phase_with_the_same_mel(stft):
     y = operator(z)
     assert y.shape == z.shape and not y[:, 1].any() and (y[:, 0] >= 0).all()
     assert operator.mel(y).shape == (2, 40, z.shape[3])
-    assert relative(operator.mel(y), operator.mel(z)) < 0.1  # the mirrored negative values are the difference
+    # the mirrored negative values are the difference
+    assert relative(operator.mel(y), operator.mel(z)) < 0.1
     linear = torch.linalg.multi_dot([operator.filterbank.T, operator.inverse.T, operator.mel(z)[0]])
     assert relative(linear, operator.mel(z)[0]) < 1e-4
 
@@ -159,7 +220,11 @@ def golden(shared, name):
     from safetensors.torch import load_file
 
     folder = shared / "golden" / "streamfm"
-    entry = next(case for case in json.loads((folder / "manifest.json").read_text())["files"] if case["file"] == name)
+    entry = next(
+        case
+        for case in json.loads((folder / "manifest.json").read_text())["files"]
+        if case["file"] == name
+    )
     return load_file(folder / name), entry["tolerance"]
 
 
@@ -180,7 +245,9 @@ def test_features_match_the_reference(shared, tag, shape):
     compare(window(config), case[f"{tag}.window"], tolerance)
     compare(stft_features(y, config), stored("Y"), tolerance)
     compare(inverse_features(stored("Y"), config, 5000), case[f"{tag}.y_back"][:, 0], tolerance)
-    compare(inverse_features(stored("Ymod"), config, 5000), case[f"{tag}.ymod_back"][:, 0], tolerance)
+    compare(
+        inverse_features(stored("Ymod"), config, 5000), case[f"{tag}.ymod_back"][:, 0], tolerance
+    )
     causal = stft_features(y, StftConfig(window=shape, causal=True))
     compare(causal[..., : 5000 // 256], stored("Y_causal"), tolerance)
 

@@ -1,4 +1,6 @@
-"""Reading and writing: every format, every kind of bad file, hour-long files in blocks, noise at a stated ratio."""
+"""Reading and writing: every format, every kind of bad file, hour-long files in blocks, noise at a
+stated ratio.
+"""
 
 import io
 import os
@@ -11,15 +13,28 @@ import soundfile
 
 from mfdistill.audio import degrade
 from mfdistill.audio.blocks import process_file, read_blocks
-from mfdistill.audio.io import BlockWriter, audio_info, decode_audio, is_silent, read_audio, resample, resampled_length, write_audio
+from mfdistill.audio.io import (
+    BlockWriter,
+    audio_info,
+    decode_audio,
+    is_silent,
+    read_audio,
+    resample,
+    resampled_length,
+    write_audio,
+)
 from mfdistill.errors import UserError
 
 RATE = 16000
 
 
 def tone(seconds=0.5, rate=RATE, hertz=440.0, channels=1):
-    wave = 0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate).astype(np.float32)
-    return wave if channels == 1 else np.stack([wave * (k + 1) / channels for k in range(channels)], 1)
+    wave = 0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate).astype(
+        np.float32
+    )
+    return (
+        wave if channels == 1 else np.stack([wave * (k + 1) / channels for k in range(channels)], 1)
+    )
 
 
 def one_line(call):
@@ -62,18 +77,24 @@ def test_stereo_is_folded_and_the_rate_changed(tmp_path):
     middle = slice(500, -500)
     assert np.abs(wave[middle] - 0.75 * tone()[middle]).max() < 2e-3
     assert np.array_equal(decode_audio(path.read_bytes(), "row 3", RATE), wave)
-    assert resample(tone(), RATE, 8000).shape == (4000,) and resample(np.ones(1, np.float32), 8000, 48000).shape == (6,)
+    assert resample(tone(), RATE, 8000).shape == (4000,) and resample(
+        np.ones(1, np.float32), 8000, 48000
+    ).shape == (6,)
 
 
 def test_a_part_of_a_file(tmp_path):
     path = tmp_path / "a.flac"
     write_audio(path, tone(1.0), RATE, "PCM_24")
-    assert np.array_equal(read_audio(path, start_s=0.25, duration_s=0.5), read_audio(path)[4000:12000])
+    assert np.array_equal(
+        read_audio(path, start_s=0.25, duration_s=0.5), read_audio(path)[4000:12000]
+    )
     assert len(read_audio(path, start_s=0.75, duration_s=5)) == 4000
     assert "1.000 s long" in one_line(lambda: read_audio(path, start_s=1.0))
 
 
-@pytest.mark.parametrize("ending", ["wav", "flac", "ogg", "opus", "mp3", "aiff", "au", "caf", "w64", "rf64"])
+@pytest.mark.parametrize(
+    "ending", ["wav", "flac", "ogg", "opus", "mp3", "aiff", "au", "caf", "w64", "rf64"]
+)
 def test_truncated_files_are_refused(tmp_path, ending):
     path, cut = tmp_path / f"a.{ending}", tmp_path / f"cut.{ending}"
     noise = 0.1 * np.random.default_rng(0).standard_normal(2 * RATE)
@@ -127,11 +148,15 @@ def test_bad_targets_give_one_line_and_damage_nothing(tmp_path):
     write_audio(path, tone(), RATE)
     before = path.read_bytes()
     assert "NaN" in one_line(lambda: write_audio(path, np.array([0.0, np.nan]), RATE))
-    assert "unknown ending '.xyz'" in one_line(lambda: write_audio(tmp_path / "a.xyz", tone(), RATE))
+    assert "unknown ending '.xyz'" in one_line(
+        lambda: write_audio(tmp_path / "a.xyz", tone(), RATE)
+    )
     assert "VORBIS" in one_line(lambda: write_audio(path, tone(), RATE, "VORBIS"))
     assert "11025 Hz" in one_line(lambda: write_audio(tmp_path / "a.opus", tone(), 11025))
     (tmp_path / "file").write_text("")
-    assert "cannot be written" in one_line(lambda: write_audio(tmp_path / "file" / "a.wav", tone(), RATE))
+    assert "cannot be written" in one_line(
+        lambda: write_audio(tmp_path / "file" / "a.wav", tone(), RATE)
+    )
     with pytest.raises(KeyboardInterrupt), BlockWriter(path, RATE, 1) as out:
         out.write(tone()[:, None])
         raise KeyboardInterrupt
@@ -139,7 +164,9 @@ def test_bad_targets_give_one_line_and_damage_nothing(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["a.wav", "file"]
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the size of files by setrlimit")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="limits the size of files by setrlimit"
+)
 @pytest.mark.parametrize("ending", ["wav", "flac"])
 def test_a_full_disk_leaves_the_old_file(tmp_path, ending):
     path = tmp_path / f"a.{ending}"
@@ -156,11 +183,18 @@ except UserError as error:
     raise SystemExit(str(error))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 1 and "cannot be written" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert (
+        done.returncode == 1
+        and "cannot be written" in done.stderr
+        and len(done.stderr.strip().splitlines()) == 1
+    )
     assert path.read_bytes() == before and os.listdir(tmp_path) == [path.name]
 
 
-@pytest.mark.parametrize(("length", "block", "overlap"), [(1000, 300, 0), (1000, 300, 50), (900, 300, 0), (100, 300, 50), (551, 300, 50)])
+@pytest.mark.parametrize(
+    ("length", "block", "overlap"),
+    [(1000, 300, 0), (1000, 300, 50), (900, 300, 0), (100, 300, 50), (551, 300, 50)],
+)
 def test_blocks_cover_the_file(tmp_path, length, block, overlap):
     path = tmp_path / "a.wav"
     wave = np.arange(2 * length, dtype=np.float32).reshape(length, 2) / (2 * length)
@@ -171,7 +205,10 @@ def test_blocks_cover_the_file(tmp_path, length, block, overlap):
     assert np.array_equal(joined, wave)
 
 
-@pytest.mark.parametrize(("ending", "subtype", "rate"), [("flac", "PCM_24", 16000), ("wav", "FLOAT", 44100), ("wav", "PCM_16", 8000)])
+@pytest.mark.parametrize(
+    ("ending", "subtype", "rate"),
+    [("flac", "PCM_24", 16000), ("wav", "FLOAT", 44100), ("wav", "PCM_16", 8000)],
+)
 def test_a_file_processed_in_blocks_keeps_its_shape(tmp_path, ending, subtype, rate):
     source, target = tmp_path / f"in.{ending}", tmp_path / f"out.{ending}"
     wave = tone(3.37, rate, channels=2)
@@ -185,7 +222,12 @@ def test_a_file_processed_in_blocks_keeps_its_shape(tmp_path, ending, subtype, r
 
     process_file(source, target, half, RATE, block_s=1.0, overlap_s=0.1)
     before, after = audio_info(source), audio_info(target)
-    assert (after.frames, after.sample_rate, after.channels, after.subtype) == (before.frames, rate, 2, subtype)
+    assert (after.frames, after.sample_rate, after.channels, after.subtype) == (
+        before.frames,
+        rate,
+        2,
+        subtype,
+    )
     assert longest <= RATE + 1
     result, _ = soundfile.read(target, dtype="float32")
     assert np.abs(result - wave / 2)[rate // 20 : -rate // 20].max() < 2e-3
@@ -210,7 +252,9 @@ def test_a_failure_inside_a_block_leaves_nothing(tmp_path):
         calls.append(1)
         return samples * (np.nan if len(calls) > 1 else 1)
 
-    assert "NaN" in one_line(lambda: process_file(tmp_path / "a.wav", tmp_path / "b.wav", fail_later, RATE, 0.5, 0.1))
+    assert "NaN" in one_line(
+        lambda: process_file(tmp_path / "a.wav", tmp_path / "b.wav", fail_later, RATE, 0.5, 0.1)
+    )
 
     def broken(samples):
         raise OSError("a failure of the model, not of the disk")
@@ -229,9 +273,13 @@ def test_mixing_at_a_ratio():
     for snr_db in (-5.0, 0.0, 17.5):
         noisy = degrade.mix_at_snr(clean, fitted, snr_db)
         assert noisy.dtype == np.float32
-        assert 20 * np.log10(degrade.rms(clean) / degrade.rms(noisy - clean)) == pytest.approx(snr_db, abs=1e-3)
+        assert 20 * np.log10(degrade.rms(clean) / degrade.rms(noisy - clean)) == pytest.approx(
+            snr_db, abs=1e-3
+        )
     assert np.array_equal(degrade.mix_at_snr(clean, np.zeros_like(clean), 5), clean)
-    assert degrade.rms(degrade.apply_gain(clean, -6.0206)) == pytest.approx(degrade.rms(clean) / 2, rel=1e-4)
+    assert degrade.rms(degrade.apply_gain(clean, -6.0206)) == pytest.approx(
+        degrade.rms(clean) / 2, rel=1e-4
+    )
     quiet, loud = degrade.limit_peak(clean, 4 * clean)
     assert np.abs(loud).max() == pytest.approx(0.99, rel=1e-5) and np.allclose(loud, 4 * quiet)
     with pytest.raises(ValueError, match="length"):

@@ -16,7 +16,9 @@ from mfdistill.students.streaming import StreamRestorer
 from mfdistill.tasks import default_task, get_task
 from mfdistill.teachers.cfm import CFMTeacher
 
-SIZES = CompactConfig(channels=8, blocks=3, freqs=32, band_stride=4, recurrent=6, embedding=12, filter_frames=5)
+SIZES = CompactConfig(
+    channels=8, blocks=3, freqs=32, band_stride=4, recurrent=6, embedding=12, filter_frames=5
+)
 
 
 def randomised(network: torch.nn.Module) -> torch.nn.Module:
@@ -45,16 +47,24 @@ def test_causal_copy_is_the_network_without_its_view_of_later_frames() -> None:
     assert causal.causal and causal_copy(causal) is causal
     z, y, t = noise_like((2, 2, 32, 20)), noise_like((2, 2, 32, 20)), torch.tensor([0.2, 0.7])
     with torch.no_grad():
-        torch.testing.assert_close(causal(z, t, {"y": y}), network(z, t, {"y": y}), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            causal(z, t, {"y": y}), network(z, t, {"y": y}), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_student_of_a_teacher_that_sees_everything_streams() -> None:
     preset = default_task("phase", 8000)
-    task = get_task(dataclasses.replace(preset, stft=dataclasses.replace(preset.stft, n_fft=64, hop=32)))
+    task = get_task(
+        dataclasses.replace(preset, stft=dataclasses.replace(preset.stft, n_fft=64, hop=32))
+    )
     teacher = CFMTeacher(randomised(build_network("compact", SIZES)), task)
     start = causal_start(teacher)
     student = Student.from_teacher(start).eval()
-    assert student.task.config.stft.causal and not task.config.stft.causal and not teacher.network.causal
+    assert (
+        student.task.config.stft.causal
+        and not task.config.stft.causal
+        and not teacher.network.causal
+    )
     assert student.description["config"]["causal"]
     assert StreamRestorer(student).push(torch.randn(500)).shape == (500 // 32 * 32 - 32,)
     with pytest.raises(UserError, match="sees later frames"):

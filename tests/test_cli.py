@@ -30,25 +30,68 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cli")
     corpus = str(make_corpus(root / "corpus"))
     rate = ["--sample-rate", "8000", "--data", corpus, "--data.crop-s", "0.5"]
-    assert main(["teacher-train", "--out", str(root / "teacher"), *rate, *SMALL, *QUICK, "--valid-nfe", "1", "2"]) == 0
-    assert main(["student-distill", "--teacher", str(root / "teacher"), "--out", str(root / "student"), *QUICK]) == 0
+    assert (
+        main(
+            [
+                "teacher-train",
+                "--out",
+                str(root / "teacher"),
+                *rate,
+                *SMALL,
+                *QUICK,
+                "--valid-nfe",
+                "1",
+                "2",
+            ]
+        )
+        == 0
+    )
+    assert (
+        main(
+            [
+                "student-distill",
+                "--teacher",
+                str(root / "teacher"),
+                "--out",
+                str(root / "student"),
+                *QUICK,
+            ]
+        )
+        == 0
+    )
     search = ["--metric", "sisdr", "--nfe", "2", "--limit", "2", "--iterations", "1"]
     assert main(["o3s-search", "--student", str(root / "student"), *search]) == 0
-    regression = ["--objective", "regression", "--init", str(root / "teacher"), "--out", str(root / "regression")]
+    regression = [
+        "--objective",
+        "regression",
+        "--init",
+        str(root / "teacher"),
+        "--out",
+        str(root / "regression"),
+    ]
     assert main(["teacher-train", *regression, *rate, *QUICK]) == 0
     return root
 
 
 def test_folders_hold_what_later_commands_need(work: Path) -> None:
-    teacher, student, regression = (load_config(work / name) for name in ("teacher", "student", "regression"))
-    assert [teacher["role"], student["role"], regression["role"]] == ["teacher", "student", "regression"]
-    assert student["data"]["source"] == teacher["data"]["source"] == str(work / "corpus")  # recorded, and taken over
+    teacher, student, regression = (
+        load_config(work / name) for name in ("teacher", "student", "regression")
+    )
+    assert [teacher["role"], student["role"], regression["role"]] == [
+        "teacher",
+        "student",
+        "regression",
+    ]
+    # recorded, and taken over
+    assert student["data"]["source"] == teacher["data"]["source"] == str(work / "corpus")
     assert student["data"]["crop_s"] == 0.5
     assert student["parent"]["teacher"] == str(work / "teacher")
     assert regression["parent"]["init"] == str(work / "teacher")
     assert student["schedules"]["2"] == student["schedule"] and len(student["schedule"]) == 3
     sizes = teacher["network"]["config"]
-    assert sizes["freqs"] == 128 and sizes["shape"] == "magnitude" and 0.5 < sizes["residual_std"] < 2
+    assert (
+        sizes["freqs"] == 128 and sizes["shape"] == "magnitude" and 0.5 < sizes["residual_std"] < 2
+    )
     assert student["network"] == teacher["network"] == regression["network"]
     for name in ("teacher", "student", "regression"):
         for file in ("model.safetensors", "log.jsonl", "curves.png", "README.md", "training_state"):
@@ -58,24 +101,57 @@ def test_folders_hold_what_later_commands_need(work: Path) -> None:
     assert {"loss", "sisdr_1", "sisdr_2"} <= set(valid)
 
 
-def test_evaluate_writes_table_figure_and_audio(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_writes_table_figure_and_audio(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = work / "evaluation"
-    options = ["--metrics", "sisdr", "lsd", "--teacher-nfe", "1", "2", "--student-nfe", "1", "2", "--limit", "3", "--audio", "1"]
+    options = [
+        "--metrics",
+        "sisdr",
+        "lsd",
+        "--teacher-nfe",
+        "1",
+        "2",
+        "--student-nfe",
+        "1",
+        "2",
+        "--limit",
+        "3",
+        "--audio",
+        "1",
+    ]
     models = ["--student", str(work / "student"), "--regression", str(work / "regression")]
     assert main(["evaluate", *models, "--out", str(out), *options]) == 0
     rows = json.loads((out / "evaluation.json").read_text())
     found = [(row["model"], row["nfe"], row["schedule"]) for row in rows]
     assert found == [
-        *[("unprocessed", 0, ""), ("regression", 1, ""), ("teacher", 1, "uniform"), ("teacher", 2, "uniform")],
+        *[
+            ("unprocessed", 0, ""),
+            ("regression", 1, ""),
+            ("teacher", 1, "uniform"),
+            ("teacher", 2, "uniform"),
+        ],
         *[("student", 1, "uniform"), ("student", 2, "uniform"), ("student", 2, "o3s")],
     ]
     for row in rows:
-        assert row["n"] == 3 and row["sisdr_ci95"] >= 0 and row["split"] == "test" and row["pesq_mode"] == "nb"
+        assert (
+            row["n"] == 3
+            and row["sisdr_ci95"] >= 0
+            and row["split"] == "test"
+            and row["pesq_mode"] == "nb"
+        )
         assert row["model"] == "unprocessed" or (row["params"] > 1000 and row["rtf"] > 0)
     assert rows[-1]["times"] == load_config(work / "student")["schedule"]
     assert len(json.loads((out / "utterances.json").read_text())) == 3 * len(rows)
     waves = {file.name for file in out.glob("audio/*/*.wav")}
-    assert {"clean.wav", "unprocessed.wav", "teacher-2.wav", "student-1.wav", "student-2-o3s.wav", "regression.wav"} <= waves
+    assert {
+        "clean.wav",
+        "unprocessed.wav",
+        "teacher-2.wav",
+        "student-1.wav",
+        "student-2-o3s.wav",
+        "regression.wav",
+    } <= waves
     for file in ("evaluation.csv", "utterances.csv", "quality.png", "README.md"):
         assert (out / file).stat().st_size > 0
     assert "student" in capsys.readouterr().out
@@ -91,28 +167,91 @@ def test_a_run_is_resumed_and_repeated_exactly(work: Path) -> None:
     assert load_config(again)["training"]["step"] == 3
     one, two = load_tensors(work / "teacher"), load_tensors(again)
     assert all(torch.equal(one[key], two[key]) for key in one)
-    assert main(["teacher-train", "--config", config, "--out", str(again), "--resume"]) == 0  # finished: nothing to do
+    # finished: nothing to do
+    assert main(["teacher-train", "--config", config, "--out", str(again), "--resume"]) == 0
     other = work / "other"
-    assert main(["teacher-train", "--config", config, "--out", str(other), "--network.channels", "8", "--steps", "1"]) == 0
+    assert (
+        main(
+            [
+                "teacher-train",
+                "--config",
+                config,
+                "--out",
+                str(other),
+                "--network.channels",
+                "8",
+                "--steps",
+                "1",
+            ]
+        )
+        == 0
+    )
     assert load_config(other)["network"]["config"]["channels"] == 8  # an option overrides the file
     assert load_config(other)["training"]["steps"] == 1
     student = work / "student-again"
-    assert main(["student-distill", "--config", str(work / "student" / "config.json"), "--out", str(student), "--valid-files", "0"]) == 0
+    assert (
+        main(
+            [
+                "student-distill",
+                "--config",
+                str(work / "student" / "config.json"),
+                "--out",
+                str(student),
+                "--valid-files",
+                "0",
+            ]
+        )
+        == 0
+    )
     one, two = load_tensors(work / "student"), load_tensors(student)
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
 def test_enhance_from_a_folder_of_speech_and_noise(work: Path) -> None:
     corpus = ["--data", str(work / "corpus"), "--sample-rate", "8000", "--data.crop-s", "0.5"]
-    assert main(["teacher-train", "--task", "enhance", "--sigma-0", "0.2", "--out", str(work / "enhance"), *corpus, *SMALL, *QUICK]) == 0
+    assert (
+        main(
+            [
+                "teacher-train",
+                "--task",
+                "enhance",
+                "--sigma-0",
+                "0.2",
+                "--out",
+                str(work / "enhance"),
+                *corpus,
+                *SMALL,
+                *QUICK,
+            ]
+        )
+        == 0
+    )
     config = load_config(work / "enhance")
     assert config["task"]["sigma_0"] == 0.2 == config["network"]["config"]["sigma_0"]
     meanflow = ["--objective", "meanflow", "--meanflow.mf-r-equals-t-prob", "0.5", "--nfe", "2"]
-    assert main(["student-distill", "--teacher", str(work / "enhance"), "--out", str(work / "enhanced"), *meanflow, *QUICK]) == 0
+    assert (
+        main(
+            [
+                "student-distill",
+                "--teacher",
+                str(work / "enhance"),
+                "--out",
+                str(work / "enhanced"),
+                *meanflow,
+                *QUICK,
+            ]
+        )
+        == 0
+    )
     assert load_config(work / "enhanced")["schedule"] == [0.0, 0.5, 1.0]
     source = work / "noisy.flac"
     soundfile.write(source, voice(3, 2.0, 16000), 16000)
-    assert main(["restore", str(work / "enhanced"), str(source), str(work / "clean.flac"), "--nfe", "1"]) == 0
+    assert (
+        main(
+            ["restore", str(work / "enhanced"), str(source), str(work / "clean.flac"), "--nfe", "1"]
+        )
+        == 0
+    )
     assert soundfile.info(work / "clean.flac").frames == 32000
 
 
@@ -130,19 +269,32 @@ def test_restore_keeps_length_rate_channels_and_format(work: Path) -> None:
             assert getattr(before, name) == getattr(after, name), f"{file.name} {name}"
     stamp = (out / "stereo.wav").stat().st_mtime_ns
     (out / "below" / "mono.flac").unlink()
-    assert main(["restore", str(work / "student"), str(folder), str(out)]) == 0  # only what is missing is done again
-    assert (out / "stereo.wav").stat().st_mtime_ns == stamp and (out / "below" / "mono.flac").is_file()
+    # only what is missing is done again
+    assert main(["restore", str(work / "student"), str(folder), str(out)]) == 0
+    assert (out / "stereo.wav").stat().st_mtime_ns == stamp and (
+        out / "below" / "mono.flac"
+    ).is_file()
 
 
 def test_restore_in_blocks_with_any_model(work: Path) -> None:
     source = work / "long.wav"
     soundfile.write(source, np.tile(voice(4), 6), 8000)
     blocks = ["--block-s", "2", "--overlap-s", "0.5"]
-    for model, options in (("student", ["--schedule", "0", "0.4", "1"]), ("teacher", ["--nfe", "2"]), ("regression", [])):
+    for model, options in (
+        ("student", ["--schedule", "0", "0.4", "1"]),
+        ("teacher", ["--nfe", "2"]),
+        ("regression", []),
+    ):
         target = work / f"long-{model}.wav"
-        assert main(["restore", str(work / model), str(source), str(target), *blocks, *options]) == 0
+        assert (
+            main(["restore", str(work / model), str(source), str(target), *blocks, *options]) == 0
+        )
         restored, _ = soundfile.read(target)
-        assert len(restored) == soundfile.info(source).frames and np.isfinite(restored).all() and np.abs(restored).max() > 0
+        assert (
+            len(restored) == soundfile.info(source).frames
+            and np.isfinite(restored).all()
+            and np.abs(restored).max() > 0
+        )
 
 
 def test_info_of_checkpoint_and_machine(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,17 +307,32 @@ def test_info_of_checkpoint_and_machine(work: Path, capsys: pytest.CaptureFixtur
     assert torch.__version__ in capsys.readouterr().out
 
 
-def test_demo_runs_the_chain_and_goes_on_where_it_was(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_runs_the_chain_and_goes_on_where_it_was(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mfdistill.commands import plan
 
     monkeypatch.setattr(plan, "seconds_per_update", lambda command, accelerator: (1, 30.0, 1e6))
-    options = ["demo", "--out", str(work / "demo"), "--data", str(work / "corpus"), "--data.crop-s", "0.5", *SMALL]
+    options = [
+        "demo",
+        "--out",
+        str(work / "demo"),
+        "--data",
+        str(work / "corpus"),
+        "--data.crop-s",
+        "0.5",
+        *SMALL,
+    ]
     assert main(options) == 0
     rows = json.loads((work / "demo" / "evaluation" / "evaluation.json").read_text())
-    assert {row["model"] for row in rows} == {"unprocessed", "teacher", "student"} and any(row["schedule"] == "o3s" for row in rows)
+    assert {row["model"] for row in rows} == {"unprocessed", "teacher", "student"} and any(
+        row["schedule"] == "o3s" for row in rows
+    )
     before = (work / "demo" / "student" / "training_state" / "state.json").stat().st_mtime_ns
     assert main(options) == 0
-    assert (work / "demo" / "student" / "training_state" / "state.json").stat().st_mtime_ns == before
+    assert (
+        work / "demo" / "student" / "training_state" / "state.json"
+    ).stat().st_mtime_ns == before
 
 
 def launch(arguments: list[str]) -> None:
@@ -174,9 +341,32 @@ def launch(arguments: list[str]) -> None:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     root = Path(__file__).resolve().parents[1]
-    options = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(root)}
-    command = [sys.executable, "-m", "accelerate.commands.launch", *options, "--main_process_port", port, *arguments]
+    options = [
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "true",
+        "PYTHONPATH": str(root),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        *options,
+        "--main_process_port",
+        port,
+        *arguments,
+    ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -184,25 +374,73 @@ def launch(arguments: list[str]) -> None:
 def test_two_processes_give_what_one_gives(work: Path) -> None:
     again = work / "two"
     config = str(work / "teacher" / "config.json")
-    launch(["-m", "mfdistill", "teacher-train", "--config", config, "--out", str(again / "teacher"), "--valid-files", "2"])
+    launch(
+        [
+            "-m",
+            "mfdistill",
+            "teacher-train",
+            "--config",
+            config,
+            "--out",
+            str(again / "teacher"),
+            "--valid-files",
+            "2",
+        ]
+    )
     assert load_config(again / "teacher")["training"]["processes"] == 2
     one, two = load_tensors(work / "teacher"), load_tensors(again / "teacher")
     for key in one:
         torch.testing.assert_close(two[key], one[key], rtol=1e-4, atol=1e-5)
 
     search = ["--metric", "sisdr", "--limit", "2", "--iterations", "1"]
-    options = ["--metrics", "sisdr", "--teacher-nfe", "1", "--student-nfe", "1", "--limit", "3", "--audio", "0"]
+    options = [
+        "--metrics",
+        "sisdr",
+        "--teacher-nfe",
+        "1",
+        "--student-nfe",
+        "1",
+        "--limit",
+        "3",
+        "--audio",
+        "0",
+    ]
     chain = [
-        ["student-distill", "--teacher", str(work / "teacher"), "--out", str(again / "student"), *QUICK],
+        [
+            "student-distill",
+            "--teacher",
+            str(work / "teacher"),
+            "--out",
+            str(again / "student"),
+            *QUICK,
+        ],
         ["os3-search", "--student", str(again / "student"), *search],
-        ["evaluate", "--student", str(again / "student"), "--out", str(again / "evaluation"), *options],
-        ["restore", str(again / "student"), str(work / "corpus" / "clean" / "test"), str(again / "restored")],
+        [
+            "evaluate",
+            "--student",
+            str(again / "student"),
+            "--out",
+            str(again / "evaluation"),
+            *options,
+        ],
+        [
+            "restore",
+            str(again / "student"),
+            str(work / "corpus" / "clean" / "test"),
+            str(again / "restored"),
+        ],
     ]
     launch([str(Path(__file__).with_name("cli_corpus.py")), json.dumps(chain)])
     one, two = load_tensors(work / "student"), load_tensors(again / "student")
     for key in one:
         torch.testing.assert_close(two[key], one[key], rtol=1e-4, atol=1e-5)
-    alone, together = (json.loads((folder / "student" / "o3s.json").read_text()) for folder in (work, again))
-    assert together["n"] == alone["n"] == 2 and together["value"] == pytest.approx(alone["value"], abs=0.1)
-    assert [row["n"] for row in json.loads((again / "evaluation" / "evaluation.json").read_text())] == [3] * 4
+    alone, together = (
+        json.loads((folder / "student" / "o3s.json").read_text()) for folder in (work, again)
+    )
+    assert together["n"] == alone["n"] == 2 and together["value"] == pytest.approx(
+        alone["value"], abs=0.1
+    )
+    assert [
+        row["n"] for row in json.loads((again / "evaluation" / "evaluation.json").read_text())
+    ] == [3] * 4
     assert len(list((again / "restored").rglob("*.wav"))) == 4

@@ -1,4 +1,6 @@
-"""Parquet in VoiceBank-DEMAND's schema (``clean`` and ``noisy`` structs of bytes and path), read whole and as a stream."""
+"""Parquet in VoiceBank-DEMAND's schema (``clean`` and ``noisy`` structs of bytes and path), read
+whole and as a stream.
+"""
 
 import io
 import json
@@ -27,18 +29,28 @@ def flac(wave: np.ndarray) -> bytes:
 
 
 def write_parquet(path: Path, first: int, count: int, noisy: bool = True, hub: bool = True) -> None:
-    """Row k's clean recording is a constant of ``(k + 1) / 1024``, its noisy one the negative of that."""
+    """Row k's clean recording is a constant of ``(k + 1) / 1024``, its noisy one the negative of
+    that.
+    """
     import pyarrow as pa
     from pyarrow import parquet
 
     audio = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    columns: dict[str, list] = {"id": [f"p{226 + k % 2}_{k:03d}" for k in range(first, first + count)]}
+    columns: dict[str, list] = {
+        "id": [f"p{226 + k % 2}_{k:03d}" for k in range(first, first + count)]
+    }
     for name, sign in (("clean", 1), ("noisy", -1))[: 2 if noisy else 1]:
         waves = [np.full(RATE // 2, sign * (k + 1) / 1024) for k in range(first, first + count)]
-        columns[name] = [{"bytes": flac(wave), "path": f"{id_}.wav"} for wave, id_ in zip(waves, columns["id"], strict=True)]
+        columns[name] = [
+            {"bytes": flac(wave), "path": f"{id_}.wav"}
+            for wave, id_ in zip(waves, columns["id"], strict=True)
+        ]
     schema = pa.schema([(name, pa.string() if name == "id" else audio) for name in columns])
     if hub:  # as the hub's own converter writes it
-        features = {name: {"dtype": "string", "_type": "Value"} if name == "id" else {"_type": "Audio"} for name in columns}
+        features = {
+            name: {"dtype": "string", "_type": "Value"} if name == "id" else {"_type": "Audio"}
+            for name in columns
+        }
         schema = schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     path.parent.mkdir(parents=True, exist_ok=True)
     parquet.write_table(pa.Table.from_pydict(columns, schema=schema), path)
@@ -61,17 +73,26 @@ def rows_of(batch: dict[str, torch.Tensor]) -> list[int]:
 
 
 def config_of(table: Path, **changes: object) -> DataConfig:
-    return DataConfig(str(table), **{"crop_s": 0.25, "gain_db": (0.0, 0.0), "shuffle_buffer": 4, **changes})  # type: ignore[arg-type]
+    return DataConfig(
+        str(table), **{"crop_s": 0.25, "gain_db": (0.0, 0.0), "shuffle_buffer": 4, **changes}
+    )  # type: ignore[arg-type]
 
 
 def test_map_style(table: Path) -> None:
     data = open_train(config_of(table), True, RATE)
     valid, test = (open_eval(config_of(table), split, True, RATE) for split in ("valid", "test"))
-    assert isinstance(data, TrainSet) and len(test) == 5 and len(valid) == 2 and len(data.clean) == FILES * ROWS - 2
+    assert (
+        isinstance(data, TrainSet)
+        and len(test) == 5
+        and len(valid) == 2
+        and len(data.clean) == FILES * ROWS - 2
+    )
     assert all(torch.equal(data[i]["clean"], -data[i]["degraded"]) for i in range(10))
     assert test[0]["name"].startswith("p22") and float(test[0]["clean"][0]) * 1024 > 500
     held = {round(float(item["clean"][0]) * 1024) - 1 for item in valid}
-    assert not held & set(rows_of(next(batches(data, 2 * len(data))))) and test[0]["clean"].shape == (RATE // 2,)
+    assert not held & set(rows_of(next(batches(data, 2 * len(data))))) and test[0][
+        "clean"
+    ].shape == (RATE // 2,)
 
 
 def test_single_file_without_hub_metadata(table: Path) -> None:
@@ -87,13 +108,27 @@ def test_errors(table: Path) -> None:
         with pytest.raises(UserError, match="no column 'speech', only id, clean, noisy"):
             open_train(config_of(table, clean_column="speech", streaming=streaming), True, RATE)
         with pytest.raises(UserError, match="no split 'tset'|cannot be read"):
-            open_eval(config_of(table, train_split="all", test_split="tset", streaming=streaming), "test", True, RATE)
+            open_eval(
+                config_of(table, train_split="all", test_split="tset", streaming=streaming),
+                "test",
+                True,
+                RATE,
+            )
     with pytest.raises(UserError, match="no such file"):
         open_train(DataConfig(str(table / "none.parquet")), True, RATE)
 
 
-def stream(table: Path, world: int = 1, rank: int = 0, start: int = 0, workers: int = 0, seed: int = 0) -> Iterator[dict]:
-    return batches(open_train(config_of(table, streaming=True, seed=seed), True, RATE), 8, rank, world, start, num_workers=workers)
+def stream(
+    table: Path, world: int = 1, rank: int = 0, start: int = 0, workers: int = 0, seed: int = 0
+) -> Iterator[dict]:
+    return batches(
+        open_train(config_of(table, streaming=True, seed=seed), True, RATE),
+        8,
+        rank,
+        world,
+        start,
+        num_workers=workers,
+    )
 
 
 def test_stream_is_the_same_for_any_split_and_resumes(table: Path) -> None:
@@ -108,7 +143,10 @@ def test_stream_is_the_same_for_any_split_and_resumes(table: Path) -> None:
             parts = [next(rank) for rank in ranks]
             indices = torch.cat([part["index"] for part in parts])
             assert torch.equal(indices.sort().values, batch["index"])
-            assert torch.equal(torch.cat([part["degraded"] for part in parts])[indices.argsort()], batch["degraded"])
+            assert torch.equal(
+                torch.cat([part["degraded"] for part in parts])[indices.argsort()],
+                batch["degraded"],
+            )
     assert all(torch.equal(batch["clean"], -batch["degraded"]) for batch in whole)
     assert not torch.equal(next(stream(table, seed=3))["clean"], whole[0]["clean"])
     assert torch.equal(next(iter(data))["clean"], whole[0]["clean"][0])
@@ -120,7 +158,10 @@ def test_stream_epochs_hold_everything_but_the_held_out(table: Path) -> None:
     rows = [row for batch in islice(stream(table), 30) for row in rows_of(batch)]
     assert 1 <= len(held) <= 8 and not held & set(rows)
     assert set(rows) | held == set(range(FILES * ROWS))
-    assert rows[:16] != sorted(rows[:16]) and len(open_eval(config_of(table, streaming=True), "test", True, RATE)) == 5
+    assert (
+        rows[:16] != sorted(rows[:16])
+        and len(open_eval(config_of(table, streaming=True), "test", True, RATE)) == 5
+    )
 
 
 def test_stream_reads_only_its_own_files(table: Path) -> None:

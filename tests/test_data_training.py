@@ -1,4 +1,6 @@
-"""Samples are functions of (seed, index); batches hold the same for any split; mixtures have the SNR asked for."""
+"""Samples are functions of (seed, index); batches hold the same for any split; mixtures have the
+SNR asked for.
+"""
 
 import time
 from itertools import islice
@@ -30,7 +32,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split in ("train", "test"):
         (root / "noise" / split).mkdir(parents=True)
         for k, seconds in enumerate((0.1, 2.0)):
-            soundfile.write(root / "noise" / split / f"{k}.flac", 0.01 * rng.standard_normal(round(seconds * RATE)), RATE)
+            soundfile.write(
+                root / "noise" / split / f"{k}.flac",
+                0.01 * rng.standard_normal(round(seconds * RATE)),
+                RATE,
+            )
     return root
 
 
@@ -50,16 +56,27 @@ def test_samples_are_functions_of_seed_and_index(corpus: Path) -> None:
     last = [two[i] for i in reversed(range(40))][::-1]
     for i in range(40):
         item = one[i]
-        assert item["index"] == i and item["clean"].shape == item["degraded"].shape == (4000,) and item["clean"].dtype == torch.float32
-        assert torch.equal(item["clean"], last[i]["clean"]) and torch.equal(item["degraded"], last[i]["degraded"])
+        assert (
+            item["index"] == i
+            and item["clean"].shape == item["degraded"].shape == (4000,)
+            and item["clean"].dtype == torch.float32
+        )
+        assert torch.equal(item["clean"], last[i]["clean"]) and torch.equal(
+            item["degraded"], last[i]["degraded"]
+        )
     assert not all(torch.equal(one[i]["degraded"], other[i]["degraded"]) for i in range(5))
 
 
 def test_every_epoch_holds_each_recording_by_its_length(corpus: Path) -> None:
     data = small(corpus)
     assert len(data) == 3 * (1 + 1 + 3)
-    orders = [[data.recording(epoch * len(data) + i) for i in range(len(data))] for epoch in range(3)]
-    assert all(sorted(order) == sorted(orders[0]) for order in orders) and orders[0] != orders[1] != orders[2]
+    orders = [
+        [data.recording(epoch * len(data) + i) for i in range(len(data))] for epoch in range(3)
+    ]
+    assert (
+        all(sorted(order) == sorted(orders[0]) for order in orders)
+        and orders[0] != orders[1] != orders[2]
+    )
     counts = np.bincount(orders[0])
     assert sorted(counts) == [1] * 6 + [3] * 3
 
@@ -73,7 +90,10 @@ def test_snr_gain_and_peak(corpus: Path) -> None:
     for i in range(10):
         peak = max(float(loud[i]["clean"].abs().max()), float(loud[i]["degraded"].abs().max()))
         assert peak == pytest.approx(0.99, abs=1e-5)
-    levels = [float(item["clean"].square().mean()) for item in map(small(corpus, crop_s=0.2).__getitem__, range(40))]
+    levels = [
+        float(item["clean"].square().mean())
+        for item in map(small(corpus, crop_s=0.2).__getitem__, range(40))
+    ]
     assert 10 * np.log10(max(levels) / min(levels)) > 6
 
 
@@ -81,8 +101,10 @@ def test_without_noise_degraded_is_clean(corpus: Path) -> None:
     data = open_train(DataConfig(str(corpus), crop_s=0.5), False, RATE)
     assert isinstance(data, TrainSet) and data.degradation is None
     assert torch.equal(data[3]["clean"], data[3]["degraded"])
-    assert torch.equal(open_eval(DataConfig(str(corpus)), "test", False, RATE)[0]["degraded"], open_eval(
-        DataConfig(str(corpus)), "test", True, RATE)[0]["clean"])
+    assert torch.equal(
+        open_eval(DataConfig(str(corpus)), "test", False, RATE)[0]["degraded"],
+        open_eval(DataConfig(str(corpus)), "test", True, RATE)[0]["clean"],
+    )
 
 
 def test_pairs_are_cut_alike(tmp_path: Path) -> None:
@@ -95,7 +117,11 @@ def test_pairs_are_cut_alike(tmp_path: Path) -> None:
     for i in range(5):
         assert torch.equal(data[i]["clean"], -data[i]["degraded"])
     item = open_eval(DataConfig(str(tmp_path)), "test", True, RATE)[0]
-    assert torch.equal(item["clean"], torch.from_numpy(ramp)) and torch.equal(item["degraded"], -item["clean"]) and item["snr_db"] is None
+    assert (
+        torch.equal(item["clean"], torch.from_numpy(ramp))
+        and torch.equal(item["degraded"], -item["clean"])
+        and item["snr_db"] is None
+    )
 
 
 def test_crops_avoid_silence_and_pad_short_recordings() -> None:
@@ -114,9 +140,14 @@ def test_crops_avoid_silence_and_pad_short_recordings() -> None:
 def test_batches_are_the_same_for_any_split(corpus: Path) -> None:
     data = small(corpus)
     whole = list(islice(batches(data, 8, num_workers=0), 4))
-    assert [batch["index"].tolist() for batch in whole] == [list(range(8 * k, 8 * k + 8)) for k in range(4)]
+    assert [batch["index"].tolist() for batch in whole] == [
+        list(range(8 * k, 8 * k + 8)) for k in range(4)
+    ]
     for world, accumulation, workers in ((2, 1, 1), (2, 2, 3), (4, 2, 0)):
-        ranks = [batches(small(corpus), 8, rank, world, 1, accumulation, workers) for rank in range(world)]
+        ranks = [
+            batches(small(corpus), 8, rank, world, 1, accumulation, workers)
+            for rank in range(world)
+        ]
         for k in (1, 2, 3):
             parts = [next(ranks[rank]) for rank in range(world) for _ in range(accumulation)]
             for key in ("clean", "degraded", "index"):
@@ -126,7 +157,10 @@ def test_batches_are_the_same_for_any_split(corpus: Path) -> None:
 
 
 def test_uneven_batches_are_refused(corpus: Path) -> None:
-    with pytest.raises(UserError, match="--batch-size 10: must be a multiple of 4 processes x 1 accumulation; take 8"):
+    with pytest.raises(
+        UserError,
+        match="--batch-size 10: must be a multiple of 4 processes x 1 accumulation; take 8",
+    ):
         next(batches(small(corpus), 10, 0, 4))
 
 
@@ -142,14 +176,32 @@ def test_an_error_in_a_worker_arrives(corpus: Path, tmp_path: Path) -> None:
 
 def test_evaluation_mixtures_do_not_depend_on_limit_or_seed(corpus: Path) -> None:
     everything = open_eval(DataConfig(str(corpus)), "test", True, RATE)
-    some = open_eval(DataConfig(str(corpus), seed=5, snr_db=(1.0, 2.0)), "test", True, RATE, limit=4)
+    some = open_eval(
+        DataConfig(str(corpus), seed=5, snr_db=(1.0, 2.0)), "test", True, RATE, limit=4
+    )
     assert len(everything) == 9 and len(some) == 4
     assert {item["speaker"] for item in some[:3]} == {"f", "g", "h"}
-    assert [item["snr_db"] for item in everything] == [2.5, 7.5, 12.5, 17.5, 2.5, 7.5, 12.5, 17.5, 2.5]
+    assert [item["snr_db"] for item in everything] == [
+        2.5,
+        7.5,
+        12.5,
+        17.5,
+        2.5,
+        7.5,
+        12.5,
+        17.5,
+        2.5,
+    ]
     for a, b in zip(some, everything, strict=False):
-        assert a["name"] == b["name"] and torch.equal(a["degraded"], b["degraded"]) and a["clean"].dtype == torch.float32
+        assert (
+            a["name"] == b["name"]
+            and torch.equal(a["degraded"], b["degraded"])
+            and a["clean"].dtype == torch.float32
+        )
         assert snr_db(a) == pytest.approx(a["snr_db"], abs=1e-2)
-    assert {item["speaker"] for item in open_eval(DataConfig(str(corpus)), "valid", True, RATE)} == {"d", "e"}
+    assert {
+        item["speaker"] for item in open_eval(DataConfig(str(corpus)), "valid", True, RATE)
+    } == {"d", "e"}
     assert len(open_eval(DataConfig(str(corpus), max_files=2), "test", True, RATE)) == 2
 
 
@@ -165,6 +217,9 @@ def test_real_speech(shared: Path) -> None:
     for _ in range(30):
         next(stream)
     assert (time.process_time() - start) / 30 < 0.03  # 5 ms measured; room for a busy machine
-    assert len(open_eval(config, "valid", True, 16000)) == 16 and len(open_eval(config, "test", True, 16000)) == 40
+    assert (
+        len(open_eval(config, "valid", True, 16000)) == 16
+        and len(open_eval(config, "test", True, 16000)) == 40
+    )
     pairs = open_train(DataConfig(str(shared / "data" / "pairs" / "vbdmd_train")), True, 16000)
     assert isinstance(pairs, TrainSet) and len(pairs.clean) == 4 and pairs.noisy is not None

@@ -1,4 +1,6 @@
-"""Degradations: aligned, deterministic, what they say they do; pairs that ``degrade`` writes; the spread measured on data."""
+"""Degradations: aligned, deterministic, what they say they do; pairs that ``degrade`` writes; the
+spread measured on data.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,12 @@ RATE = 16000
 def speechlike(seconds: float = 1.0, rate: int = RATE, seed: int = 0) -> np.ndarray:
     """Harmonics with a falling envelope, in syllables, and some breath."""
     rng, time = np.random.default_rng(seed), np.arange(round(seconds * rate)) / rate
-    voiced = sum(np.sin(2 * np.pi * 120 * h * time + rng.uniform(0, 6)) / h for h in range(1, rate // 240))
-    return (0.05 * voiced * (1 + np.sin(2 * np.pi * 4 * time)) + 0.01 * rng.standard_normal(time.size)).astype(np.float32)
+    voiced = sum(
+        np.sin(2 * np.pi * 120 * h * time + rng.uniform(0, 6)) / h for h in range(1, rate // 240)
+    )
+    return (
+        0.05 * voiced * (1 + np.sin(2 * np.pi * 4 * time)) + 0.01 * rng.standard_normal(time.size)
+    ).astype(np.float32)
 
 
 @pytest.fixture
@@ -62,7 +68,10 @@ def test_codecs_keep_length_and_time_and_lose_something(codec: str, rate: int) -
 
 def test_more_bits_are_better_and_impossible_ones_are_refused() -> None:
     clean = speechlike()
-    errors = [float(np.square(coded(clean, RATE, "opus", kbps) - clean).mean()) for kbps in (6.0, 16.0, 64.0)]
+    errors = [
+        float(np.square(coded(clean, RATE, "opus", kbps) - clean).mean())
+        for kbps in (6.0, 16.0, 64.0)
+    ]
     assert errors[0] > errors[1] > errors[2]
     with pytest.raises(UserError, match="--data.codec-kbps 3: opus has 6 to 256"):
         coded(clean, RATE, "opus", 3.0)
@@ -86,14 +95,18 @@ def test_reverberation_begins_at_once_and_keeps_the_level() -> None:
     assert np.allclose(response, [1, -0.5, -0.25])
     wet = reverberate(clean, response)
     plain = np.convolve(clean, response)[: clean.size]
-    assert np.allclose(wet / np.sqrt(np.mean(wet**2)), plain / np.sqrt(np.mean(plain**2)), atol=1e-4)
+    assert np.allclose(
+        wet / np.sqrt(np.mean(wet**2)), plain / np.sqrt(np.mean(plain**2)), atol=1e-4
+    )
     assert np.mean(wet**2) == pytest.approx(np.mean(clean**2), rel=1e-4)
     for bad in (np.zeros(3), np.array([np.nan, 1.0]), np.zeros(0)):
         with pytest.raises(ValueError, match="silent"):
             trim_response(bad, RATE)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("pyroomacoustics") is None, reason="pyroomacoustics is not installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("pyroomacoustics") is None, reason="pyroomacoustics is not installed"
+)
 def test_simulated_rooms_are_functions_of_their_generator_and_decay() -> None:
     rooms = [simulate_response(np.random.default_rng(seed), 8000, (0.3, 0.4)) for seed in (1, 1, 2)]
     assert np.array_equal(rooms[0], rooms[1]) and not np.array_equal(rooms[0][:100], rooms[2][:100])
@@ -108,21 +121,48 @@ def test_samples_depend_on_seed_and_index_alone(kind: str, corpus: Path) -> None
     samples = {i: first[i] for i in (5, 0, 3)}  # type: ignore[index]
     for i, sample in samples.items():
         again = second[i]  # type: ignore[index]
-        assert torch.equal(sample["clean"], again["clean"]) and torch.equal(sample["degraded"], again["degraded"])
+        assert torch.equal(sample["clean"], again["clean"]) and torch.equal(
+            sample["degraded"], again["degraded"]
+        )
     assert any(not torch.equal(sample["clean"], sample["degraded"]) for sample in samples.values())
 
 
-def test_degrade_writes_pairs_that_train_and_the_same_ones_again(corpus: Path, tmp_path: Path) -> None:
+def test_degrade_writes_pairs_that_train_and_the_same_ones_again(
+    corpus: Path, tmp_path: Path
+) -> None:
     out, again = tmp_path / "pairs", tmp_path / "again"
     for target in (out, again):
-        assert degrade(Degrade("codec", str(corpus), str(target), sample_rate=8000, codec="gsm", format="wav", seed=3)) == 6
+        assert (
+            degrade(
+                Degrade(
+                    "codec",
+                    str(corpus),
+                    str(target),
+                    sample_rate=8000,
+                    codec="gsm",
+                    format="wav",
+                    seed=3,
+                )
+            )
+            == 6
+        )
     files = sorted(file.relative_to(out) for file in out.rglob("*.wav"))
-    assert len(files) == 12 and all((out / file).read_bytes() == (again / file).read_bytes() for file in files)
-    assert degrade(Degrade("codec", str(corpus), str(out), sample_rate=8000, codec="gsm", format="wav")) == 0    # all there already
+    assert len(files) == 12 and all(
+        (out / file).read_bytes() == (again / file).read_bytes() for file in files
+    )
+    # all there already
+    assert (
+        degrade(
+            Degrade("codec", str(corpus), str(out), sample_rate=8000, codec="gsm", format="wav")
+        )
+        == 0
+    )
     data = open_train(DataConfig(str(out), crop_s=0.3), "codec", 8000)
     assert "degraded twins" in data.summary
     item = open_eval(DataConfig(str(out)), "test", "codec", 8000)[0]
-    assert item["clean"].shape == item["degraded"].shape and not torch.equal(item["clean"], item["degraded"])
+    assert item["clean"].shape == item["degraded"].shape and not torch.equal(
+        item["clean"], item["degraded"]
+    )
     # a way of degrading that is named goes before the twins
     assert "gsm" in open_train(DataConfig(str(out), crop_s=0.3, codec="gsm"), "codec", 8000).summary
 
@@ -135,10 +175,24 @@ def test_degrade_says_what_is_wrong(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="noise"):
         degrade(Degrade("enhance", str(corpus), str(tmp_path / "o"), sample_rate=8000))
     with pytest.raises(UserError, match="^--codec-kbps 3: opus has"):
-        degrade(Degrade("codec", str(corpus), str(tmp_path / "o"), sample_rate=8000, codec_kbps=(3.0, 3.0)))
+        degrade(
+            Degrade(
+                "codec", str(corpus), str(tmp_path / "o"), sample_rate=8000, codec_kbps=(3.0, 3.0)
+            )
+        )
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="empty: no such folder of impulse responses|no audio files"):
-        degrade(Degrade("dereverb", str(corpus), str(tmp_path / "o"), sample_rate=8000, rirs=str(tmp_path / "empty")))
+    with pytest.raises(
+        UserError, match="empty: no such folder of impulse responses|no audio files"
+    ):
+        degrade(
+            Degrade(
+                "dereverb",
+                str(corpus),
+                str(tmp_path / "o"),
+                sample_rate=8000,
+                rirs=str(tmp_path / "empty"),
+            )
+        )
 
 
 def test_phase_retrieval_is_degraded_to_zero_phase(corpus: Path, tmp_path: Path) -> None:
@@ -147,11 +201,15 @@ def test_phase_retrieval_is_degraded_to_zero_phase(corpus: Path, tmp_path: Path)
     task = get_task(default_task("phase", 8000))
     clean, _ = soundfile.read(file, dtype="float32")
     made, _ = soundfile.read(tmp_path / "zero.wav", dtype="float32")
-    assert np.allclose(made, task.degrade(torch.from_numpy(clean)[None])[0].numpy(), atol=1e-3) and not np.allclose(made, clean, atol=1e-2)
+    assert np.allclose(
+        made, task.degrade(torch.from_numpy(clean)[None])[0].numpy(), atol=1e-3
+    ) and not np.allclose(made, clean, atol=1e-2)
 
 
 class Known:
-    """Training samples whose degraded speech is white noise of a known level away from the clean one."""
+    """Training samples whose degraded speech is white noise of a known level away from the clean
+    one.
+    """
 
     def __init__(self, std: float, samples: int) -> None:
         self.std, self.samples = std, samples
@@ -165,7 +223,11 @@ class Known:
     def sample(self, index: int) -> dict[str, object]:
         generator = torch.Generator().manual_seed(index)
         clean = torch.zeros(self.samples)
-        return {"clean": clean, "degraded": self.std * torch.randn(self.samples, generator=generator), "index": index}
+        return {
+            "clean": clean,
+            "degraded": self.std * torch.randn(self.samples, generator=generator),
+            "index": index,
+        }
 
 
 def test_spread_is_a_third_of_the_error_and_the_profile_that_of_every_frequency() -> None:
@@ -173,10 +235,12 @@ def test_spread_is_a_third_of_the_error_and_the_profile_that_of_every_frequency(
 
     preset = default_task("dereverb", 8000)
     linear = replace(preset, stft=replace(preset.stft, exponent=1.0), normalise="none")
-    # 1/sqrt(N) scaling under a window of unit mean square power 1/2: a bin of white noise has variance std^2 / 2
+    # 1/sqrt(N) scaling under a window of unit mean square power 1/2: a bin of white noise has
+    # variance std^2 / 2
     expected = 0.1 * 0.5**0.5
     found = measure_spread(get_task(linear), Known(0.1, 32512), crops=32)  # type: ignore[arg-type]
-    assert found.sigma_0 == pytest.approx(3 * expected / 3, rel=0.03)          # dereverb: three times a third
+    # dereverb: three times a third
+    assert found.sigma_0 == pytest.approx(3 * expected / 3, rel=0.03)
     wide = replace(linear, name="bandwidth", prior_shape="profile", prior_profile=(1.0,) * 128)
     measured = measure_spread(get_task(wide), Known(0.1, 32512), crops=64)  # type: ignore[arg-type]
     assert measured.sigma_0 == 3 and measured.sigma_1 == 0.001
@@ -187,7 +251,10 @@ def test_spread_is_a_third_of_the_error_and_the_profile_that_of_every_frequency(
 
 
 def test_smoothing_keeps_constants_and_the_mean_of_an_impulse() -> None:
-    assert torch.allclose(smoothed(torch.full((64,), 0.3, dtype=torch.float64)), torch.full((64,), 0.3, dtype=torch.float64))
+    assert torch.allclose(
+        smoothed(torch.full((64,), 0.3, dtype=torch.float64)),
+        torch.full((64,), 0.3, dtype=torch.float64),
+    )
     impulse = torch.zeros(101, dtype=torch.float64)
     impulse[50] = 1
     made = smoothed(impulse)

@@ -1,4 +1,6 @@
-"""F5-TTS's and CosyVoice 3's networks and teachers on tiny random weights: what their golden sets do not show."""
+"""F5-TTS's and CosyVoice 3's networks and teachers on tiny random weights: what their golden sets
+do not show.
+"""
 
 from __future__ import annotations
 
@@ -23,29 +25,66 @@ from mfdistill.teachers.f5_inputs import f5_condition, f5_duration, paste_prompt
 from mfdistill.teachers.live_f5 import live_f5
 
 F5 = {
-    "dim": 32, "depth": 2, "heads": 2, "dim_head": 8, "ff_mult": 2, "mel_dim": 6, "text_num_embeds": 9, "text_dim": 4, "conv_layers": 1,
+    "dim": 32,
+    "depth": 2,
+    "heads": 2,
+    "dim_head": 8,
+    "ff_mult": 2,
+    "mel_dim": 6,
+    "text_num_embeds": 9,
+    "text_dim": 4,
+    "conv_layers": 1,
 }
 UNETT = {**F5, "text_dim": None, "conv_layers": 0}
-COSY = {"dim": 32, "depth": 2, "heads": 2, "dim_head": 8, "mel_dim": 6, "mu_dim": 6, "spk_dim": 5, "static_chunk_size": 3}
+COSY = {
+    "dim": 32,
+    "depth": 2,
+    "heads": 2,
+    "dim_head": 8,
+    "mel_dim": 6,
+    "mu_dim": 6,
+    "spk_dim": 5,
+    "static_chunk_size": 3,
+}
 SWITCHES = [
     ("f5", {}),
     ("f5", {"text_mask_padding": False, "pe_attn_head": 1, "qk_norm": "rms_norm"}),
-    ("f5", {"attn_mask_enabled": True, "long_skip_connection": True, "text_embedding_average_upsampling": True, "pe_attn_head": 0}),
+    (
+        "f5",
+        {
+            "attn_mask_enabled": True,
+            "long_skip_connection": True,
+            "text_embedding_average_upsampling": True,
+            "pe_attn_head": 0,
+        },
+    ),
     ("f5_unett", {}),
-    ("f5_unett", {"skip_connect_type": "add", "pe_attn_head": None, "conv_layers": 1, "attn_mask_enabled": True}),
+    (
+        "f5_unett",
+        {
+            "skip_connect_type": "add",
+            "pe_attn_head": None,
+            "conv_layers": 1,
+            "attn_mask_enabled": True,
+        },
+    ),
     ("f5_unett", {"skip_connect_type": "none"}),
 ]
 
 
 def network(name: str, seed: int = 0, **changes: Any) -> Any:
     torch.manual_seed(seed)
-    net = build_network(name, {**{"f5": F5, "f5_unett": UNETT, "cosyvoice3": COSY}[name], **changes}).eval()
+    net = build_network(
+        name, {**{"f5": F5, "f5_unett": UNETT, "cosyvoice3": COSY}[name], **changes}
+    ).eval()
     for parameter in net.parameters():
         nn.init.normal_(parameter, std=0.2)
     return net
 
 
-def f5_inputs(lengths: tuple[int, ...] = (10, 7), masked: bool = True) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+def f5_inputs(
+    lengths: tuple[int, ...] = (10, 7), masked: bool = True
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     g = torch.Generator().manual_seed(1)
     b, n = len(lengths), max(lengths)
     text = torch.randint(0, 9, (b, 5), generator=g)
@@ -60,8 +99,16 @@ def cosy_inputs(lengths: tuple[int, ...] = (10, 7)) -> tuple[Tensor, Tensor, dic
     g = torch.Generator().manual_seed(1)
     b, n = len(lengths), max(lengths)
     mask = (torch.arange(n) < torch.tensor(lengths)[:, None]).float()[:, None]
-    cond = {"mu": torch.randn(b, 6, n, generator=g), "cond": torch.randn(b, 6, n, generator=g), "mask": mask}
-    return torch.randn(b, 6, n, generator=g), torch.rand(b, generator=g), {**cond, "spks": torch.randn(b, 5, generator=g)}
+    cond = {
+        "mu": torch.randn(b, 6, n, generator=g),
+        "cond": torch.randn(b, 6, n, generator=g),
+        "mask": mask,
+    }
+    return (
+        torch.randn(b, 6, n, generator=g),
+        torch.rand(b, generator=g),
+        {**cond, "spks": torch.randn(b, 5, generator=g)},
+    )
 
 
 def test_rotation_turns_neighbouring_channels() -> None:
@@ -71,7 +118,10 @@ def test_rotation_turns_neighbouring_channels() -> None:
     a, b = 2 * 1.0, 2 * 10000.0**-0.5
     expected = torch.tensor([a, a, b, b])
     torch.testing.assert_close(rotary(3)[2], expected)
-    torch.testing.assert_close(turned[2], torch.stack([expected[0].cos(), expected[0].sin(), -expected[2].sin(), expected[2].cos()]))
+    torch.testing.assert_close(
+        turned[2],
+        torch.stack([expected[0].cos(), expected[0].sin(), -expected[2].sin(), expected[2].cos()]),
+    )
     assert torch.equal(turned[0], x[0])
     assert Rotary(4).half().inv_freq.dtype == torch.float32
     assert torch.equal(Rotary(16).bfloat16().inv_freq, Rotary(16).inv_freq)
@@ -79,25 +129,36 @@ def test_rotation_turns_neighbouring_channels() -> None:
 
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize(("name", "switches"), SWITCHES)
-def test_students_begin_as_their_teachers_and_packed_guidance_is_two_calls(name: str, switches: dict[str, Any], masked: bool) -> None:
+def test_students_begin_as_their_teachers_and_packed_guidance_is_two_calls(
+    name: str, switches: dict[str, Any], masked: bool
+) -> None:
     z, t, cond = f5_inputs(masked=masked)
     net = network(name, **switches)
     teacher = F5Teacher(net)
     velocity = teacher.velocity(z, t, cond)
     student = Student.from_teacher(teacher)
-    assert torch.equal(student(z, t, torch.ones(2), cond), velocity) and torch.equal(student(z, t, t, cond), velocity)
+    assert torch.equal(student(z, t, torch.ones(2), cond), velocity) and torch.equal(
+        student(z, t, t, cond), velocity
+    )
     one = {key: value[:1] for key, value in cond.items()}
     for time in (t[0], t[:1]):
-        assert torch.equal(student(z[:1], time, torch.tensor(1.0), one), teacher.velocity(z[:1], time, one))
+        assert torch.equal(
+            student(z[:1], time, torch.tensor(1.0), one), teacher.velocity(z[:1], time, one)
+        )
     dropped = torch.ones(2, dtype=torch.bool)
     null = teacher.velocity(z, t, {**cond, "drop_audio": dropped, "drop_text": dropped})
     assert (null - velocity).abs().max() > 0.01
     for packed in (True, False):
         guided = F5Teacher(net, 1.5, packed)
         assert guided.branches == 2
-        torch.testing.assert_close(guided.velocity(z, t, cond), velocity + 1.5 * (velocity - null), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            guided.velocity(z, t, cond), velocity + 1.5 * (velocity - null), rtol=1e-4, atol=1e-4
+        )
     half = torch.tensor([False, True])
-    torch.testing.assert_close(teacher.velocity(z, t, {**cond, "drop_audio": half, "drop_text": half}), torch.stack([velocity[0], null[1]]))
+    torch.testing.assert_close(
+        teacher.velocity(z, t, {**cond, "drop_audio": half, "drop_text": half}),
+        torch.stack([velocity[0], null[1]]),
+    )
 
 
 def test_strength_zero_skips_the_null_branch() -> None:
@@ -105,7 +166,12 @@ def test_strength_zero_skips_the_null_branch() -> None:
     net = network("f5")
     net.register_forward_pre_hook(lambda module, given: calls.append(len(given[0])))
     z, t, cond = f5_inputs()
-    for strength, packed, expected in ((0.0, True, [2]), (1e-6, True, [2]), (1.0, True, [4]), (1.0, False, [2, 2])):
+    for strength, packed, expected in (
+        (0.0, True, [2]),
+        (1e-6, True, [2]),
+        (1.0, True, [4]),
+        (1.0, False, [2, 2]),
+    ):
         calls.clear()
         F5Teacher(net, strength, packed).velocity(z, t, cond)
         assert calls == expected
@@ -113,9 +179,14 @@ def test_strength_zero_skips_the_null_branch() -> None:
 
 def test_padding_does_not_reach_the_valid_frames_where_attention_is_masked() -> None:
     z, t, cond = f5_inputs((12, 7))
-    net = network("f5", attn_mask_enabled=True, conv_layers=0)  # the norm of the text's blocks sees the padding
+    # the norm of the text's blocks sees the padding
+    net = network("f5", attn_mask_enabled=True, conv_layers=0)
     whole = net(z, t, cond)
-    alone = net(z[1:, :7], t[1:], {"cond": cond["cond"][1:, :7], "text": cond["text"][1:], "mask": cond["mask"][1:, :7]})
+    alone = net(
+        z[1:, :7],
+        t[1:],
+        {"cond": cond["cond"][1:, :7], "text": cond["text"][1:], "mask": cond["mask"][1:, :7]},
+    )
     torch.testing.assert_close(whole[1:, :7], alone, rtol=1e-4, atol=1e-5)
 
 
@@ -125,7 +196,9 @@ def test_the_null_branch_knows_the_texts_length_only_where_padding_is_masked() -
     drop = {"drop_text": torch.ones(2, dtype=torch.bool)}
     for masks, differs in ((True, True), (False, False)):
         net = network("f5", text_mask_padding=masks)
-        assert ((net(z, t, {**cond, **drop}) - net(z, t, {**longer, **drop})).abs().max() > 1e-3) == differs
+        assert (
+            (net(z, t, {**cond, **drop}) - net(z, t, {**longer, **drop})).abs().max() > 1e-3
+        ) == differs
 
 
 @pytest.mark.parametrize("spk_dim", [5, None])
@@ -134,9 +207,13 @@ def test_what_a_condition_may_leave_out(spk_dim: int | None) -> None:
     net = network("cosyvoice3", spk_dim=spk_dim)
     with torch.no_grad():
         whole = net(z, t, cond)
-        assert torch.equal(net(z, t, {key: value for key, value in cond.items() if key != "mask"}), whole)
+        assert torch.equal(
+            net(z, t, {key: value for key, value in cond.items() if key != "mask"}), whole
+        )
         assert torch.equal(net(z, t, {**cond, "mask": cond["mask"][:, 0]}), whole)
-        null = {key: value if key == "mask" else torch.zeros_like(value) for key, value in cond.items()}
+        null = {
+            key: value if key == "mask" else torch.zeros_like(value) for key, value in cond.items()
+        }
         assert torch.equal(net(z, t, {"mask": cond["mask"]}), net(z, t, null))
         for name in ("mu", "cond", *(["spks"] if spk_dim else [])):
             with pytest.raises(ValueError, match=f"has no '{name}'; this network needs mu"):
@@ -167,11 +244,15 @@ def test_long_text_is_cut() -> None:
 def test_time_derivatives_agree(name: str) -> None:
     z, t, cond = cosy_inputs() if name == "cosyvoice3" else f5_inputs()
     student = Student.from_teacher(F5Teacher(network(name).double()))
-    cond = {key: value.double() if value.is_floating_point() else value for key, value in cond.items()}
+    cond = {
+        key: value.double() if value.is_floating_point() else value for key, value in cond.items()
+    }
     z, t = z.double(), 0.1 + 0.5 * t.double()
     call = lambda z, t, r: student(z, t, r, cond)  # noqa: E731
     _, forward = total_derivative(call, z, t, t + 0.3, torch.ones_like(z), method="forward")
-    _, central = total_derivative(call, z, t, t + 0.3, torch.ones_like(z), method="central", eps=1e-6)
+    _, central = total_derivative(
+        call, z, t, t + 0.3, torch.ones_like(z), method="central", eps=1e-6
+    )
     torch.testing.assert_close(forward, central, rtol=1e-4, atol=1e-4)
 
 
@@ -189,7 +270,9 @@ def test_half_precision_runs() -> None:
     z, t, cond = f5_inputs()
     teacher = F5Teacher(network("f5"), 2.0)
     exact = teacher.velocity(z, t, cond)
-    rough = teacher.to(dtype=torch.bfloat16).velocity(z.bfloat16(), t, {**cond, "cond": cond["cond"].bfloat16()})
+    rough = teacher.to(dtype=torch.bfloat16).velocity(
+        z.bfloat16(), t, {**cond, "cond": cond["cond"].bfloat16()}
+    )
     assert rough.dtype == torch.bfloat16 and (rough.float() - exact).norm() / exact.norm() < 0.1
 
 
@@ -230,7 +313,9 @@ def test_grids() -> None:
     assert f5_times(7, None) == [k / 32 for k in (0, 2, 4, 6, 8, 16, 24, 32)]
     assert f5_times(7, None, epss=False) == [k / 7 for k in range(8)]
     assert f5_times(3) == pytest.approx([0, 0.1339746, 0.5, 1])
-    assert f5_times(5) == pytest.approx([0, 0.0048153, 0.0192147, 0.0761205, 0.2928932, 1], abs=1e-6)
+    assert f5_times(5) == pytest.approx(
+        [0, 0.0048153, 0.0192147, 0.0761205, 0.2928932, 1], abs=1e-6
+    )
     assert cosine_times(10) == sway(10, -1.0) and abs(cosine_times(10)[5] - 0.2928932) < 1e-6
     for steps in (1, 2, 4, 5, 6, 7, 10, 12, 16, 32):
         assert len(f5_times(steps)) == steps + 1
@@ -260,10 +345,17 @@ def test_conditions_of_the_sampler() -> None:
 def test_files_of_all_ages(kind: str, name: str, tmp_path: Path) -> None:
     net, raw = network(name), network(name, seed=1)
     weights = {f"ema_model.{key}": value for key, value in net.state_dict().items()}
-    old = {"ema_model.mel_spec.mel_stft.mel_scale.fb": torch.zeros(3), "ema_model.mel_spec.mel_stft.spectrogram.window": torch.zeros(3)}
+    old = {
+        "ema_model.mel_spec.mel_stft.mel_scale.fb": torch.zeros(3),
+        "ema_model.mel_spec.mel_stft.spectrogram.window": torch.zeros(3),
+    }
     count = {"initted": torch.tensor(True), "step": torch.tensor(7)}
     save_file({**weights, **old, **count}, tmp_path / "old.safetensors")
-    trained = {"model_state_dict": raw.state_dict(), "optimizer_state_dict": {"state": {}}, "step": 7}
+    trained = {
+        "model_state_dict": raw.state_dict(),
+        "optimizer_state_dict": {"state": {}},
+        "step": 7,
+    }
     torch.save({**trained, "ema_model_state_dict": {**weights, **count}}, tmp_path / "trainer.pt")
     torch.save(trained, tmp_path / "raw.pt")
     z, t, cond = f5_inputs()
@@ -271,8 +363,15 @@ def test_files_of_all_ages(kind: str, name: str, tmp_path: Path) -> None:
     for file in ("old.safetensors", "trainer.pt"):
         teacher = load_teacher(tmp_path / file, config=config)
         assert (teacher.config["kind"], teacher.guidance_strength) == (kind, 2.0)  # type: ignore[attr-defined]
-        assert torch.equal(load_teacher(tmp_path / file, kind, config=config, guidance_strength=0).velocity(z, t, cond), net(z, t, cond))
-    again = load_teacher(tmp_path / "raw.pt", kind, config={**config, "weights": "raw"}, guidance_strength=0)
+        assert torch.equal(
+            load_teacher(tmp_path / file, kind, config=config, guidance_strength=0).velocity(
+                z, t, cond
+            ),
+            net(z, t, cond),
+        )
+    again = load_teacher(
+        tmp_path / "raw.pt", kind, config={**config, "weights": "raw"}, guidance_strength=0
+    )
     assert torch.equal(again.velocity(z, t, cond), raw(z, t, cond))
     for file, options, words in (
         ("raw.pt", {}, "trained weights only"),
@@ -294,7 +393,11 @@ def test_files_of_all_ages(kind: str, name: str, tmp_path: Path) -> None:
         ("f5", {"dim": 30}, "multiple of 16"),
         ("f5", {"pe_attn_head": 3}, "pe_attn_head 3"),
         ("f5", {"dim_head": 7}, "must be even"),
-        ("f5", {"text_mask_padding": False, "text_embedding_average_upsampling": True}, "needs text_mask_padding"),
+        (
+            "f5",
+            {"text_mask_padding": False, "text_embedding_average_upsampling": True},
+            "needs text_mask_padding",
+        ),
         ("f5", {"qk_norm": "layer"}, "'layer' is not one of"),
         ("f5_unett", {"depth": 3}, "must be even"),
         ("cosyvoice3", {"static_chunk_size": -1}, "static_chunk_size -1"),
@@ -312,19 +415,37 @@ class Theirs(nn.Module):
         super().__init__()
         self.inner, self.time_embed = inner, inner.time_embed
 
-    def forward(self, x, cond, text, time, mask=None, drop_audio_cond=False, drop_text=False, cfg_infer=False, cache=False):
+    def forward(
+        self,
+        x,
+        cond,
+        text,
+        time,
+        mask=None,
+        drop_audio_cond=False,
+        drop_text=False,
+        cfg_infer=False,
+        cache=False,
+    ):
         assert not cache and not cfg_infer
         time = time.repeat(len(x)) if time.ndim == 0 else time
         self.inner.time_embed = self.time_embed
         drop = torch.full((len(x),), drop_text)
-        return self.inner(x, torch.zeros_like(cond) if drop_audio_cond else cond, text, time, mask, drop)
+        return self.inner(
+            x, torch.zeros_like(cond) if drop_audio_cond else cond, text, time, mask, drop
+        )
 
 
 def test_a_live_f5_is_a_teacher() -> None:
     z, t, cond = f5_inputs()
     net = network("f5")
     module = Theirs(network("f5").transformer)
-    torch.testing.assert_close(live_f5(module).velocity(z, t, cond), F5Teacher(net, 2.0).velocity(z, t, cond), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        live_f5(module).velocity(z, t, cond),
+        F5Teacher(net, 2.0).velocity(z, t, cond),
+        rtol=1e-4,
+        atol=1e-4,
+    )
     student = Student.from_teacher(live_f5(module, 0.0))
     assert torch.equal(student(z, t, torch.ones(2), cond), net(z, t, cond))
     with pytest.raises(UserError, match="give f5-tts's CFM"):
@@ -343,4 +464,7 @@ def test_a_live_f5_is_a_teacher() -> None:
 def test_published_sizes(name: str, changes: dict[str, Any], millions: float, tensors: int) -> None:
     with torch.device("meta"):
         net = build_network(name, changes)
-    assert round(sum(p.numel() for p in net.parameters()) / 1e6, 1) == millions and len(net.state_dict()) == tensors
+    assert (
+        round(sum(p.numel() for p in net.parameters()) / 1e6, 1) == millions
+        and len(net.state_dict()) == tensors
+    )

@@ -68,7 +68,8 @@ def test_fixed_point_of_the_identity(c):
     u, du_dt = total_derivative(u_fn, Z, T, R, V, "forward")
     torch.testing.assert_close(u, V + c * (R - T)[:, None] * du_dt, rtol=1e-9, atol=1e-9)
     away = (u - average_velocity(Z, T, R)).norm()
-    assert away < 1e-9 if c == 1 else away > 0.05  # only c = 1 has the average velocity as its fixed point
+    # only c = 1 has the average velocity as its fixed point
+    assert away < 1e-9 if c == 1 else away > 0.05
     wrong_sign = u - (V - c * (R - T)[:, None] * du_dt)
     assert wrong_sign.norm() > 0.1
 
@@ -94,7 +95,12 @@ def gradients(method: str, net: Network, dropout_seed: int = 1) -> torch.Tensor:
     torch.manual_seed(dropout_seed)
     u, du_dt = total_derivative(net, z, t, r, v, method)
     target = (v + (r - t)[:, None] * du_dt).detach()
-    return torch.cat([g.flatten() for g in torch.autograd.grad((u - target).square().mean(), list(net.parameters()))])
+    return torch.cat(
+        [
+            g.flatten()
+            for g in torch.autograd.grad((u - target).square().mean(), list(net.parameters()))
+        ]
+    )
 
 
 @pytest.mark.parametrize("method", ["forward", "double-backward", "central"])
@@ -105,7 +111,8 @@ def test_two_passes_and_one_pass_give_the_same_gradients(method, dropout):
     tolerance = 1e-5 if method != "central" else 2e-3
     assert ((gradients(method, net) - expected).norm() / expected.norm()) < tolerance
     if dropout:
-        assert (gradients("forward-graph", net, dropout_seed=2) - expected).norm() > 1e-3  # dropout was there to be shared
+        # dropout was there to be shared
+        assert (gradients("forward-graph", net, dropout_seed=2) - expected).norm() > 1e-3
 
 
 def test_the_random_state_moves_on_as_after_one_call():
@@ -137,10 +144,18 @@ def test_without_grad_and_with_scalar_times(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_field_that_ignores_time_or_state(method):
-    torch.testing.assert_close(total_derivative(lambda z, t, r: z**2, Z, T, R, V, method)[1], 2 * Z * V, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        total_derivative(lambda z, t, r: z**2, Z, T, R, V, method)[1],
+        2 * Z * V,
+        rtol=1e-6,
+        atol=1e-6,
+    )
     rising = total_derivative(lambda z, t, r: (t**2)[:, None].expand_as(z), Z, T, R, V, method)[1]
     torch.testing.assert_close(rising, (2 * T)[:, None].expand_as(Z), rtol=1e-6, atol=1e-6)
-    assert torch.equal(total_derivative(lambda z, t, r: torch.ones_like(z), Z, T, R, V, method)[1], torch.zeros_like(Z))
+    assert torch.equal(
+        total_derivative(lambda z, t, r: torch.ones_like(z), Z, T, R, V, method)[1],
+        torch.zeros_like(Z),
+    )
 
 
 @pytest.mark.parametrize("method", ["forward", "central"])

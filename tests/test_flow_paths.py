@@ -14,7 +14,11 @@ SHAPE = (2, 5, 7)
 
 
 def eps_x_y():
-    return draws.noise(0, INDEX, "eps", SHAPE), draws.normal(0, INDEX, "x", SHAPE), draws.normal(0, INDEX, "y", SHAPE)
+    return (
+        draws.noise(0, INDEX, "eps", SHAPE),
+        draws.normal(0, INDEX, "x", SHAPE),
+        draws.normal(0, INDEX, "y", SHAPE),
+    )
 
 
 @pytest.mark.parametrize("mean", ["y", "zero"])
@@ -23,10 +27,13 @@ def test_end_points(mean, shape):
     eps, x, y = eps_x_y()
     path = GaussianPath(0.5, sigma_1=0.1, mean=mean, shape=shape, floor=0.3)
     z_0, z_1 = path.end_points(x, {"y": y}, eps)
-    scale = 1 if shape == "flat" else torch.hypot(torch.hypot(y[:, :1], y[:, 1:]), torch.tensor(0.3))
+    scale = (
+        1 if shape == "flat" else torch.hypot(torch.hypot(y[:, :1], y[:, 1:]), torch.tensor(0.3))
+    )
     torch.testing.assert_close(z_0, (y if mean == "y" else 0) + 0.5 * scale * eps)
     torch.testing.assert_close(z_1, x + 0.1 * scale * eps)
-    assert torch.equal(path.prior({"y": y}, eps), z_0)  # where sampling starts is where training started
+    # where sampling starts is where training started
+    assert torch.equal(path.prior({"y": y}, eps), z_0)
     assert path.scales({"y": y}, x)[0].expand(6, 1, 5, 7) is not None
 
 
@@ -54,10 +61,15 @@ def test_noise_has_total_variance_one():
 
 
 def test_marginal_of_the_path_is_the_closed_form():
-    """Regress the conditional velocity on z_t: slope and intercept are those of the marginal velocity, mean and spread those of z_t."""
+    """Regress the conditional velocity on z_t: slope and intercept are those of the marginal
+    velocity, mean and spread those of z_t.
+    """
     n, t, path = 40_000, 0.6, GaussianPath(0.8, sigma_1=0.2)
     index = torch.arange(1)
-    eps, data = draws.noise(1, index, "eps", (n, 1), dtype=torch.float64), draws.normal(1, index, "x", (n, 1), dtype=torch.float64)
+    eps, data = (
+        draws.noise(1, index, "eps", (n, 1), dtype=torch.float64),
+        draws.normal(1, index, "x", (n, 1), dtype=torch.float64),
+    )
     eps, data = eps.reshape(n, 1), data.reshape(n, 1)
     field = GaussianFlow.of_path(path, mu=-0.7, s=0.25, y=0.3)
     z_0, z_1 = path.end_points(-0.7 + 0.25 * data, {"y": torch.full_like(eps, 0.3)}, eps)
@@ -95,7 +107,9 @@ def test_draws_do_not_depend_on_the_split():
     ):
         assert whole.shape[0] == 4
         assert torch.equal(whole[1:3], part)
-    assert torch.equal(draws.noise(5, index, "a", (2, 3)), draws.normal(5, index, "a", (2, 3)) * math.sqrt(0.5))
+    assert torch.equal(
+        draws.noise(5, index, "a", (2, 3)), draws.normal(5, index, "a", (2, 3)) * math.sqrt(0.5)
+    )
 
 
 def test_draws_leave_the_global_generator_alone():
@@ -108,16 +122,23 @@ def test_draws_leave_the_global_generator_alone():
 
 def test_draws_differ_between_seeds_samples_and_streams():
     index = torch.arange(3000)
-    rows = torch.cat([draws.uniform(seed, index, stream, 2) for seed in (0, 1) for stream in ("a", "b")])
+    rows = torch.cat(
+        [draws.uniform(seed, index, stream, 2) for seed in (0, 1) for stream in ("a", "b")]
+    )
     assert len(torch.unique(rows, dim=0)) == len(rows)
-    matrix = torch.stack([draws.uniform(seed, index, stream)[:, 0] for seed in (0, 1) for stream in ("a", "b")])
+    matrix = torch.stack(
+        [draws.uniform(seed, index, stream)[:, 0] for seed in (0, 1) for stream in ("a", "b")]
+    )
     off_diagonal = torch.corrcoef(matrix) - torch.eye(4)
     assert off_diagonal.abs().max() < 0.08  # 4.4 standard errors
-    assert torch.corrcoef(torch.stack([matrix[0, :-1], matrix[0, 1:]]))[0, 1].abs() < 0.08  # neighbouring samples
+    # neighbouring samples
+    assert torch.corrcoef(torch.stack([matrix[0, :-1], matrix[0, 1:]]))[0, 1].abs() < 0.08
 
 
 def test_draws_have_the_right_distribution():
-    """Kolmogorov-Smirnov distances over samples (not within one), against 1.95 / sqrt(n): p = 0.001."""
+    """Kolmogorov-Smirnov distances over samples (not within one), against 1.95 / sqrt(n): p =
+    0.001.
+    """
     n = 4000
     grid = (torch.arange(n) + 0.5) / n
     u = draws.uniform(0, torch.arange(n), "u", 3)
@@ -137,5 +158,9 @@ def test_temperature_scales_what_is_sampled_and_not_what_is_trained_on() -> None
     warm, cool = GaussianPath(0.5, 0.1, mean="y"), GaussianPath(0.5, 0.1, mean="y", temperature=0.4)
     for a, b in zip(warm.end_points(x, cond, eps), cool.end_points(x, cond, eps), strict=True):
         assert torch.equal(a, b)
-    torch.testing.assert_close(cool.prior(cond, eps) - cond["y"], 0.4 * (warm.prior(cond, eps) - cond["y"]))
-    assert torch.equal(GaussianPath(0.5, 0.1, mean="y", temperature=0.0).prior(cond, eps), cond["y"])
+    torch.testing.assert_close(
+        cool.prior(cond, eps) - cond["y"], 0.4 * (warm.prior(cond, eps) - cond["y"])
+    )
+    assert torch.equal(
+        GaussianPath(0.5, 0.1, mean="y", temperature=0.0).prior(cond, eps), cond["y"]
+    )

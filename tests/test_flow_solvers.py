@@ -4,20 +4,38 @@ import math
 
 import pytest
 import torch
-from gaussian import FIELD, average_velocity, flow_map, marginal_velocity, warped_flow_map, warped_velocity
+from gaussian import (
+    FIELD,
+    average_velocity,
+    flow_map,
+    marginal_velocity,
+    warped_flow_map,
+    warped_velocity,
+)
 
 from mfdistill.errors import UserError
 from mfdistill.flow import SOLVERS, jump, schedule, solve, stages, sway, trajectory
 
 Z = torch.linspace(-2, 2, 12, dtype=torch.float64).reshape(4, 3)
-SCHEDULES = [1, 2, 7, [0.0, 0.4, 1.0], [0.0, 0.01, 0.02, 0.9, 1.0], sway(5), torch.tensor([0.0, 0.125, 1.0])]
+SCHEDULES = [
+    1,
+    2,
+    7,
+    [0.0, 0.4, 1.0],
+    [0.0, 0.01, 0.02, 0.9, 1.0],
+    sway(5),
+    torch.tensor([0.0, 0.125, 1.0]),
+]
 
 
 def error(solver: str, steps: int) -> float:
     return (solve(warped_velocity, Z, steps, solver) - warped_flow_map(Z, 0.0, 1.0)).norm().item()
 
 
-@pytest.mark.parametrize(("solver", "order", "steps"), [("euler", 1, 256), ("midpoint", 2, 64), ("heun", 2, 64), ("rk4", 4, 128)])
+@pytest.mark.parametrize(
+    ("solver", "order", "steps"),
+    [("euler", 1, 256), ("midpoint", 2, 64), ("heun", 2, 64), ("rk4", 4, 128)],
+)
 def test_error_falls_at_the_order(solver, order, steps):
     measured = math.log2(error(solver, steps) / error(solver, 2 * steps))
     assert abs(measured - order) < 0.1
@@ -38,22 +56,30 @@ def test_stages_are_counted_and_times_stay_in_the_interval(solver):
 
 
 def test_midpoint_is_the_default():
-    assert torch.equal(solve(marginal_velocity, Z, 3), solve(marginal_velocity, Z, 3, solver="midpoint"))
+    assert torch.equal(
+        solve(marginal_velocity, Z, 3), solve(marginal_velocity, Z, 3, solver="midpoint")
+    )
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_every_solver_is_exact_on_a_straight_flow(solver):
-    torch.testing.assert_close(solve(lambda z, t: torch.ones_like(z), Z, [0.25, 0.375, 1.0], solver), Z + 0.75)
+    torch.testing.assert_close(
+        solve(lambda z, t: torch.ones_like(z), Z, [0.25, 0.375, 1.0], solver), Z + 0.75
+    )
 
 
 @pytest.mark.parametrize("steps", SCHEDULES)
 def test_jumps_with_the_exact_average_velocity_are_exact(steps):
-    torch.testing.assert_close(jump(average_velocity, Z, steps), flow_map(Z, 0.0, 1.0), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        jump(average_velocity, Z, steps), flow_map(Z, 0.0, 1.0), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_jumps_from_the_middle():
     z_t = flow_map(Z, 0.0, 0.3)
-    torch.testing.assert_close(jump(average_velocity, z_t, [0.3, 0.45, 0.8]), flow_map(Z, 0.0, 0.8), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        jump(average_velocity, z_t, [0.3, 0.45, 0.8]), flow_map(Z, 0.0, 0.8), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_the_wrong_sign_or_clock_is_far_off():
@@ -66,7 +92,9 @@ def test_the_wrong_sign_or_clock_is_far_off():
 
 
 def test_the_sampled_distribution_is_the_target():
-    z_0, _ = FIELD.end_points(torch.randn(20_000, 1, generator=torch.Generator().manual_seed(0)), torch.zeros(1))
+    z_0, _ = FIELD.end_points(
+        torch.randn(20_000, 1, generator=torch.Generator().manual_seed(0)), torch.zeros(1)
+    )
     z_1 = jump(average_velocity, z_0, 1)
     assert abs(z_1.mean().item() + 0.7) < 0.01 and abs(z_1.std().item() - 0.25) < 0.01
 
@@ -82,16 +110,26 @@ def test_trajectory_holds_every_state(solver):
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_per_sample_grids_equal_one_solve_per_sample(solver):
-    grids = torch.tensor([[0.0, 0.5, 1.0], [0.25, 0.5, 0.75], [0.5, 0.5, 0.5], [0.0, 0.0, 1.0]], dtype=torch.float64).T
+    grids = torch.tensor(
+        [[0.0, 0.5, 1.0], [0.25, 0.5, 0.75], [0.5, 0.5, 0.5], [0.0, 0.0, 1.0]], dtype=torch.float64
+    ).T
     together = solve(marginal_velocity, Z, grids, solver)
-    torch.testing.assert_close(together[:1], solve(marginal_velocity, Z[:1], [0.0, 0.5, 1.0], solver))
-    torch.testing.assert_close(together[1:2], solve(marginal_velocity, Z[1:2], [0.25, 0.5, 0.75], solver))
+    torch.testing.assert_close(
+        together[:1], solve(marginal_velocity, Z[:1], [0.0, 0.5, 1.0], solver)
+    )
+    torch.testing.assert_close(
+        together[1:2], solve(marginal_velocity, Z[1:2], [0.25, 0.5, 0.75], solver)
+    )
     assert torch.equal(together[2], Z[2])
     torch.testing.assert_close(together[3:], solve(marginal_velocity, Z[3:], 1, solver))
 
 
 def test_bad_grids():
-    for grid in (torch.tensor([[0.5], [0.0]]), torch.tensor([[0.0], [1.5]]), torch.tensor([[0.0], [math.nan]])):
+    for grid in (
+        torch.tensor([[0.5], [0.0]]),
+        torch.tensor([[0.0], [1.5]]),
+        torch.tensor([[0.0], [math.nan]]),
+    ):
         with pytest.raises(UserError, match="grid of times"):
             solve(marginal_velocity, Z[:1], grid)
     with pytest.raises(ValueError, match="per-sample"):
@@ -107,7 +145,13 @@ def test_schedules():
 
 @pytest.mark.parametrize(
     ("steps", "message"),
-    [(0, "1 or more"), ([0.5], "no interval"), ([0.0, 1.2], "leaves"), ([0.0, 0.5, 0.5, 1.0], "ascend"), ([0.0, math.nan], "leaves")],
+    [
+        (0, "1 or more"),
+        ([0.5], "no interval"),
+        ([0.0, 1.2], "leaves"),
+        ([0.0, 0.5, 0.5, 1.0], "ascend"),
+        ([0.0, math.nan], "leaves"),
+    ],
 )
 def test_bad_schedules_are_explained(steps, message):
     with pytest.raises(UserError, match=message):

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from mfdistill.errors import UserError
-from mfdistill.flow import IntervalConfig, TimeConfig, annealed_gamma, draws, sample_interval, sample_time
+from mfdistill.flow import (
+    IntervalConfig,
+    TimeConfig,
+    annealed_gamma,
+    draws,
+    sample_interval,
+    sample_time,
+)
 
 N = 4000
 U = draws.uniform(0, torch.arange(N), "times", 3)
@@ -28,8 +35,17 @@ def test_teacher_times():
 @pytest.mark.parametrize("kind", ["uniform", "logit-normal", "start-gap"])
 @pytest.mark.parametrize("gamma", [1.0, 8.0])
 def test_intervals_keep_their_promises(kind, gamma):
-    config = IntervalConfig(kind, p_equal=0.25, p_full=0.125, anneal_start=gamma, anneal_end=gamma, min_gap=1e-2)
-    edges = torch.tensor([[a, b, c] for a in (0.0, 1 - 2**-24) for b in (0.0, 1 - 2**-24) for c in (0.0, 0.5, 1 - 2**-24)])
+    config = IntervalConfig(
+        kind, p_equal=0.25, p_full=0.125, anneal_start=gamma, anneal_end=gamma, min_gap=1e-2
+    )
+    edges = torch.tensor(
+        [
+            [a, b, c]
+            for a in (0.0, 1 - 2**-24)
+            for b in (0.0, 1 - 2**-24)
+            for c in (0.0, 0.5, 1 - 2**-24)
+        ]
+    )
     t, r = sample_interval(config, torch.cat([U, edges]), 0.3)
     assert t.dtype == r.dtype == torch.float32 and t.shape == r.shape == (N + 12,)
     assert t.min() >= 0 and r.max() <= 1
@@ -41,12 +57,16 @@ def test_intervals_keep_their_promises(kind, gamma):
 
 def test_uniform_pairs_are_sorted_uniforms():
     t, r = sample_interval(IntervalConfig(min_gap=1e-6), U)
-    torch.testing.assert_close(torch.stack([t, r], 1), U[:, :2].sort(dim=1).values, atol=3e-6, rtol=0)
+    torch.testing.assert_close(
+        torch.stack([t, r], 1), U[:, :2].sort(dim=1).values, atol=3e-6, rtol=0
+    )
 
 
 def test_logit_normal_pairs_are_sorted_logit_normals():
     t, r = sample_interval(IntervalConfig("logit-normal", mean=0.4, std=0.8, min_gap=1e-6), U)
-    expected = torch.sigmoid(0.4 + 0.8 * torch.special.ndtri(U[:, :2].double())).sort(dim=1).values.float()
+    expected = (
+        torch.sigmoid(0.4 + 0.8 * torch.special.ndtri(U[:, :2].double())).sort(dim=1).values.float()
+    )
     torch.testing.assert_close(torch.stack([t, r], 1), expected, atol=3e-6, rtol=0)
 
 
@@ -56,8 +76,12 @@ def test_anchors_cover_time_as_teacher_training_does():
 
 
 def test_annealed_gap_is_meanflowse_mirrored():
-    """MeanFlowSE, in its clock: t = (1-U)(1 - t_eps) + t_eps, r = t - U2^gamma (t - t_eps), t_eps 0.03, gamma 8 -> 1 over 0.7."""
-    config = IntervalConfig("start-gap", anneal_start=8, anneal_end=1, anneal_fraction=0.7, t_max=0.97, min_gap=1e-6)
+    """MeanFlowSE, in its clock: t = (1-U)(1 - t_eps) + t_eps, r = t - U2^gamma (t - t_eps), t_eps
+    0.03, gamma 8 -> 1 over 0.7.
+    """
+    config = IntervalConfig(
+        "start-gap", anneal_start=8, anneal_end=1, anneal_fraction=0.7, t_max=0.97, min_gap=1e-6
+    )
     for progress, gamma in ((0.0, 8.0), (0.35, 4.5), (0.7, 1.0), (1.0, 1.0)):
         assert annealed_gamma(config, progress) == pytest.approx(gamma)
         official_t = (1 - U[:, 0].double()) * 0.97 + 0.03
@@ -70,7 +94,10 @@ def test_annealed_gap_is_meanflowse_mirrored():
 @pytest.mark.parametrize("kind", ["uniform", "logit-normal", "start-gap"])
 def test_annealing_starts_with_small_gaps_and_ends_without_a_trace(kind):
     off, on = IntervalConfig(kind), IntervalConfig(kind, anneal_start=8, anneal_end=1)
-    gaps = [(r - t).mean().item() for t, r in (sample_interval(on, U, progress) for progress in (0.0, 0.35, 0.7))]
+    gaps = [
+        (r - t).mean().item()
+        for t, r in (sample_interval(on, U, progress) for progress in (0.0, 0.35, 0.7))
+    ]
     assert gaps[0] < gaps[1] < gaps[2]
     for a, b in zip(sample_interval(on, U, 0.7), sample_interval(off, U, 0.0), strict=True):
         assert torch.equal(a, b)

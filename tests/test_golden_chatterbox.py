@@ -1,4 +1,6 @@
-"""Chatterbox-Turbo's flow against the original's own numbers (``../shared/golden/chatterbox_meanflow``), and its layout both ways."""
+"""Chatterbox-Turbo's flow against the original's own numbers
+(``../shared/golden/chatterbox_meanflow``), and its layout both ways.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,14 @@ from mfdistill.teachers import load_teacher
 from mfdistill.teachers.cosyvoice_front import load_front, token_to_mel
 
 CASES = {
-    "u_t_r": "average_velocity", "u_t_r_null": "average_velocity", "teacher_velocity_and_init": "init_identity", "sample_2step": "sample",
-    "sample_1step": "sample", "sample_2step_batch2": "sample", "sample_4step": "sample", "teacher_sample_10step_cosine_cfg07": "sample",
+    "u_t_r": "average_velocity",
+    "u_t_r_null": "average_velocity",
+    "teacher_velocity_and_init": "init_identity",
+    "sample_2step": "sample",
+    "sample_1step": "sample",
+    "sample_2step_batch2": "sample",
+    "sample_4step": "sample",
+    "teacher_sample_10step_cosine_cfg07": "sample",
     "flow_inference_2step": "token_to_mel",
 }
 MIXER = "flow.decoder.estimator.time_embed_mixer.weight"
@@ -54,7 +62,9 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 
 def case(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    return next(row for row in manifest(folder)["cases"] if row["name"] == name), load_file(folder / f"{name}.safetensors")
+    return next(row for row in manifest(folder)["cases"] if row["name"] == name), load_file(
+        folder / f"{name}.safetensors"
+    )
 
 
 def conditions(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -82,22 +92,35 @@ def test_average_velocity(folder: Path, file: Path, config: dict[str, Any]) -> N
         assert far(embedding(torch.stack([x["in.t"], x["in.r"]], -1)), x["out.mixed"]) < 1e-4
 
 
-def test_average_velocity_of_the_null_condition(folder: Path, file: Path, config: dict[str, Any]) -> None:
+def test_average_velocity_of_the_null_condition(
+    folder: Path, file: Path, config: dict[str, Any]
+) -> None:
     _, x = case(folder, "u_t_r_null")
     student, z, zeros = load_student(file, config=config), x["in.x"], torch.zeros_like(x["in.x"])
     with torch.no_grad():
-        for cond in ({"mu": zeros, "cond": zeros, "spks": torch.zeros(3, 80), "mask": x["in.mask"]}, {"mask": x["in.mask"]}):
+        for cond in (
+            {"mu": zeros, "cond": zeros, "spks": torch.zeros(3, 80), "mask": x["in.mask"]},
+            {"mask": x["in.mask"]},
+        ):
             assert far(student(z, x["in.t"], x["in.r"], cond), x["out.u_null"]) < 2e-4
 
 
-def test_without_the_mixer_it_is_a_teacher(folder: Path, file: Path, plain: Path, config: dict[str, Any]) -> None:
+def test_without_the_mixer_it_is_a_teacher(
+    folder: Path, file: Path, plain: Path, config: dict[str, Any]
+) -> None:
     _, x = case(folder, "teacher_velocity_and_init")
     z, t, r, cond = x["in.x"], x["in.t"], x["in.r"], conditions(x)
     teacher = load_teacher(plain, config=config, guidance_strength=0)
     v = teacher.velocity(z, t, cond)
     assert far(v, x["out.v_teacher"]) < 2e-4
     assert far(teacher.velocity(z, t, {"mask": cond["mask"]}), x["out.v_teacher_null"]) < 2e-4
-    assert far(load_teacher(plain, kind="cosyvoice2", config=config).velocity(z, t, cond), x["out.v_teacher_cfg07"]) < 2e-4
+    assert (
+        far(
+            load_teacher(plain, kind="cosyvoice2", config=config).velocity(z, t, cond),
+            x["out.v_teacher_cfg07"],
+        )
+        < 2e-4
+    )
     student, loaded = Student.from_teacher(teacher).eval(), load_student(file, config=config)
     mixer = loaded.network.get_submodule("estimator.time_mlp")
     with torch.no_grad():
@@ -107,27 +130,48 @@ def test_without_the_mixer_it_is_a_teacher(folder: Path, file: Path, plain: Path
             assert torch.equal(u, v) and far(u, x["out.u_with_identity_mixer"]) < 2e-4
     with pytest.raises(UserError, match="time_embed_mixer"):
         load_teacher(file, kind="cosyvoice2", config=config)
-    left_out = load_teacher(file, kind="cosyvoice2", config={**config, "meanflow": False}, guidance_strength=0)
+    left_out = load_teacher(
+        file, kind="cosyvoice2", config={**config, "meanflow": False}, guidance_strength=0
+    )
     assert torch.equal(left_out.velocity(z, t, cond), v)
-    with pytest.raises(UserError, match="lacks decoder.estimator.time_embed_mixer.weight.*kind cosyvoice2"):
+    with pytest.raises(
+        UserError, match="lacks decoder.estimator.time_embed_mixer.weight.*kind cosyvoice2"
+    ):
         load_student(plain, kind="chatterbox", config=config)
 
 
-@pytest.mark.parametrize("name", [name for name, kind in CASES.items() if kind == "sample" and "teacher" not in name])
+@pytest.mark.parametrize(
+    "name", [name for name, kind in CASES.items() if kind == "sample" and "teacher" not in name]
+)
 def test_sample(folder: Path, file: Path, config: dict[str, Any], name: str) -> None:
     row, x = case(folder, name)
     student, cond, steps = load_student(file, config=config), conditions(x), row["params"]["steps"]
     assert torch.allclose(torch.linspace(0, 1, steps + 1), x["out.time_grid"])
-    assert far(sample(student, x["in.noise"], cond, steps), x["out.sample"]) < row["tolerance"]["rtol"]
-    assert far(sample(student, x["in.noise"], cond, [0, 1 / steps]), x["out.state_after_first_step"]) < 2e-4
+    assert (
+        far(sample(student, x["in.noise"], cond, steps), x["out.sample"]) < row["tolerance"]["rtol"]
+    )
+    assert (
+        far(sample(student, x["in.noise"], cond, [0, 1 / steps]), x["out.state_after_first_step"])
+        < 2e-4
+    )
     if steps == 2:
-        assert torch.equal(sample(student, x["in.noise"], cond), sample(student, x["in.noise"], cond, 2))
+        assert torch.equal(
+            sample(student, x["in.noise"], cond), sample(student, x["in.noise"], cond, 2)
+        )
 
 
 def test_sample_of_the_teacher(folder: Path, plain: Path, config: dict[str, Any]) -> None:
     row, x = case(folder, "teacher_sample_10step_cosine_cfg07")
-    teacher, cond = load_teacher(plain, config=config, guidance_strength=row["params"]["cfg_rate"]), conditions(x)
-    z_1 = solve(lambda z, t: teacher.velocity(z, t, cond), x["in.noise"], cosine_times(row["params"]["steps"]), "euler")
+    teacher, cond = (
+        load_teacher(plain, config=config, guidance_strength=row["params"]["cfg_rate"]),
+        conditions(x),
+    )
+    z_1 = solve(
+        lambda z, t: teacher.velocity(z, t, cond),
+        x["in.noise"],
+        cosine_times(row["params"]["steps"]),
+        "euler",
+    )
     assert far(z_1, x["out.sample"]) < row["tolerance"]["rtol"]
 
 
@@ -138,7 +182,9 @@ def test_tokens_to_mel(folder: Path, file: Path, config: dict[str, Any]) -> None
     cond = front.condition(*inputs)
     for name in ("mu", "spks", "cond", "mask"):
         assert far(cond[name], x[f"out.{name}"]) < 1e-5
-    mel = token_to_mel(student, front, *inputs, steps=row["params"]["steps"], z_0=x["in.start_state"])
+    mel = token_to_mel(
+        student, front, *inputs, steps=row["params"]["steps"], z_0=x["in.start_state"]
+    )
     assert far(mel, x["out.mel"]) < row["tolerance"]["rtol"]
 
 
@@ -151,13 +197,19 @@ def test_the_file_comes_back_as_it_was(file: Path, config: dict[str, Any], tmp_p
 
 
 @pytest.mark.parametrize("name", ["flow.pt", "flow.safetensors"])
-def test_a_cosyvoice_student_in_both_layouts(shared: Path, folder: Path, tmp_path: Path, name: str) -> None:
+def test_a_cosyvoice_student_in_both_layouts(
+    shared: Path, folder: Path, tmp_path: Path, name: str
+) -> None:
     base = shared / "golden" / "cosyvoice2" / "flow.pt"
-    sizes = json.loads((base.parent / "manifest.json").read_text(encoding="utf-8"))["models"]["cosyvoice2"]["config"]
+    sizes = json.loads((base.parent / "manifest.json").read_text(encoding="utf-8"))["models"][
+        "cosyvoice2"
+    ]["config"]
     x = case(folder, "u_t_r")[1]
     student = Student.from_teacher(load_teacher(base, config=sizes)).eval()
     with torch.no_grad():
-        student.network.get_submodule("estimator.time_mlp").weight.add_(0.05 * torch.randn(128, 256))
+        student.network.get_submodule("estimator.time_mlp").weight.add_(
+            0.05 * torch.randn(128, 256)
+        )
         u = student(x["in.x"], x["in.t"], x["in.r"], conditions(x))
     export_cosyvoice(student, tmp_path / name, base=base)
     export_chatterbox(student, tmp_path / "s3gen_meanflow.safetensors", base=tmp_path / name)
@@ -168,11 +220,22 @@ def test_a_cosyvoice_student_in_both_layouts(shared: Path, folder: Path, tmp_pat
         fronts = [load_front(path).state_dict() for path in (tmp_path / exported, base)]
         assert all(torch.equal(value, fronts[1][key]) for key, value in fronts[0].items())
     names = set(load_file(tmp_path / "s3gen_meanflow.safetensors"))
-    assert names == {key for key in load_file(folder / "s3gen_meanflow.safetensors") if key.startswith("flow.")}
+    assert names == {
+        key for key in load_file(folder / "s3gen_meanflow.safetensors") if key.startswith("flow.")
+    }
     streaming = load_student(tmp_path / name, config=sizes, streaming=True)
     with torch.no_grad():
         whole = streaming(x["in.x"], x["in.t"], x["in.r"], conditions(x))
-        start = {key: value if key == "spks" else value[:, :, :12] for key, value in conditions(x).items()}
-        assert (streaming(x["in.x"][:, :, :12], x["in.t"], x["in.r"], start) - whole[:, :, :12]).abs().max() < 1e-5
+        start = {
+            key: value if key == "spks" else value[:, :, :12]
+            for key, value in conditions(x).items()
+        }
+        assert (
+            streaming(x["in.x"][:, :, :12], x["in.t"], x["in.r"], start) - whole[:, :, :12]
+        ).abs().max() < 1e-5
     with pytest.raises(UserError, match="no streaming form"):
-        load_student(folder / "s3gen_meanflow.safetensors", config={**sizes, "static_chunk_size": 0}, streaming=True)
+        load_student(
+            folder / "s3gen_meanflow.safetensors",
+            config={**sizes, "static_chunk_size": 0},
+            streaming=True,
+        )

@@ -1,4 +1,6 @@
-"""F5-TTS's own numbers (tiny networks with random weights): every case of the golden set, through the public entry points."""
+"""F5-TTS's own numbers (tiny networks with random weights): every case of the golden set, through
+the public entry points.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,12 @@ from mfdistill.teachers import load_teacher
 from mfdistill.teachers.f5 import noise
 from mfdistill.teachers.f5_inputs import f5_condition, paste_prompt
 
-FORWARD = ("forward_masked", "forward_nomask", "forward_scalar_time_long_text", "forward_t_boundary")
+FORWARD = (
+    "forward_masked",
+    "forward_nomask",
+    "forward_scalar_time_long_text",
+    "forward_t_boundary",
+)
 SAMPLE = (
     "sample_epss7_sway_cfg2",
     "sample_linear4_sway_cfg2",
@@ -35,13 +42,21 @@ class Golden:
         self.manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
 
     def case(self, model: str, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        case = next(case for case in self.manifest["cases"] if (case["model"], case["name"]) == (model, name))
+        case = next(
+            case
+            for case in self.manifest["cases"]
+            if (case["model"], case["name"]) == (model, name)
+        )
         return case, load_file(self.folder / case["file"])
 
-    def teacher(self, model: str, strength: float | None, file: str = "ema_safetensors", **options: Any) -> Any:
+    def teacher(
+        self, model: str, strength: float | None, file: str = "ema_safetensors", **options: Any
+    ) -> Any:
         entry = self.manifest["models"][model]
         config = {**entry["config"], **options}
-        return load_teacher(self.folder / entry["files"][file], kind="f5", config=config, guidance_strength=strength)
+        return load_teacher(
+            self.folder / entry["files"][file], kind="f5", config=config, guidance_strength=strength
+        )
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +74,9 @@ def condition(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def test_every_case_has_a_test(golden: Golden) -> None:
-    assert {(case["model"], case["name"]) for case in golden.manifest["cases"]} == {(m, n) for m in MODELS for n in (*FORWARD, *SAMPLE)}
+    assert {(case["model"], case["name"]) for case in golden.manifest["cases"]} == {
+        (m, n) for m in MODELS for n in (*FORWARD, *SAMPLE)
+    }
 
 
 @pytest.mark.parametrize("name", FORWARD)
@@ -71,12 +88,18 @@ def test_velocity_with_and_without_guidance(golden: Golden, model: str, name: st
         if f"out.{key}" in tensors:
             teacher = golden.teacher(model, strength)
             for teacher.packed in (True, False):
-                assert error(teacher.velocity(z, t, cond), tensors[f"out.{key}"]) < case["tolerance"]["rtol"] / 10, (key, teacher.packed)
+                assert (
+                    error(teacher.velocity(z, t, cond), tensors[f"out.{key}"])
+                    < case["tolerance"]["rtol"] / 10
+                ), (key, teacher.packed)
     teacher = golden.teacher(model, 0.0)
     for key in ("audio", "text"):
         if f"out.v_drop_{key}" in tensors:
             drop = {f"drop_{key}": torch.ones(len(z), dtype=torch.bool)}
-            assert error(teacher.velocity(z, t, {**cond, **drop}), tensors[f"out.v_drop_{key}"]) < case["tolerance"]["rtol"] / 10
+            assert (
+                error(teacher.velocity(z, t, {**cond, **drop}), tensors[f"out.v_drop_{key}"])
+                < case["tolerance"]["rtol"] / 10
+            )
     if "out.time_embedding" in tensors:
         embedding = teacher.network.get_submodule(teacher.time_embedding)
         assert error(embedding(t), tensors["out.time_embedding"]) < 1e-6
@@ -113,7 +136,9 @@ def test_an_untrained_student_is_the_teacher_for_every_r(golden: Golden, model: 
         velocity = teacher.velocity(z, t, cond)
         for r in (t, torch.ones_like(t), t + (1 - t) * 0.3):
             assert torch.equal(student(z, t, r, cond), velocity)
-        assert torch.equal(sample(student, z, cond, [0.0, 1.0]), z + teacher.velocity(z, torch.tensor(0.0), cond))
+        assert torch.equal(
+            sample(student, z, cond, [0.0, 1.0]), z + teacher.velocity(z, torch.tensor(0.0), cond)
+        )
 
 
 def test_training_files_give_the_averaged_weights_and_on_request_the_others(golden: Golden) -> None:
@@ -121,7 +146,10 @@ def test_training_files_give_the_averaged_weights_and_on_request_the_others(gold
     z, t, cond = tensors["in.z"], tensors["in.t"], condition(tensors)
     averaged = golden.teacher("v1", 0.0, "trainer_pt").velocity(z, t, cond)
     assert torch.equal(averaged, golden.teacher("v1", 0.0).velocity(z, t, cond))
-    assert error(golden.teacher("v1", 0.0, "trainer_pt", weights="raw").velocity(z, t, cond), averaged) > 0.01
+    assert (
+        error(golden.teacher("v1", 0.0, "trainer_pt", weights="raw").velocity(z, t, cond), averaged)
+        > 0.01
+    )
     with pytest.raises(UserError, match="moving average only"):
         golden.teacher("v1", 0.0, weights="raw")
 
@@ -135,13 +163,19 @@ def test_the_kind_is_found_from_the_file(golden: Golden) -> None:
 def test_other_sizes_and_kinds_are_one_clear_line(golden: Golden) -> None:
     entry = golden.manifest["models"]["v1"]
     file = golden.folder / entry["files"]["ema_safetensors"]
-    with pytest.raises(UserError, match=r"lacks transformer_blocks.2.*looks like kind f5 of dim 64, depth 2"):
+    with pytest.raises(
+        UserError, match=r"lacks transformer_blocks.2.*looks like kind f5 of dim 64, depth 2"
+    ):
         load_teacher(file, kind="f5", config={**entry["config"], "depth": 3})
     with pytest.raises(UserError, match=r"has transformer_blocks.1"):
         load_teacher(file, kind="f5", config={**entry["config"], "depth": 1})
     with pytest.raises(UserError, match="lacks layers.0.*looks like kind f5 "):
-        load_teacher(file, kind="f5-unett", config={"dim": 64, "depth": 2, "heads": 2, "dim_head": 32})
+        load_teacher(
+            file, kind="f5-unett", config={"dim": 64, "depth": 2, "heads": 2, "dim_head": 32}
+        )
     with pytest.raises(UserError, match=r"do not fit kind 'f5'.*looks like kind cosyvoice3"):
-        load_teacher(golden.folder.parent / "cosyvoice3" / "flow.pt", kind="f5", config=entry["config"])
+        load_teacher(
+            golden.folder.parent / "cosyvoice3" / "flow.pt", kind="f5", config=entry["config"]
+        )
     with pytest.raises(UserError, match="looks like kind f5"):
         load_teacher(file, kind="cosyvoice3", config={})

@@ -1,4 +1,6 @@
-"""Parity with MeanFlowSE, FlowSE and SGMSE: every case of their golden sets, through the public entry points."""
+"""Parity with MeanFlowSE, FlowSE and SGMSE: every case of their golden sets, through the public
+entry points.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,11 @@ def test_students_start_as_their_teachers(shared: Path, kind: str) -> None:
         student = Student.from_teacher(teacher, interval=interval)
         assert torch.equal(student(x, t, r, cond), teacher.velocity(x, t, cond)), interval
         student(x, t, r, cond).sum().backward()
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in student.parameters() if p.requires_grad)
+        assert all(
+            p.grad is not None and p.grad.isfinite().all()
+            for p in student.parameters()
+            if p.requires_grad
+        )
 
 
 def test_student_forward(shared: Path) -> None:
@@ -110,10 +116,20 @@ def test_student_forward(shared: Path) -> None:
 def test_jvp(shared: Path) -> None:
     case = Case(shared, "meanflowse", "jvp")
     student = load_student(case.folder / CKPT)
-    x, y, v, t, r = case["in.xt"], case["in.y"], -case["in.v"], ours(case["in.t"]), ours(case["in.r"])
+    x, y, v, t, r = (
+        case["in.xt"],
+        case["in.y"],
+        -case["in.v"],
+        ours(case["in.t"]),
+        ours(case["in.r"]),
+    )
     single = total_derivative(lambda z, t, r: student(z, t, r, {"y": y}), x, t, r, v)[1]
     case.near(single, "out.jvp_exact_fp64", case.tolerance["jvp_exact_rel_l2_in_fp32"])
-    case.near(finite_difference(student, x, t, r, v, {"y": y}), "out.jvp_fd", case.tolerance["jvp_fd_rel_l2"])
+    case.near(
+        finite_difference(student, x, t, r, v, {"y": y}),
+        "out.jvp_fd",
+        case.tolerance["jvp_fd_rel_l2"],
+    )
     student.double()
     x, y, v = x.double(), y.double(), v.double()
     for method in ("forward", "double-backward"):
@@ -127,16 +143,35 @@ def test_losses(shared: Path, monkeypatch: pytest.MonkeyPatch, variant: str) -> 
     case = Case(shared, "meanflowse", "losses")
     params = case.params["variants"][variant]
     student = load_student(case.folder / CKPT)
-    draws = torch.stack([case[f"in.draw_{name}"] for name in ("t", "r", "mask")] + [torch.zeros(3)], 1)
+    draws = torch.stack(
+        [case[f"in.draw_{name}"] for name in ("t", "r", "mask")] + [torch.zeros(3)], 1
+    )
     monkeypatch.setattr(meanflow, "uniform", lambda *args, **options: draws)
     monkeypatch.setattr(base, "noise", lambda *args, **options: case["in.z"])
-    options: dict[str, Any] = dict(mf_first_order_coef=params["coef"], mf_jvp_impl=params["impl"], loss_type=params["loss_type"])
-    config = dataclasses.replace(RECIPE, **options, mf_jvp_clip=0.0 if params["clip"] > 1e9 else params["clip"], mf_jvp_chunk=2)
+    options: dict[str, Any] = dict(
+        mf_first_order_coef=params["coef"],
+        mf_jvp_impl=params["impl"],
+        loss_type=params["loss_type"],
+    )
+    config = dataclasses.replace(
+        RECIPE,
+        **options,
+        mf_jvp_clip=0.0 if params["clip"] > 1e9 else params["clip"],
+        mf_jvp_chunk=2,
+    )
     assert student.task is not None
     objective = MeanFlowObjective(student, None, student.task.path, config)
-    batch = {"z_1": case["in.x1_clean"], "cond": {"y": case["in.y"]}, "index": torch.arange(3), "progress": params["progress"]}
+    batch = {
+        "z_1": case["in.x1_clean"],
+        "cond": {"y": case["in.y"]},
+        "index": torch.arange(3),
+        "progress": params["progress"],
+    }
     loss, logs = objective(batch)
-    scale, close = 0.5 * case["in.y"][0, 0].numel(), dict(rtol=case.tolerance["loss_rtol"], atol=0.0)
+    scale, close = (
+        0.5 * case["in.y"][0, 0].numel(),
+        dict(rtol=case.tolerance["loss_rtol"], atol=0.0),
+    )
     torch.testing.assert_close(loss * scale, case[f"out.{variant}.loss_total"], **close)
     torch.testing.assert_close(logs["cfm"] * scale, case[f"out.{variant}.loss_cfm"], **close)
     assert ("mf" not in logs) is params["skipped"]
@@ -144,7 +179,9 @@ def test_losses(shared: Path, monkeypatch: pytest.MonkeyPatch, variant: str) -> 
         torch.testing.assert_close(logs["mf"] * scale, case[f"out.{variant}.loss_mf"], **close)
     (loss * scale).backward()
     norm = torch.stack([p.grad.norm() for p in student.parameters() if p.grad is not None]).norm()
-    torch.testing.assert_close(norm, case[f"out.{variant}.grad_norm"], rtol=case.tolerance["grad_rtol"], atol=0.0)
+    torch.testing.assert_close(
+        norm, case[f"out.{variant}.grad_norm"], rtol=case.tolerance["grad_rtol"], atol=0.0
+    )
 
 
 @pytest.mark.parametrize("kind", ["flowse", "sgmse"])
@@ -160,9 +197,14 @@ def test_their_training_losses(shared: Path, kind: str) -> None:
         losses = {"mse": error.square().sum(), "mae": error.square().sum(1).sqrt().sum()}
     else:
         denoised = output * std.square() + xt
-        losses = {"score_matching": (output * std + z).square().sum(), "denoiser": (denoised - case["out.mean"]).square().sum()}
+        losses = {
+            "score_matching": (output * std + z).square().sum(),
+            "denoiser": (denoised - case["out.mean"]).square().sum(),
+        }
     for name, value in losses.items():
-        torch.testing.assert_close(0.5 * value / len(x), case[f"out.{name}.loss"], rtol=case.tolerance["rtol"], atol=0.0)
+        torch.testing.assert_close(
+            0.5 * value / len(x), case[f"out.{name}.loss"], rtol=case.tolerance["rtol"], atol=0.0
+        )
 
 
 def test_meanflowse_samplers(shared: Path) -> None:
@@ -190,13 +232,21 @@ def test_flowse_samplers(shared: Path) -> None:
         z = teacher.task.path.prior(cond, case[f"in.{name}.z"])
         times = flowse_times(params["N"], case.params["T_rev"], case.params["t_eps"])
         assert len(times) == params["nfe"] + 1
-        case.near(solve(lambda z, t: teacher.velocity(z, t, cond), z, times, "euler"), f"out.{name}.x", case.tolerance["rel_l2"])
+        case.near(
+            solve(lambda z, t: teacher.velocity(z, t, cond), z, times, "euler"),
+            f"out.{name}.x",
+            case.tolerance["rel_l2"],
+        )
 
 
 @pytest.mark.parametrize("kind", ["meanflowse", "flowse"])
 def test_enhance(shared: Path, kind: str) -> None:
     case = Case(shared, kind, "enhance")
-    model: Any = load_student(case.folder / CKPT) if kind == "meanflowse" else load_teacher(case.folder / CKPT)
+    model: Any = (
+        load_student(case.folder / CKPT)
+        if kind == "meanflowse"
+        else load_teacher(case.folder / CKPT)
+    )
     wave, task = case["in.noisy"], model.task
     gain = task.gain(wave)
     cond = task.condition(wave * gain)
@@ -205,10 +255,14 @@ def test_enhance(shared: Path, kind: str) -> None:
         case.near(cond["y"][..., : case["out.spec"].shape[-1]], "out.spec", 1e-5)
         x = sample(model, z, cond)
     else:
-        x = solve(lambda z, t: model.velocity(z, t, cond), z, flowse_times(case.params["N"]), "euler")
+        x = solve(
+            lambda z, t: model.velocity(z, t, cond), z, flowse_times(case.params["N"]), "euler"
+        )
     case.near(x, "out.sample", 1e-3)
     enhanced = (task.waveform(x, wave.shape[1]) / gain)[0]
-    torch.testing.assert_close(enhanced, case["out.enhanced"], rtol=case.tolerance["rtol"], atol=case.tolerance["atol"])
+    torch.testing.assert_close(
+        enhanced, case["out.enhanced"], rtol=case.tolerance["rtol"], atol=case.tolerance["atol"]
+    )
 
 
 def test_features(shared: Path) -> None:
@@ -226,8 +280,13 @@ def test_features(shared: Path) -> None:
             normalized=False,
         )
         z = stft_features(case["in.wave"], config)
-        expected = torch.stack([case.tensors[f"out.{name}.compressed_re"], case.tensors[f"out.{name}.compressed_im"]], 1)
-        torch.testing.assert_close(z, expected, **{key: case.tolerance[key] for key in ("rtol", "atol")})
+        expected = torch.stack(
+            [case.tensors[f"out.{name}.compressed_re"], case.tensors[f"out.{name}.compressed_im"]],
+            1,
+        )
+        torch.testing.assert_close(
+            z, expected, **{key: case.tolerance[key] for key in ("rtol", "atol")}
+        )
         back = inverse_features(z, config, case["in.wave"].shape[1])
         torch.testing.assert_close(back, case[f"out.{name}.roundtrip"], rtol=1e-4, atol=2e-5)
 
@@ -240,17 +299,28 @@ def test_data_items(shared: Path) -> None:
         length, have = params["target_samples"], params["samples"]
         start, pad = max(0, (have - length) // 2), max(0, length - have)
         sides = pad // 2, pad - pad // 2
-        crop = {key: nn.functional.pad(case[f"in.{name}.{key}"][:, start : start + length], sides) for key in ("clean", "noisy")}
+        crop = {
+            key: nn.functional.pad(case[f"in.{name}.{key}"][:, start : start + length], sides)
+            for key in ("clean", "noisy")
+        }
         gain = task.gain(crop["noisy"])
         for key, letter in (("clean", "X"), ("noisy", "Y")):
-            expected = torch.stack([case.tensors[f"out.{name}.{letter}_{part}"] for part in ("re", "im")], 1)
-            torch.testing.assert_close(task.features(crop[key] * gain), expected, rtol=1e-4, atol=2e-5)
+            expected = torch.stack(
+                [case.tensors[f"out.{name}.{letter}_{part}"] for part in ("re", "im")], 1
+            )
+            torch.testing.assert_close(
+                task.features(crop[key] * gain), expected, rtol=1e-4, atol=2e-5
+            )
 
 
 def test_fir(shared: Path) -> None:
     case = Case(shared, "meanflowse", "fir")
-    torch.testing.assert_close(fir_up(case["in.x"], fir_kernel()), case["out.up"], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(fir_down(case["in.x"], fir_kernel()), case["out.down"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        fir_up(case["in.x"], fir_kernel()), case["out.up"], rtol=1e-5, atol=1e-6
+    )
+    torch.testing.assert_close(
+        fir_down(case["in.x"], fir_kernel()), case["out.down"], rtol=1e-5, atol=1e-6
+    )
 
 
 def test_sgmse_process(shared: Path) -> None:
@@ -258,7 +328,9 @@ def test_sgmse_process(shared: Path) -> None:
     for t, std in zip(case["in.t"], case["out.std"], strict=True):
         assert ouve_std(float(t), **case.params) == pytest.approx(float(std), rel=1e-5, abs=1e-7)
     teacher: Any = load_teacher(case.folder / CKPT)
-    torch.testing.assert_close(teacher.task.path.prior({"y": case["in.y"]}, case["in.z"]), case["out.prior"])
+    torch.testing.assert_close(
+        teacher.task.path.prior({"y": case["in.y"]}, case["in.z"]), case["out.prior"]
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -269,7 +341,9 @@ def test_weights_with_and_without_averaging(shared: Path, kind: str) -> None:
     for name, weights in (("ema", found.averaged), ("raw", found.raw)):
         expected = load_file(folder / f"{name}.safetensors")
         assert set(expected) == {f"dnn.{key}" for key in weights}
-        assert all(torch.equal(expected[f"dnn.{key}"], value) for key, value in weights.items()), name
+        assert all(torch.equal(expected[f"dnn.{key}"], value) for key, value in weights.items()), (
+            name
+        )
     teacher = load_teacher(folder / CKPT, config={"weights": "raw"})
     assert torch.equal(teacher.network.output_layer.weight, found.raw["output_layer.weight"])  # type: ignore[attr-defined]
 
@@ -292,7 +366,9 @@ def test_ema_schedule(shared: Path) -> None:
     model.p = nn.Parameter(rows[0].clone())
     shadows = case["out.shadow"]
     ema = EMA(model, case.params["decay"])
-    updates = rows if len(rows) == len(shadows) and not torch.equal(shadows[0], rows[0]) else rows[1:]
+    updates = (
+        rows if len(rows) == len(shadows) and not torch.equal(shadows[0], rows[0]) else rows[1:]
+    )
     for values, expected in zip(updates, shadows[len(shadows) - len(updates) :], strict=True):
         with torch.no_grad():
             model.p.copy_(values)
@@ -303,7 +379,11 @@ def test_ema_schedule(shared: Path) -> None:
 @pytest.mark.parametrize("name", ["dcunet_bn", "dcunet_cbn"])
 def test_dcunet(shared: Path, name: str) -> None:
     case = Case(shared, "meanflowse", name)
-    teacher = load_teacher(case.folder / f"{name}_weights.safetensors", kind="flowse", config=case.manifest["models"][name]["config"])
+    teacher = load_teacher(
+        case.folder / f"{name}_weights.safetensors",
+        kind="flowse",
+        config=case.manifest["models"][name]["config"],
+    )
     for mode in ("eval", "train_mode"):
         teacher.network.train(mode != "eval")
         output = teacher.velocity(case["in.xt"], ours(case["in.t"]), {"y": case["in.y"]})

@@ -1,4 +1,6 @@
-"""Stream.FM's reference vectors through the public entry points (see the developers' ../shared/golden/streamfm)."""
+"""Stream.FM's reference vectors through the public entry points (see the developers'
+../shared/golden/streamfm).
+"""
 
 import dataclasses
 import json
@@ -22,7 +24,10 @@ BACKBONE = {field.name for field in dataclasses.fields(CausalNCSNppConfig)}
 @pytest.fixture(scope="module")
 def golden(shared):
     folder = shared / "golden" / "streamfm"
-    entries = {entry["file"]: entry for entry in json.loads((folder / "manifest.json").read_text())["files"]}
+    entries = {
+        entry["file"]: entry
+        for entry in json.loads((folder / "manifest.json").read_text())["files"]
+    }
 
     def open_case(name):
         entry = entries[f"{name}.safetensors"]
@@ -43,11 +48,17 @@ def compare(ours, theirs, entry):
 
 
 def teacher_of(entry, folder, **options):
-    return load_teacher(folder / entry["weights"], kind="streamfm", config=entry["config"], **options)
+    return load_teacher(
+        folder / entry["weights"], kind="streamfm", config=entry["config"], **options
+    )
 
 
 def network_of(entry, folder, dtype=torch.float32):
-    network = CausalNCSNpp(CausalNCSNppConfig(**{key: value for key, value in entry["config"].items() if key in BACKBONE}))
+    network = CausalNCSNpp(
+        CausalNCSNppConfig(
+            **{key: value for key, value in entry["config"].items() if key in BACKBONE}
+        )
+    )
     network.load_state_dict(load_file(folder / entry["weights"]))
     return network.eval().to(dtype)
 
@@ -58,17 +69,24 @@ def split(x):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("name", ["forward", "decoupled_net_forward", "lightning_flow_forward", "flow_path"])
+@pytest.mark.parametrize(
+    "name", ["forward", "decoupled_net_forward", "lightning_flow_forward", "flow_path"]
+)
 def test_velocity(golden, name, streaming):
     case, entry, folder = golden(name)
     teacher = teacher_of(entry, folder, streaming=streaming)
     path = name == "flow_path"
-    z, y = (of_complex(case, "X_t"), of_complex(case, "Y")) if path else split(of_complex(case, "x"))
+    z, y = (
+        (of_complex(case, "X_t"), of_complex(case, "Y")) if path else split(of_complex(case, "x"))
+    )
     v = of_complex(case, "v_pred" if path else "v")
     compare(teacher.velocity(z, case["t"], {"y": y}), v, entry)
     if not streaming:
         student = Student.from_teacher(teacher)
-        assert torch.equal(student(z, case["t"], torch.ones_like(case["t"]), {"y": y}), teacher.velocity(z, case["t"], {"y": y}))
+        assert torch.equal(
+            student(z, case["t"], torch.ones_like(case["t"]), {"y": y}),
+            teacher.velocity(z, case["t"], {"y": y}),
+        )
 
 
 def test_float64(golden):
@@ -76,16 +94,26 @@ def test_float64(golden):
     teacher = teacher_of(entry, folder).to(dtype=torch.float64)
     z, y = split(of_complex(case, "x").double())
     v = of_complex(case, "v64")
-    assert float((teacher.velocity(z, case["t"].double(), {"y": y}) - v).norm() / v.norm()) <= entry["float64_tolerance"]["rel_l2"]
+    assert (
+        float((teacher.velocity(z, case["t"].double(), {"y": y}) - v).norm() / v.norm())
+        <= entry["float64_tolerance"]["rel_l2"]
+    )
 
 
 def test_kind_is_recognised_and_the_file_tells_its_sizes(golden):
     _, entry, folder = golden("lightning_flow_forward")
     teacher = load_teacher(folder / "lightning_flow.ckpt")
     config = teacher.task.config
-    assert (config.sigma_0, config.sigma_1, config.normalise, config.stft.window) == (0.35, 0.001, "peak", "sqrt-hann")
+    assert (config.sigma_0, config.sigma_1, config.normalise, config.stft.window) == (
+        0.35,
+        0.001,
+        "peak",
+        "sqrt-hann",
+    )
     assert teacher.network.config == CausalNCSNppConfig(nf=8, ch_mult=(1, 2), num_res_blocks=1)
-    assert load_teacher(folder / "decoupled_net_weights.safetensors").network.config.decoupled_K == 4
+    assert (
+        load_teacher(folder / "decoupled_net_weights.safetensors").network.config.decoupled_K == 4
+    )
 
 
 def test_path_and_loss(golden):
@@ -128,7 +156,11 @@ def test_euler_trajectory(golden):
     for steps, t in enumerate(case["t_grid"]):
         z = z + teacher.velocity(z, t, cond) / 3
         compare(z, of_complex(case, f"x{steps + 1}"), entry)
-    compare(sample(Student.from_teacher(teacher), of_complex(case, "x0"), cond, 3), of_complex(case, "x3"), entry)
+    compare(
+        sample(Student.from_teacher(teacher), of_complex(case, "x0"), cond, 3),
+        of_complex(case, "x3"),
+        entry,
+    )
     compare(z, of_complex(case, "x_final_stream"), entry)
 
 
@@ -136,7 +168,9 @@ def test_trace(golden):
     case, entry, folder = golden("trace")
     network, seen = network_of(entry, folder), {}
     for name, module in network.named_modules():
-        module.register_forward_hook(lambda _, inputs, output, name=name: seen.setdefault(name, []).append(output))
+        module.register_forward_hook(
+            lambda _, inputs, output, name=name: seen.setdefault(name, []).append(output)
+        )
     with torch.no_grad():
         compare(network.backbone(case["x_chan"], case["t"]), case["v_chan"], entry)
     compare(seen["temb_modules"][0], case["temb"], entry)
@@ -155,13 +189,18 @@ def test_frame_by_frame(golden, name):
     state, frames = network.init_state(1), []
     with torch.no_grad():
         for k in range(z.shape[3]):
-            frame, state = network.step(z[..., k : k + 1], case["t"][:1], {"y": y[..., k : k + 1]}, state)
+            frame, state = network.step(
+                z[..., k : k + 1], case["t"][:1], {"y": y[..., k : k + 1]}, state
+            )
             frames.append(frame)
     compare(torch.cat(frames, 3), case["v_stream" if name == "stream" else "v_stream_first"], entry)
     for key, stored in case.items():
         if key.startswith("state.") and stored.shape[2] > 1:
             past = stored[..., 1:]
-            assert any(part[0].shape == past.shape and torch.allclose(part[0], past, atol=1e-5) for part in state), key
+            assert any(
+                part[0].shape == past.shape and torch.allclose(part[0], past, atol=1e-5)
+                for part in state
+            ), key
 
 
 def test_norm(golden):
@@ -199,7 +238,10 @@ def test_learned_solver(golden, tmp_path):
     cond = {"y": of_complex(case, "Y")}
     z_0 = cond["y"] + case["sigma"] * of_complex(case, "Z")
     for tag in "ABC":
-        save_file({part: case[f"{tag}.{part}"] for part in ("a_raw", "b_raw", "c_raw")}, tmp_path / f"{tag}.safetensors")
+        save_file(
+            {part: case[f"{tag}.{part}"] for part in ("a_raw", "b_raw", "c_raw")},
+            tmp_path / f"{tag}.safetensors",
+        )
         solver = load_solver(tmp_path / f"{tag}.safetensors")
         for ours, part in zip(solver(), "abc", strict=True):
             compare(ours.detach(), case[f"{tag}.{part}"], entry)
@@ -210,7 +252,9 @@ def test_learned_solver(golden, tmp_path):
         def velocity(z, t):
             return teacher.velocity(z, t, cond)
 
-        compare(sample_learned(velocity, z_0, solver).detach(), of_complex(case, f"{tag}.x_out"), entry)
+        compare(
+            sample_learned(velocity, z_0, solver).detach(), of_complex(case, f"{tag}.x_out"), entry
+        )
         one = tableau_step(velocity, z_0, torch.zeros(1), torch.ones(1), solver.tableau())
         compare(one, of_complex(case, f"{tag}.x_out_stream"), entry)
 
@@ -225,14 +269,19 @@ def test_decoupled_convolution(golden):
         compare(decouple(whole, 9)["conv"](case["x"]), case["y_decoupled_K9"], entry)
         four = decouple(whole, 4)["conv"]
         compare(four(case["x"]), case["y_decoupled"], entry)
-        factors = four.depthwise_conv.weight.reshape(16, 4, 3, 3), four.pointwise_conv.weight.reshape(16, 16, 4)
+        factors = (
+            four.depthwise_conv.weight.reshape(16, 4, 3, 3),
+            four.pointwise_conv.weight.reshape(16, 16, 4),
+        )
         product = torch.einsum("ikab,oik->oiab", *factors)
         compare(product, case["effective_weight"], entry)
 
 
 def test_decoupled_network_by_our_own_factors(golden):
     case, entry, folder = golden("decoupled_net_forward")
-    plain = load_teacher(folder / "weights.safetensors", config=golden("forward")[1]["config"]).network
+    plain = load_teacher(
+        folder / "weights.safetensors", config=golden("forward")[1]["config"]
+    ).network
     compressed = decouple(plain, 4)
     assert set(compressed.state_dict()) == set(load_file(folder / entry["weights"]))
     with torch.no_grad():
@@ -247,7 +296,12 @@ def test_names_and_shapes_of_the_published_sizes(shared):
         decoupled = CausalNCSNpp(CausalNCSNppConfig(decoupled_K=4))
     shapes = {key: list(value.shape) for key, value in flow.state_dict().items()}
     assert shapes == keys["published_flow_4ch"]["keys"]
-    assert sum(p.numel() for p in flow.parameters()) == 27_895_944 and sum(p.numel() for p in predictor.parameters()) == 24_608_776
+    assert (
+        sum(p.numel() for p in flow.parameters()) == 27_895_944
+        and sum(p.numel() for p in predictor.parameters()) == 24_608_776
+    )
     assert len(predictor.state_dict()) == 358
     replaced = keys["decoupled_K4_flow_4ch"]["replacement_keys"]
-    assert {key: list(value.shape) for key, value in decoupled.state_dict().items() if key not in shapes} == replaced
+    assert {
+        key: list(value.shape) for key, value in decoupled.state_dict().items() if key not in shapes
+    } == replaced

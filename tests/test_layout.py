@@ -1,4 +1,6 @@
-"""What the design says about imports: one way between packages, heavy ones only where they are used, no torch for help."""
+"""What the design says about imports: one way between packages, heavy ones only where they are
+used, no torch for help.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,47 @@ ALLOWED = {
     "teachers": {"networks", "flow", "tasks", "audio"},
     "students": {"teachers", "networks", "flow", "tasks", "audio"},
     "distill": {"students", "teachers", "networks", "flow", "tasks", "data", "metrics", "audio"},
-    "search": {"distill", "students", "teachers", "networks", "flow", "tasks", "data", "metrics", "report", "audio"},
-    "commands": {"search", "distill", "students", "teachers", "networks", "flow", "tasks", "data", "metrics", "report", "audio"},
+    "search": {
+        "distill",
+        "students",
+        "teachers",
+        "networks",
+        "flow",
+        "tasks",
+        "data",
+        "metrics",
+        "report",
+        "audio",
+    },
+    "commands": {
+        "search",
+        "distill",
+        "students",
+        "teachers",
+        "networks",
+        "flow",
+        "tasks",
+        "data",
+        "metrics",
+        "report",
+        "audio",
+    },
     "cli": {"commands", "distill"},
     "__main__": {"cli"},
 }
 HEAVY = {
-    *("torchaudio", "pesq", "pystoi", "resemblyzer", "speechmos", "onnxruntime", "librosa", "datasets", "matplotlib", "accelerate"),
+    *(
+        "torchaudio",
+        "pesq",
+        "pystoi",
+        "resemblyzer",
+        "speechmos",
+        "onnxruntime",
+        "librosa",
+        "datasets",
+        "matplotlib",
+        "accelerate",
+    ),
     *("tensorboard", "soxr", "scipy", "sklearn", "huggingface_hub", "espeakng_loader"),
     *("onnx", "sounddevice", "vocos", "yaml"),
 }
@@ -38,16 +74,27 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def imports(tree: ast.AST, nested: bool) -> Iterator[str]:
-    """Full names of imported modules; without ``nested`` only those that are loaded with the file."""
+    """Full names of imported modules; without ``nested`` only those that are loaded with the
+    file.
+    """
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports name the whole module"
-            yield from ([f"{node.module}.{name.name}" for name in node.names] if node.module == "mfdistill" else [str(node.module)])
+            yield from (
+                [f"{node.module}.{name.name}" for name in node.names]
+                if node.module == "mfdistill"
+                else [str(node.module)]
+            )
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not nested:
             continue
-        elif isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING" and not nested:
+        elif (
+            isinstance(node, ast.If)
+            and isinstance(node.test, ast.Name)
+            and node.test.id == "TYPE_CHECKING"
+            and not nested
+        ):
             continue
         else:
             yield from imports(node, nested)
@@ -63,25 +110,33 @@ def test_imports_run_one_way(name: str) -> None:
         for module in imports(ast.parse(file.read_text(encoding="utf-8")), nested=True):
             words = module.split(".")
             if words[0] == "mfdistill" and len(words) > 1:
-                assert words[1] in BASE | ALLOWED[name] | {name, "__version__"}, f"{file.relative_to(ROOT)} imports {module}"
+                assert words[1] in BASE | ALLOWED[name] | {name, "__version__"}, (
+                    f"{file.relative_to(ROOT)} imports {module}"
+                )
 
 
 def test_flow_imports_torch_only() -> None:
     for file in (file for file in FILES if part(file) == "flow"):
         for module in imports(ast.parse(file.read_text(encoding="utf-8")), nested=True):
-            assert module.split(".")[0] in {"torch", "mfdistill", *sys.stdlib_module_names}, f"{file.relative_to(ROOT)} imports {module}"
+            assert module.split(".")[0] in {"torch", "mfdistill", *sys.stdlib_module_names}, (
+                f"{file.relative_to(ROOT)} imports {module}"
+            )
 
 
 def test_heavy_imports_are_inside_the_functions_that_use_them() -> None:
     for file in FILES:
         for module in imports(ast.parse(file.read_text(encoding="utf-8")), nested=False):
-            assert module.split(".")[0] not in HEAVY, f"{file.relative_to(ROOT)} imports {module} when it is loaded"
+            assert module.split(".")[0] not in HEAVY, (
+                f"{file.relative_to(ROOT)} imports {module} when it is loaded"
+            )
 
 
 def test_no_file_of_leftovers_and_no_long_ones() -> None:
     for file in FILES:
         assert file.name != "utils.py"
-        assert len(file.read_text(encoding="utf-8").splitlines()) <= 300, f"{file.relative_to(ROOT)} is long; split it"
+        assert len(file.read_text(encoding="utf-8").splitlines()) <= 300, (
+            f"{file.relative_to(ROOT)} is long; split it"
+        )
 
 
 def test_help_loads_no_torch_and_takes_less_than_a_second() -> None:
@@ -100,7 +155,17 @@ loaded = {"torch", "numpy", "soundfile", "accelerate", "datasets", "matplotlib"}
 assert not loaded, loaded
 assert seconds < 1, seconds
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr
-    for name in ("teacher-train", "student-distill", "os3-search", "evaluate", "restore", "demo", "info"):
+    for name in (
+        "teacher-train",
+        "student-distill",
+        "os3-search",
+        "evaluate",
+        "restore",
+        "demo",
+        "info",
+    ):
         assert name in done.stdout

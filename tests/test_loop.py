@@ -33,11 +33,26 @@ def one_thread() -> Any:
 
 
 def settings(out: Path, **changes: Any) -> TrainConfig:
-    base = TrainConfig(str(out), steps=12, batch_size=4, lr=0.01, warmup=3, ema_decay=0.9, save_every=4, valid_every=0, log_every=3)
+    base = TrainConfig(
+        str(out),
+        steps=12,
+        batch_size=4,
+        lr=0.01,
+        warmup=3,
+        ema_decay=0.9,
+        save_every=4,
+        valid_every=0,
+        log_every=3,
+    )
     return replace(base, **changes)
 
 
-def fit(config: TrainConfig, toy: Toy | None = None, model_config: dict[str, Any] = MODEL_CONFIG, **more: Any) -> Toy:
+def fit(
+    config: TrainConfig,
+    toy: Toy | None = None,
+    model_config: dict[str, Any] = MODEL_CONFIG,
+    **more: Any,
+) -> Toy:
     toy = toy or Toy(config.steps)
     train(toy, Data(), Task(), config, model_config=model_config, **more)
     return toy
@@ -50,11 +65,18 @@ def log(out: Path, kind: str = "train") -> list[dict[str, Any]]:
 
 def state_tensors(out: Path) -> dict[str, Tensor]:
     folder = out / "training_state"
-    return {f"{name}.{key}": v for name in ("raw", "ema", "optimizer") for key, v in load_tensors(folder / f"{name}.safetensors").items()}
+    return {
+        f"{name}.{key}": v
+        for name in ("raw", "ema", "optimizer")
+        for key, v in load_tensors(folder / f"{name}.safetensors").items()
+    }
 
 
 def assert_same(one: Path, other: Path) -> None:
-    for a, b in ((state_tensors(one), state_tensors(other)), (load_tensors(one), load_tensors(other))):
+    for a, b in (
+        (state_tensors(one), state_tensors(other)),
+        (load_tensors(one), load_tensors(other)),
+    ):
         assert a.keys() == b.keys()
         assert all(torch.equal(a[key], b[key]) for key in a)
 
@@ -65,7 +87,10 @@ def test_is_plain_adamw(tmp_path: Path) -> None:
     data, task = Data(), Task()
     big = [p for p in other.parameters() if p.ndim >= 2]
     small = [p for p in other.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW([{"params": small, "weight_decay": 0.0}, {"params": big, "weight_decay": 0.01}], betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(
+        [{"params": small, "weight_decay": 0.0}, {"params": big, "weight_decay": 0.01}],
+        betas=(0.9, 0.99),
+    )
     ema = {name: p.detach().clone() for name, p in other.model.named_parameters()}
     for step in range(12):
         samples = [job() for job in data.jobs(data.share(step, 4, 0, 1))]
@@ -90,16 +115,24 @@ def test_is_plain_adamw(tmp_path: Path) -> None:
     for name, value in ema.items():
         torch.testing.assert_close(saved[name], value, atol=1e-6, rtol=1e-5)
     config = load_config(tmp_path)
-    assert config["network"] == MODEL_CONFIG["network"] and config["training"]["step"] == 12 and config["training"]["batch_size"] == 4
+    assert (
+        config["network"] == MODEL_CONFIG["network"]
+        and config["training"]["step"] == 12
+        and config["training"]["batch_size"] == 4
+    )
     assert [line["step"] for line in log(tmp_path)] == [3, 6, 9, 12]
-    assert {"loss", "frames", "lr", "grad_norm", "audio_s_per_s", "hours", "skipped"} <= log(tmp_path)[0].keys()
+    assert {"loss", "frames", "lr", "grad_norm", "audio_s_per_s", "hours", "skipped"} <= log(
+        tmp_path
+    )[0].keys()
     assert not [p for p in tmp_path.rglob("*") if p.suffix in (".pt", ".pkl", ".bin", ".part")]
 
 
 def test_learning_rate() -> None:
     config = TrainConfig(steps=100, warmup=10, lr_end=0.1)
     assert [lr_factor(step, config) for step in (0, 9, 10)] == [0.1, 1.0, 1.0]
-    assert lr_factor(55, config) == pytest.approx(0.55) and lr_factor(100, config) == pytest.approx(0.1)
+    assert lr_factor(55, config) == pytest.approx(0.55) and lr_factor(100, config) == pytest.approx(
+        0.1
+    )
     assert lr_factor(99, replace(config, schedule="constant")) == 1.0
 
 
@@ -131,7 +164,11 @@ def test_sigterm_saves_and_resume_is_exact(tmp_path: Path, at: int) -> None:
     fit(settings(tmp_path / "whole"), validate=lambda *a: {"score": 1.0})
     previous = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted, match=f"saved at step {at + 1}") as stop:
-        fit(settings(tmp_path / "cut"), Toy(12, at=at, signum=signal.SIGTERM), validate=lambda *a: {"score": 1.0})
+        fit(
+            settings(tmp_path / "cut"),
+            Toy(12, at=at, signum=signal.SIGTERM),
+            validate=lambda *a: {"score": 1.0},
+        )
     assert stop.value.exit_code == 143 and signal.getsignal(signal.SIGTERM) == previous
     resumed = fit(settings(tmp_path / "cut", resume=True), validate=lambda *a: {"score": 1.0})
     assert resumed.seen[0][0] == 4 * (at + 1)
@@ -146,7 +183,11 @@ def test_sigterm_saves_and_resume_is_exact(tmp_path: Path, at: int) -> None:
 
 def test_ctrl_c_before_the_last_validation(tmp_path: Path) -> None:
     with pytest.raises(Interrupted) as stop:
-        fit(settings(tmp_path), Toy(12, at=11, signum=signal.SIGINT), validate=lambda *a: {"score": 1.0})
+        fit(
+            settings(tmp_path),
+            Toy(12, at=11, signum=signal.SIGINT),
+            validate=lambda *a: {"score": 1.0},
+        )
     assert stop.value.exit_code == 130 and log(tmp_path, "valid") == []
     assert fit(settings(tmp_path, resume=True), validate=lambda *a: {"score": 1.0}).seen == []
     assert [line["step"] for line in log(tmp_path, "valid")] == [12]
@@ -189,7 +230,9 @@ def test_resume_of_nothing_starts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fatal", range(6))
-def test_state_survives_a_kill_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fatal: int) -> None:
+def test_state_survives_a_kill_at_any_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fatal: int
+) -> None:
     """Each file operation of a save in turn is the last one that happens."""
     state.save_state(tmp_path, {"raw": {"w": torch.zeros(2)}}, {"step": 1})
 
@@ -216,7 +259,9 @@ def test_state_survives_a_kill_at_any_moment(tmp_path: Path, monkeypatch: pytest
     found = state.find_state(tmp_path)
     assert found is not None
     step = state.load_info(found)["step"]
-    assert torch.equal(load_tensors(found / "raw.safetensors")["w"], torch.full((2,), float(step - 1)))
+    assert torch.equal(
+        load_tensors(found / "raw.safetensors")["w"], torch.full((2,), float(step - 1))
+    )
     state.settle(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["training_state"]
     assert state.load_info(tmp_path / "training_state")["step"] == step
@@ -245,7 +290,12 @@ def test_validation_sees_averages_and_keeps_the_best(tmp_path: Path) -> None:
         return {"score": scores[step]}
 
     toy = fit(settings(tmp_path / "a", valid_every=3, best_metric="score"), validate=validate)
-    assert toy.model.training and [line["score"] for line in log(tmp_path / "a", "valid")] == [1.0, 3.0, None, 2.0]
+    assert toy.model.training and [line["score"] for line in log(tmp_path / "a", "valid")] == [
+        1.0,
+        3.0,
+        None,
+        2.0,
+    ]
     assert torch.equal(load_tensors(tmp_path / "a" / "best")["0.weight"], weights[6])
     assert load_config(tmp_path / "a" / "best")["training"]["step"] == 6
     assert torch.equal(load_tensors(tmp_path / "a")["0.weight"], weights[12])
@@ -282,7 +332,10 @@ def test_bf16(tmp_path: Path) -> None:
     try:
         fit(settings(tmp_path / "half", mixed_precision="bf16"))
         with pytest.raises(Interrupted):
-            fit(settings(tmp_path / "cut", mixed_precision="bf16"), Toy(12, at=5, signum=signal.SIGTERM))
+            fit(
+                settings(tmp_path / "cut", mixed_precision="bf16"),
+                Toy(12, at=5, signum=signal.SIGTERM),
+            )
         fit(settings(tmp_path / "cut", mixed_precision="bf16", resume=True))
     finally:
         AcceleratorState._reset_state()
@@ -303,24 +356,37 @@ def test_loss_count_makes_parts_add_up() -> None:
         num_processes, device = 2, torch.device("cpu")
 
         def reduce(self, total: Tensor, how: str) -> Tensor:
-            assert how == "sum" and total in (masks[0].sum() + masks[1].sum(), masks[2].sum() + masks[3].sum())
+            assert how == "sum" and total in (
+                masks[0].sum() + masks[1].sum(),
+                masks[2].sum() + masks[3].sum(),
+            )
             return everything
 
     errors = [torch.rand(2, 1, 1, 8) for _ in masks]
-    counts = [loss_count([{"loss_mask": mask} for mask in masks[k : k + 2]], TwoRanks()) for k in (0, 2)]
+    counts = [
+        loss_count([{"loss_mask": mask} for mask in masks[k : k + 2]], TwoRanks()) for k in (0, 2)
+    ]
     parts = [(errors[k] * masks[k]).sum() / counts[k // 2] for k in range(4)]
-    torch.testing.assert_close(sum(parts) / 4, (torch.cat(errors) * torch.cat(masks)).sum() / everything)
+    torch.testing.assert_close(
+        sum(parts) / 4, (torch.cat(errors) * torch.cat(masks)).sum() / everything
+    )
     assert loss_count([{"clean": None}], TwoRanks()) is None
 
 
 def test_fp16_scale_is_resumed(tmp_path: Path) -> None:
-    """Accelerate refuses fp16 on a CPU, so its state is told otherwise; the scaler and the loop are the real ones."""
+    """Accelerate refuses fp16 on a CPU, so its state is told otherwise; the scaler and the loop are
+    the real ones.
+    """
     from accelerate.state import AcceleratorState
 
     def run(out: str, resume: bool = False, **toy: Any) -> dict[str, Any]:
         AcceleratorState._reset_state()
         accelerator = make_accelerator(settings(tmp_path))
-        accelerator.state._mixed_precision, accelerator.native_amp, accelerator.autocast_handler = "fp16", True, None
+        accelerator.state._mixed_precision, accelerator.native_amp, accelerator.autocast_handler = (
+            "fp16",
+            True,
+            None,
+        )
         accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20, growth_interval=3)
         config = settings(tmp_path / out, mixed_precision="fp16", log_every=1, resume=resume)
         fit(config, Toy(12, **toy), accelerator=accelerator)
@@ -335,4 +401,5 @@ def test_fp16_scale_is_resumed(tmp_path: Path) -> None:
         AcceleratorState._reset_state()
     assert_same(tmp_path / "whole", tmp_path / "cut")
     skipped = [line["skipped"] for line in log(tmp_path / "whole")]
-    assert skipped[0] == 1 and skipped[9] == skipped[8] + 1  # the scale was too large at first, and one loss was bad
+    # the scale was too large at first, and one loss was bad
+    assert skipped[0] == 1 and skipped[9] == skipped[8] + 1

@@ -25,16 +25,36 @@ Job = tuple[str, TrainConfig, dict[str, Any]]
 
 
 def start(jobs: list[Job], result: Path, processes: int = 1) -> subprocess.Popen[str]:
-    """Train the jobs one after another; several processes by torchrun, since ``accelerate launch --cpu`` starts one without MPI."""
+    """Train the jobs one after another; several processes by torchrun, since ``accelerate launch
+    --cpu`` starts one without MPI.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", str(port)]
+    launcher = [
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        str(processes),
+        "--master_port",
+        str(port),
+    ]
     root = str(TOY.parents[1])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": root}
-    arguments = [str(TOY), str(result), json.dumps([(kind, asdict(config), toy) for kind, config, toy in jobs])]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "true",
+        "PYTHONPATH": root,
+    }
+    arguments = [
+        str(TOY),
+        str(result),
+        json.dumps([(kind, asdict(config), toy) for kind, config, toy in jobs]),
+    ]
     command = [sys.executable, *(launcher if processes > 1 else []), *arguments]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
 
 
 def test_two_processes_are_one(tmp_path: Path) -> None:
@@ -47,7 +67,9 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
         ("meanflow", replace(base, out=str(tmp_path / "meanflow"), lr=1e-3, accumulation=2), {}),
     ]
     cut = replace(base, out=str(tmp_path / "cut"))
-    process = start([*jobs, ("toy", cut, {"at": 4, "signum": int(signal.SIGTERM)})], tmp_path / "seen", 2)
+    process = start(
+        [*jobs, ("toy", cut, {"at": 4, "signum": int(signal.SIGTERM)})], tmp_path / "seen", 2
+    )
     errors = process.communicate(timeout=120)[1]
     assert process.returncode == 0, errors
     ranks = [json.loads((tmp_path / f"seen.{rank}").read_text()) for rank in range(2)]
@@ -58,15 +80,25 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
         if isinstance(objective, Toy):
             parts = [rank[number] for rank in ranks]
             k = config.accumulation
-            together = [sum((part[step * k + j] for part in parts for j in range(k)), []) for step in range(config.steps)]
+            together = [
+                sum((part[step * k + j] for part in parts for j in range(k)), [])
+                for step in range(config.steps)
+            ]
             assert together == objective.seen
         one, two = state_tensors(Path(alone.out)), state_tensors(Path(config.out))
-        for key in one:  # gradients are in the optimiser's exp_avg: after one step it is a tenth of the gradient
+        # gradients are in the optimiser's exp_avg: after one step it is a tenth of the gradient
+        for key in one:
             torch.testing.assert_close(
-                two[key], one[key], atol=1e-6, rtol=1e-5, msg=lambda text, key=key, kind=kind: f"{kind} {key}: {text}"
+                two[key],
+                one[key],
+                atol=1e-6,
+                rtol=1e-5,
+                msg=lambda text, key=key, kind=kind: f"{kind} {key}: {text}",
             )
         for a, b in zip(log(Path(alone.out)), log(Path(config.out)), strict=True):
-            assert a["loss"] == pytest.approx(b["loss"], rel=1e-5) and a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-5) and a[
+                "grad_norm"
+            ] == pytest.approx(b["grad_norm"], rel=1e-4)
 
     # the last job: a signal to rank 0 stopped both after the same step
     assert [rank[-1] for rank in ranks] == [143, 143]

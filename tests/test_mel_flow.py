@@ -1,4 +1,6 @@
-"""Teachers and students of Mel flows on tiny networks with random weights: guidance, priors, streaming, files, live modules."""
+"""Teachers and students of Mel flows on tiny networks with random weights: guidance, priors,
+streaming, files, live modules.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +28,23 @@ from mfdistill.teachers.live_mel import live_mel_flow
 from mfdistill.teachers.mel_flow import MelTeacher, fixed_noise, masked_error, training_pair
 
 TINY = {
-    "in_channels": 32, "out_channels": 8, "channels": [16], "attention_head_dim": 8, "n_blocks": 1, "num_mid_blocks": 1, "num_heads": 2,
+    "in_channels": 32,
+    "out_channels": 8,
+    "channels": [16],
+    "attention_head_dim": 8,
+    "n_blocks": 1,
+    "num_mid_blocks": 1,
+    "num_heads": 2,
     "static_chunk_size": 4,
 }
-MATCHA = {"in_channels": 16, "out_channels": 8, "channels": [16, 16], "attention_head_dim": 8, "n_blocks": 1, "num_mid_blocks": 1}
+MATCHA = {
+    "in_channels": 16,
+    "out_channels": 8,
+    "channels": [16, 16],
+    "attention_head_dim": 8,
+    "n_blocks": 1,
+    "num_mid_blocks": 1,
+}
 
 
 def network(seed: int = 0, **changes: Any) -> MatchaUNet:
@@ -37,11 +52,18 @@ def network(seed: int = 0, **changes: Any) -> MatchaUNet:
     return build_network("matcha_unet", {**TINY, **changes}).eval()  # type: ignore[return-value]
 
 
-def inputs(lengths: tuple[int, ...] = (10, 7), seed: int = 1) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+def inputs(
+    lengths: tuple[int, ...] = (10, 7), seed: int = 1
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     torch.manual_seed(seed)
     b, n = len(lengths), max(lengths)
     mask = (torch.arange(n)[None] < torch.tensor(lengths)[:, None]).float()[:, None]
-    cond = {"mu": torch.randn(b, 8, n), "mask": mask, "spks": torch.randn(b, 8), "cond": torch.randn(b, 8, n)}
+    cond = {
+        "mu": torch.randn(b, 8, n),
+        "mask": mask,
+        "spks": torch.randn(b, 8),
+        "cond": torch.randn(b, 8, n),
+    }
     return torch.randn(b, 8, n), torch.rand(b), cond
 
 
@@ -85,8 +107,14 @@ def test_padding_changes_nothing_and_stays_zero() -> None:
     z, t, cond = inputs()
     v = MelTeacher(network(), 0.7).velocity(z, t, cond)
     assert v[1, :, 7:].abs().max() == 0
-    one = {name: value[1:] if name == "spks" else value[1:, :, :7] for name, value in cond.items() if name != "mask"}
-    assert torch.allclose(MelTeacher(network(), 0.7).velocity(z[1:, :, :7], t[1:], one), v[1:, :, :7], atol=1e-5)
+    one = {
+        name: value[1:] if name == "spks" else value[1:, :, :7]
+        for name, value in cond.items()
+        if name != "mask"
+    }
+    assert torch.allclose(
+        MelTeacher(network(), 0.7).velocity(z[1:, :, :7], t[1:], one), v[1:, :, :7], atol=1e-5
+    )
 
 
 def test_fixed_noise_is_the_buffer_at_seed_0_and_fresh_noise_is_not() -> None:
@@ -106,9 +134,17 @@ def test_fixed_noise_is_the_buffer_at_seed_0_and_fresh_noise_is_not() -> None:
 
 def test_visible_frames() -> None:
     valid = torch.tensor([[True, True, True, True, False], [False] * 5])
-    assert torch.equal(visible(valid, 2, False), torch.stack([valid[:1], torch.ones(1, 5, dtype=torch.bool)]))
+    assert torch.equal(
+        visible(valid, 2, False), torch.stack([valid[:1], torch.ones(1, 5, dtype=torch.bool)])
+    )
     rows = visible(valid, 2, True)[0].int().tolist()
-    assert rows == [[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 0]]
+    assert rows == [
+        [1, 1, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0],
+        [1, 1, 1, 1, 0],
+        [1, 1, 1, 1, 0],
+    ]
 
 
 def test_streaming_prefix_and_one_flag_per_sample() -> None:
@@ -120,12 +156,20 @@ def test_streaming_prefix_and_one_flag_per_sample() -> None:
     start = {name: value if name == "spks" else value[:, :, :8] for name, value in cond.items()}
     assert torch.allclose(streaming.velocity(z[:, :, :8], t, start), whole[:, :, :8], atol=1e-5)
     offline = MelTeacher(network(), 0.7)
-    assert not torch.allclose(offline.velocity(z[:, :, :8], t, start), offline.velocity(z, t, cond)[:, :, :8], atol=1e-3)
+    assert not torch.allclose(
+        offline.velocity(z[:, :, :8], t, start), offline.velocity(z, t, cond)[:, :, :8], atol=1e-3
+    )
     mixed = offline.velocity(z, t, {**cond, "streaming": torch.tensor([True, False])})
-    assert torch.allclose(mixed[0], whole[0], atol=1e-5) and torch.allclose(mixed[1], offline.velocity(z, t, cond)[1], atol=1e-5)
+    assert torch.allclose(mixed[0], whole[0], atol=1e-5) and torch.allclose(
+        mixed[1], offline.velocity(z, t, cond)[1], atol=1e-5
+    )
 
 
-VARIANTS = [*({"act_fn": name} for name in ACTIVATIONS), {"channels": [16, 24]}, {"channels": [16, 16], "causal": False}]
+VARIANTS = [
+    *({"act_fn": name} for name in ACTIVATIONS),
+    {"channels": [16, 24]},
+    {"channels": [16, 16], "causal": False},
+]
 
 
 @pytest.mark.parametrize("changes", VARIANTS)
@@ -134,7 +178,9 @@ def test_student_equals_its_teacher_for_every_r(changes: dict[str, Any]) -> None
     teacher = MelTeacher(network(**changes), 0.7)
     student = Student.from_teacher(teacher).eval()
     with torch.no_grad():
-        assert torch.equal(student(z, t, torch.rand(2), cond), MelTeacher(network(**changes)).velocity(z, t, cond))
+        assert torch.equal(
+            student(z, t, torch.rand(2), cond), MelTeacher(network(**changes)).velocity(z, t, cond)
+        )
 
 
 def test_total_derivative_in_forward_mode_is_that_of_differences() -> None:
@@ -146,29 +192,59 @@ def test_total_derivative_in_forward_mode_is_that_of_differences() -> None:
     def u(z: Tensor, t: Tensor, r: Tensor) -> Tensor:
         return student(z, t, r, cond)
 
-    at = (z.double(), 0.2 + 0.3 * t.double(), torch.full((2,), 0.9, dtype=torch.double), torch.randn_like(z).double())
-    exact, central = (total_derivative(u, *at, method=method)[1] for method in ("forward", "central"))
+    at = (
+        z.double(),
+        0.2 + 0.3 * t.double(),
+        torch.full((2,), 0.9, dtype=torch.double),
+        torch.randn_like(z).double(),
+    )
+    exact, central = (
+        total_derivative(u, *at, method=method)[1] for method in ("forward", "central")
+    )
     assert (exact - central).norm() < 1e-2 * exact.norm()
 
 
 def test_schedule_and_training_pair() -> None:
-    assert cosine_times(10)[1:-1] == pytest.approx([1 - math.cos(math.pi / 20 * k) for k in range(1, 10)])
-    z_1, noise, t, mask = torch.randn(2, 8, 5), torch.randn(2, 8, 5), torch.tensor([0.25, 0.5]), torch.ones(2, 1, 5)
+    assert cosine_times(10)[1:-1] == pytest.approx(
+        [1 - math.cos(math.pi / 20 * k) for k in range(1, 10)]
+    )
+    z_1, noise, t, mask = (
+        torch.randn(2, 8, 5),
+        torch.randn(2, 8, 5),
+        torch.tensor([0.25, 0.5]),
+        torch.ones(2, 1, 5),
+    )
     state, target = training_pair(z_1, noise, t, 0.0)
-    assert torch.allclose(state[0], 0.75 * noise[0] + 0.25 * z_1[0]) and torch.equal(target, z_1 - noise)
+    assert torch.allclose(state[0], 0.75 * noise[0] + 0.25 * z_1[0]) and torch.equal(
+        target, z_1 - noise
+    )
     assert masked_error(target + 2, target, mask) == pytest.approx(4)
     longer = torch.cat([mask, torch.zeros(2, 1, 5)], 2)
-    assert masked_error(torch.cat([target + 2] * 2, 2), torch.cat([target] * 2, 2), longer) == pytest.approx(4)
+    assert masked_error(
+        torch.cat([target + 2] * 2, 2), torch.cat([target] * 2, 2), longer
+    ) == pytest.approx(4)
 
 
 def test_files_are_recognised_and_errors_name_the_first_wrong_key(tmp_path: Path) -> None:
     z, t, cond = inputs()
     expected = MelTeacher(network()).velocity(z, t, cond)
-    places = {"flow.pt": "", "flow.safetensors": "", "s3gen.safetensors": "flow.", "epoch_1_step_2.pt": "module."}
+    places = {
+        "flow.pt": "",
+        "flow.safetensors": "",
+        "s3gen.safetensors": "flow.",
+        "epoch_1_step_2.pt": "module.",
+    }
     for name, prefix in places.items():
         path = save(network(), tmp_path / name, prefix)
-        assert torch.equal(load_teacher(path, config=TINY, guidance_strength=0).velocity(z, t, cond), expected)
-    assert torch.equal(load_teacher(tmp_path, kind="cosyvoice2", config=TINY, guidance_strength=0).velocity(z, t, cond), expected)
+        assert torch.equal(
+            load_teacher(path, config=TINY, guidance_strength=0).velocity(z, t, cond), expected
+        )
+    assert torch.equal(
+        load_teacher(tmp_path, kind="cosyvoice2", config=TINY, guidance_strength=0).velocity(
+            z, t, cond
+        ),
+        expected,
+    )
     assert load_teacher(path, config=TINY).guidance_strength == 0.7  # type: ignore[attr-defined]
     with pytest.raises(UserError, match="lacks down_blocks.0.1.1.*looks like kind cosyvoice2"):
         load_teacher(path, config={**TINY, "n_blocks": 2})
@@ -187,21 +263,38 @@ def test_files_are_recognised_and_errors_name_the_first_wrong_key(tmp_path: Path
 
 @pytest.mark.parametrize("speaker", [0, 4])
 def test_matcha(tmp_path: Path, speaker: int) -> None:
-    """Its mask is a number added to the scores, so padding does leak into the attention, as in the original."""
-    sizes = {**MATCHA, "in_channels": 16 + speaker, "act_fn": "snakebeta", "causal": False, "matcha": True, "static_chunk_size": 0}
+    """Its mask is a number added to the scores, so padding does leak into the attention, as in the
+    original.
+    """
+    sizes = {
+        **MATCHA,
+        "in_channels": 16 + speaker,
+        "act_fn": "snakebeta",
+        "causal": False,
+        "matcha": True,
+        "static_chunk_size": 0,
+    }
     torch.manual_seed(0)
     net = build_network("matcha_unet", {**sizes, "num_heads": 2}).eval()
     path = tmp_path / "matcha.ckpt"
     state = {f"decoder.{name}": value for name, value in net.state_dict().items()}
-    torch.save({"state_dict": {**state, "encoder.emb.weight": torch.zeros(3, 2)}, "global_step": 5}, path)
+    torch.save(
+        {"state_dict": {**state, "encoder.emb.weight": torch.zeros(3, 2)}, "global_step": 5}, path
+    )
     teacher = load_teacher(path, config={**MATCHA, "in_channels": 16 + speaker})
     z, t, cond = inputs((12, 8))
-    cond = {"mu": cond["mu"], "mask": cond["mask"], **({"spks": torch.randn(2, speaker)} if speaker else {})}
+    cond = {
+        "mu": cond["mu"],
+        "mask": cond["mask"],
+        **({"spks": torch.randn(2, speaker)} if speaker else {}),
+    }
     v = teacher.velocity(z, t, cond)
     with torch.no_grad():
         assert torch.equal(v, net(z, t, cond))
     assert teacher.branches == 1 and v[1, :, 8:].abs().max() == 0  # type: ignore[attr-defined]
-    short = {name: value[1:] if name == "spks" else value[1:, :, :8] for name, value in cond.items()}
+    short = {
+        name: value[1:] if name == "spks" else value[1:, :, :8] for name, value in cond.items()
+    }
     assert not torch.allclose(teacher.velocity(z[1:, :, :8], t[1:], short), v[1:, :, :8], atol=1e-4)
     student = Student.from_teacher(teacher).eval()
     with torch.no_grad():
@@ -223,8 +316,14 @@ def test_exports_come_back(tmp_path: Path) -> None:
     z, t, cond = inputs()
     student = trained_student(network())
     base = tmp_path / "base.safetensors"
-    save_file({"decoder.estimator.x": torch.ones(1), "input_embedding.weight": torch.ones(2, 3)}, base)
-    for name, export in (("flow.pt", export_cosyvoice), ("flow.safetensors", export_cosyvoice), ("s3gen.safetensors", export_chatterbox)):
+    save_file(
+        {"decoder.estimator.x": torch.ones(1), "input_embedding.weight": torch.ones(2, 3)}, base
+    )
+    for name, export in (
+        ("flow.pt", export_cosyvoice),
+        ("flow.safetensors", export_cosyvoice),
+        ("s3gen.safetensors", export_chatterbox),
+    ):
         export(student, tmp_path / name, base=base)
         again = load_student(tmp_path / name, config=TINY)
         with torch.no_grad():
@@ -233,9 +332,14 @@ def test_exports_come_back(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="holds a student of kind chatterbox"):
             load_teacher(tmp_path / name, config=TINY)
     names = set(torch.load(tmp_path / "flow.pt", weights_only=True))
-    assert {"input_embedding.weight", "decoder.estimator.time_embed_mixer.weight"} < names and "decoder.estimator.x" not in names
+    assert {
+        "input_embedding.weight",
+        "decoder.estimator.time_embed_mixer.weight",
+    } < names and "decoder.estimator.x" not in names
     with pytest.raises(UserError, match="causal U-Net"):
-        export_chatterbox(Student.from_teacher(MelTeacher(network(causal=False))), tmp_path / "no.safetensors")
+        export_chatterbox(
+            Student.from_teacher(MelTeacher(network(causal=False))), tmp_path / "no.safetensors"
+        )
     with pytest.raises(UserError, match="lacks decoder.estimator.time_embed_mixer.weight"):
         load_student(save(network(), tmp_path / "plain.pt"), kind="chatterbox", config=TINY)
 
@@ -267,8 +371,19 @@ class Theirs(UNet1d):
         self.time_embeddings, self.time_mlp = Features(), TimeNetwork(self.time_mlp)  # type: ignore[assignment,arg-type]
         return self
 
-    def forward(self, x: Tensor, mask: Tensor, mu: Tensor, t: Tensor, spks: Any = None, cond: Any = None, streaming: Any = False) -> Tensor:
-        return super().forward(x, mask, mu, self.time_embeddings(t).to(t.dtype), spks, cond, streaming)
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        mu: Tensor,
+        t: Tensor,
+        spks: Any = None,
+        cond: Any = None,
+        streaming: Any = False,
+    ) -> Tensor:
+        return super().forward(
+            x, mask, mu, self.time_embeddings(t).to(t.dtype), spks, cond, streaming
+        )
 
 
 class Decoder(nn.Module):
@@ -294,17 +409,29 @@ def test_a_live_module_is_a_teacher_and_its_student_exports(tmp_path: Path) -> N
     for module, strength in ((decoder, 0.7), (decoder.estimator, 0.0)):
         teacher = live_mel_flow(module)
         assert teacher.guidance_strength == strength
-        assert torch.allclose(teacher.velocity(z, t, cond), MelTeacher(network(), strength).velocity(z, t, cond), atol=1e-5)
+        assert torch.allclose(
+            teacher.velocity(z, t, cond),
+            MelTeacher(network(), strength).velocity(z, t, cond),
+            atol=1e-5,
+        )
     student = Student.from_teacher(live_mel_flow(decoder, 0)).eval()
     with torch.no_grad():
-        assert torch.equal(student(z, t, torch.rand(2), cond), live_mel_flow(decoder, 0).velocity(z, t, cond))
+        assert torch.equal(
+            student(z, t, torch.rand(2), cond), live_mel_flow(decoder, 0).velocity(z, t, cond)
+        )
     assert isinstance(decoder.estimator.time_embeddings, Features)
     export_cosyvoice(student, tmp_path / "flow.pt")
     again = load_student(tmp_path / "flow.pt", config=TINY)
     with torch.no_grad():
-        assert torch.allclose(again(z, t, torch.rand(2), cond), student(z, t, torch.rand(2), cond), atol=1e-5)
+        assert torch.allclose(
+            again(z, t, torch.rand(2), cond), student(z, t, torch.rand(2), cond), atol=1e-5
+        )
     streaming = live_mel_flow(decoder, 0, streaming=True).velocity(z, t, cond)
-    assert torch.allclose(streaming, MelTeacher(network()).velocity(z, t, {**cond, "streaming": torch.tensor(True)}), atol=1e-5)
+    assert torch.allclose(
+        streaming,
+        MelTeacher(network()).velocity(z, t, {**cond, "streaming": torch.tensor(True)}),
+        atol=1e-5,
+    )
     with pytest.raises(UserError, match="no estimator"):
         live_mel_flow(nn.Linear(2, 2))
 
@@ -317,6 +444,13 @@ def test_a_running_program_serves_a_student(steps: int) -> None:
     mixer = state.pop("time_embed_mixer.weight")
     decoder = their_decoder(state)
     serve_cosyvoice(decoder, mixer, steps)
-    mel, cache = decoder(mu=cond["mu"], mask=cond["mask"], spks=cond["spks"], cond=cond["cond"], n_timesteps=10, streaming=False)
+    mel, cache = decoder(
+        mu=cond["mu"],
+        mask=cond["mask"],
+        spks=cond["spks"],
+        cond=cond["cond"],
+        n_timesteps=10,
+        streaming=False,
+    )
     expected = sample(student, decoder.rand_noise[:, :, :12], cond, steps)
     assert cache is None and torch.allclose(mel, expected, atol=1e-5)

@@ -1,4 +1,6 @@
-"""token2mel and text2mel: units, the frame network, samples, vocoders, the commands from training to synthesize, and their errors."""
+"""token2mel and text2mel: units, the frame network, samples, vocoders, the commands from training
+to synthesize, and their errors.
+"""
 
 from __future__ import annotations
 
@@ -46,15 +48,50 @@ from mfdistill.students import Student
 from mfdistill.tasks import default_task, get_task
 from mfdistill.teachers import CFMTeacher
 
-TEXTS = ("the quick brown fox jumps over the lazy dog", "she sells sea shells by the sea shore today")
-TINY = FramesConfig(channels=8, blocks=2, embedding=8, symbol=4, attention=2, heads=2, mels=6, vocabulary=5, speaker=256)
-QUICK = ["--steps", "3", "--batch-size", "2", "--warmup", "1", "--log-every", "1", "--valid-files", "1"]
-SMALL = ["--frames.channels", "8", "--frames.blocks", "1", "--frames.embedding", "8", "--frames.symbol", "4"]
+TEXTS = (
+    "the quick brown fox jumps over the lazy dog",
+    "she sells sea shells by the sea shore today",
+)
+TINY = FramesConfig(
+    channels=8,
+    blocks=2,
+    embedding=8,
+    symbol=4,
+    attention=2,
+    heads=2,
+    mels=6,
+    vocabulary=5,
+    speaker=256,
+)
+QUICK = [
+    "--steps",
+    "3",
+    "--batch-size",
+    "2",
+    "--warmup",
+    "1",
+    "--log-every",
+    "1",
+    "--valid-files",
+    "1",
+]
+SMALL = [
+    "--frames.channels",
+    "8",
+    "--frames.blocks",
+    "1",
+    "--frames.embedding",
+    "8",
+    "--frames.symbol",
+    "4",
+]
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two speakers for training and one each for validation and test, with texts, spoken by espeak-ng."""
+    """Two speakers for training and one each for validation and test, with texts, spoken by
+    espeak-ng.
+    """
     root = tmp_path_factory.mktemp("corpus")
     voices = (("train", "en-us"), ("train", "en-gb-scotland"), ("valid", "en-us"), ("test", "en"))
     jobs = [
@@ -83,7 +120,8 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 def test_unit_features_forget_level_colour_and_range() -> None:
     spectrogram = torch.randn(20, 41, dtype=torch.float64)
     wanted = unit_features(spectrogram, 2)
-    assert wanted.shape == (20, DIM)                                # the odd frame belongs to the last unit
+    # the odd frame belongs to the last unit
+    assert wanted.shape == (20, DIM)
     coloured = 1.7 * spectrogram + torch.randn(20, 1, dtype=torch.float64)
     torch.testing.assert_close(unit_features(coloured, 2), wanted)
 
@@ -91,10 +129,14 @@ def test_unit_features_forget_level_colour_and_range() -> None:
 def test_units_find_clusters_and_survive_their_text() -> None:
     centres = 10 * torch.eye(3, DIM)
     owner = torch.arange(300) % 3
-    features = centres[owner] + 0.1 * torch.randn(300, DIM, generator=torch.Generator().manual_seed(0))
+    features = centres[owner] + 0.1 * torch.randn(
+        300, DIM, generator=torch.Generator().manual_seed(0)
+    )
     codebook = unpack_codebook(pack_codebook(learn_units(features, 3)), 1)
     found = nearest_units(features, codebook)
-    assert [len(set(found[owner == i, 0].tolist())) for i in range(3)] == [1, 1, 1] and len(set(found[:, 0].tolist())) == 3
+    assert [len(set(found[owner == i, 0].tolist())) for i in range(3)] == [1, 1, 1] and len(
+        set(found[:, 0].tolist())
+    ) == 3
     means = torch.stack([features[owner == i].mean(0) for i in range(3)])
     torch.testing.assert_close(codebook[0].sort(0)[0], means.sort(0)[0], atol=0.05, rtol=0)
     assert spread_units(torch.tensor([4, 7]), 2, 5).tolist() == [4, 4, 7, 7, 7]
@@ -109,8 +151,19 @@ def test_further_levels_of_units_say_what_the_first_leaves() -> None:
     features = torch.randn(600, DIM, generator=torch.Generator().manual_seed(0))
     codebook = learn_units(features, 16, levels=3)
     units = nearest_units(features, codebook)
-    assert units.shape == (600, 3) and [int(column.min()) // 16 for column in units.T] == [0, 1, 2] and int(units.max()) < 48
-    left = [float((features - unit_centres(units[:, : k + 1], codebook[: k + 1])).square()[:, :COEFFICIENTS].mean()) for k in range(3)]
+    assert (
+        units.shape == (600, 3)
+        and [int(column.min()) // 16 for column in units.T] == [0, 1, 2]
+        and int(units.max()) < 48
+    )
+    left = [
+        float(
+            (features - unit_centres(units[:, : k + 1], codebook[: k + 1]))
+            .square()[:, :COEFFICIENTS]
+            .mean()
+        )
+        for k in range(3)
+    ]
     assert left[0] > left[1] > left[2]
     first = torch.cdist(features, codebook[0]).argmin(1)
     assert torch.equal(units[:, 0], first) and not codebook[1:, :, COEFFICIENTS:].any()
@@ -118,43 +171,53 @@ def test_further_levels_of_units_say_what_the_first_leaves() -> None:
 
 def test_pitch_symbols_keep_the_melody_and_lose_the_singer() -> None:
     rate, stft = 16000, StftConfig(16000, 512, 256, "hann")
-    hertz = 150 * 2 ** torch.where(torch.arange(rate) < rate // 2, 0.0, 0.5)            # half an octave up in the middle
+    # half an octave up in the middle
+    hertz = 150 * 2 ** torch.where(torch.arange(rate) < rate // 2, 0.0, 0.5)
     phase = 2 * torch.pi * hertz.double().cumsum(0) / rate
-    wave = sum(torch.sin(k * phase) / k for k in range(1, 9)).float() / 3               # type: ignore[union-attr]
+    wave = sum(torch.sin(k * phase) / k for k in range(1, 9)).float() / 3  # type: ignore[union-attr]
     track = pitch_track(wave, stft, 63)
     voiced = track > 0
     assert track.shape == (63,) and voiced[2:-2].float().mean() > 0.9
     torch.testing.assert_close(track[5:25], torch.full((20,), 150.0), rtol=0.01, atol=0)
     symbols = pitch_symbols(track, 2)
     assert symbols.shape == (31,) and int(symbols.max()) < PITCHES
-    assert torch.equal(pitch_symbols(track * 1.7, 2), symbols)                          # another singer
+    # another singer
+    assert torch.equal(pitch_symbols(track * 1.7, 2), symbols)
     again = sung(symbols[None], mean_pitch(track)[None])[0]
     first, second = track[:62].unflatten(0, (31, 2)).unbind(1)
     steady = (first > 0) & ((first - second).abs() < 1)
     torch.testing.assert_close(again[steady], first[steady], rtol=0.02, atol=0)
     silent = torch.zeros(8)
-    assert not pitch_symbols(silent, 2).any() and mean_pitch(silent) == 0 and not sung(symbols[None], torch.zeros(1, 1)).any()
+    assert (
+        not pitch_symbols(silent, 2).any()
+        and mean_pitch(silent) == 0
+        and not sung(symbols[None], torch.zeros(1, 1)).any()
+    )
 
 
 def test_harmonics_are_where_those_of_a_voice_are() -> None:
     stft = StftConfig(16000, 512, 256, "hann")
     operator = MelOperator(stft, MelConfig(n_mels=80))
     time = torch.arange(16000, dtype=torch.float64) / 16000
-    wave = sum(torch.cos(2 * torch.pi * 220 * k * time) for k in range(1, 36)).float()[None] / 36    # type: ignore[union-attr]
+    wave = sum(torch.cos(2 * torch.pi * 220 * k * time) for k in range(1, 36)).float()[None] / 36  # type: ignore[union-attr]
     heard = operator.mel(stft_features(wave, stft))[0, :, 20].log()
     comb = harmonics(torch.tensor([[220.0, 0.0]]), operator.filterbank.T, stft)[0]
     torch.testing.assert_close(comb[:, 1], torch.zeros(80), atol=1e-6, rtol=0)
-    low = slice(2, 30)                                                                  # above, a band holds several harmonics
+    # above, a band holds several harmonics
+    low = slice(2, 30)
     assert np.corrcoef(heard[low], comb[low, 0])[0, 1] > 0.9
 
 
 def test_units_in_the_voice_they_came_from_give_the_smooth_spectrogram() -> None:
     log_mel = torch.randn(1, 32, 24, dtype=torch.float64) - 3
-    exact = unit_features(log_mel[0], 1)[None]                      # centres of clusters of one frame each
+    # centres of clusters of one frame each
+    exact = unit_features(log_mel[0], 1)[None]
     smooth = torch.fft.fft(torch.cat([log_mel, log_mel.flip(1)], 1), dim=1)
-    smooth[:, 20:-19] = 0                                           # cepstra from 20 on left out
+    smooth[:, 20:-19] = 0  # cepstra from 20 on left out
     wanted = torch.fft.ifft(smooth, dim=1).real[:, :32]
-    torch.testing.assert_close(coarse_log_mel(exact, log_mel, torch.ones(1, 1, 24, dtype=torch.float64)), wanted)
+    torch.testing.assert_close(
+        coarse_log_mel(exact, log_mel, torch.ones(1, 1, 24, dtype=torch.float64)), wanted
+    )
 
 
 def condition(b: int, n: int, valid: int) -> dict[str, torch.Tensor]:
@@ -177,18 +240,21 @@ def filled(network: torch.nn.Module) -> torch.nn.Module:
 def test_fresh_frame_network_answers_for_independent_unit_data() -> None:
     network = build_network("frames", TINY)
     z, t = torch.randn(2, 1, 6, 9), torch.tensor([0.25, 1.0])
-    answer = torch.tensor([-0.5 / 0.625, 1.0]).reshape(2, 1, 1, 1) * z      # (2 t - 1) / ((1 - t)^2 + t^2)
+    # (2 t - 1) / ((1 - t)^2 + t^2)
+    answer = torch.tensor([-0.5 / 0.625, 1.0]).reshape(2, 1, 1, 1) * z
     torch.testing.assert_close(network(z, t, condition(2, 9, 9)), answer)
     said = condition(2, 9, 9)
     several = said | {"units": torch.stack([said["units"], torch.full((2, 9), 4)], -1)}
     with torch.no_grad():
         network.decode.weight.normal_()
-        network.symbols.weight[4] = 0                                       # a unit of several symbols is the sum of their embeddings
+        # a unit of several symbols is the sum of their embeddings
+        network.symbols.weight[4] = 0
     torch.testing.assert_close(network(z, t, several), network(z, t, said))
     network = build_network("frames", replace(TINY, coarse=True, residual_std=0.0))
     mu = torch.randn(2, 1, 6, 9)
     t = torch.tensor([0.25, 0.5])
-    answer = (mu - z) / (1 - t).reshape(2, 1, 1, 1)                         # data that are mu: straight to it from everywhere
+    # data that are mu: straight to it from everywhere
+    answer = (mu - z) / (1 - t).reshape(2, 1, 1, 1)
     torch.testing.assert_close(network(z, t, condition(2, 9, 9) | {"mu": mu}), answer)
 
 
@@ -205,12 +271,20 @@ def test_padding_changes_nothing_before_it() -> None:
 def test_student_of_frame_network_begins_as_its_teacher_and_has_forward_derivatives() -> None:
     network = filled(build_network("frames", TINY))
     student = Student.from_teacher(CFMTeacher(network))
-    z, t, r, cond = torch.randn(2, 1, 6, 9), torch.tensor([0.25, 0.5]), torch.tensor([0.75, 1.0]), condition(2, 9, 9)
+    z, t, r, cond = (
+        torch.randn(2, 1, 6, 9),
+        torch.tensor([0.25, 0.5]),
+        torch.tensor([0.75, 1.0]),
+        condition(2, 9, 9),
+    )
     assert torch.equal(student(z, t, r, cond), network(z, t, cond))
     student, z, t, r = student.double(), z.double(), t.double(), r.double()
     cond = {key: value if key == "units" else value.double() for key, value in cond.items()}
     v = torch.randn_like(z)
-    slopes = [total_derivative(lambda z, t, r: student(z, t, r, cond), z, t, r, v, method=method)[1] for method in ("forward", "central")]
+    slopes = [
+        total_derivative(lambda z, t, r: student(z, t, r, cond), z, t, r, v, method=method)[1]
+        for method in ("forward", "central")
+    ]
     torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-3, atol=1e-4)
 
 
@@ -220,9 +294,17 @@ def test_griffin_lim_keeps_magnitudes() -> None:
     wave = (0.3 * torch.sin(2 * torch.pi * (300 * time + 200 * time**2)))[None]
     z = stft_features(wave, config)
     magnitude = z.square().sum(1, keepdim=True).sqrt()
-    flat = torch.cat([magnitude, torch.zeros_like(magnitude)], 1)           # zero phase: what a vocoder is given
-    again = stft_features(griffin_lim(flat, config, 8000), config).square().sum(1, keepdim=True).sqrt()
-    start = stft_features(griffin_lim(flat, config, 8000, iterations=0), config).square().sum(1, keepdim=True).sqrt()
+    # zero phase: what a vocoder is given
+    flat = torch.cat([magnitude, torch.zeros_like(magnitude)], 1)
+    again = (
+        stft_features(griffin_lim(flat, config, 8000), config).square().sum(1, keepdim=True).sqrt()
+    )
+    start = (
+        stft_features(griffin_lim(flat, config, 8000, iterations=0), config)
+        .square()
+        .sum(1, keepdim=True)
+        .sqrt()
+    )
     assert (again - magnitude).norm() < 0.1 * magnitude.norm() < 0.5 * (start - magnitude).norm()
 
 
@@ -237,7 +319,9 @@ def test_speaker_embeddings_are_kept_and_joined(corpus: Path, tmp_path: Path) ->
 
 
 def test_voices_are_compared_with_the_prompt_where_there_is_one(corpus: Path) -> None:
-    one, other = (soundfile.read(corpus / f"clean/train/{s}/0.wav", dtype="float32") for s in ("s0", "s1"))
+    one, other = (
+        soundfile.read(corpus / f"clean/train/{s}/0.wav", dtype="float32") for s in ("s0", "s1")
+    )
     a, b = one[0], other[0][: len(one[0])]
     a = a[: len(b)]
     rows = score_utterances([("x", a, b), ("y", a, b, one[0])], ["spksim", "lsd"], one[1])
@@ -253,11 +337,24 @@ def test_samples_are_functions_of_their_index_and_their_parts_add_up(corpus: Pat
         for key, value in first[i].items():
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(again[i][key])), key
         torch.testing.assert_close(first[i]["prompt"] + first[i]["loss_mask"], first[i]["mask"])
-        assert first[i]["units"].shape == (63, 3) and first[i]["loss_mask"].sum() > 0         # 62 hops of 128, and a frame
-    batch = task.batch({key: torch.stack([first[i][key] for i in range(2)]) if key != "index" else [0, 1] for key in first[0]}, "cpu")
+        # 62 hops of 128, and a frame
+        assert first[i]["units"].shape == (63, 3) and first[i]["loss_mask"].sum() > 0
+    batch = task.batch(
+        {
+            key: torch.stack([first[i][key] for i in range(2)]) if key != "index" else [0, 1]
+            for key in first[0]
+        },
+        "cpu",
+    )
     assert batch["z_1"].shape == (2, 1, 80, 63)
     assert torch.equal(batch["cond"]["y"], batch["z_1"] * batch["cond"]["prompt"])
-    whole = torch.cat([task.target(torch.from_numpy(first.clean[i])[None] * first._about(i).gain).flatten(0, 2) for i in range(4)], -1)
+    whole = torch.cat(
+        [
+            task.target(torch.from_numpy(first.clean[i])[None] * first._about(i).gain).flatten(0, 2)
+            for i in range(4)
+        ],
+        -1,
+    )
     torch.testing.assert_close(whole.mean(-1), torch.zeros(80), atol=1e-3, rtol=0)
     torch.testing.assert_close(whole.std(-1), torch.ones(80), atol=1e-3, rtol=0)
 
@@ -269,7 +366,9 @@ def test_text_is_spread_evenly_and_unknown_characters_are_told(corpus: Path) -> 
     symbols = task.spread("the", 7)  # type: ignore[attr-defined]
     assert symbols.tolist() == [task.config.alphabet.index(c) + 1 for c in "ttthhee"]  # type: ignore[attr-defined]
     sample = SpeechSet(data, task)[0]  # type: ignore[arg-type]
-    assert set(sample["units"][sample["mask"][0, 0] == 0].tolist()) == {0} and "speaker" not in sample
+    assert (
+        set(sample["units"][sample["mask"][0, 0] == 0].tolist()) == {0} and "speaker" not in sample
+    )
     with pytest.raises(UserError, match="'é' is not in this model's vocabulary"):
         task.encode("café")  # type: ignore[attr-defined]
     with pytest.raises(UserError, match="lasts 0.5 s or less"):
@@ -283,36 +382,94 @@ def test_phonemes_of_espeak() -> None:
 
 
 def test_token2mel_from_training_to_synthesis(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    train = ["teacher-train", "--task", "token2mel", "--sample-rate", "8000", "--data", str(corpus), "--data.crop-s", "1", "--out", "t"]
+    train = [
+        "teacher-train",
+        "--task",
+        "token2mel",
+        "--sample-rate",
+        "8000",
+        "--data",
+        str(corpus),
+        "--data.crop-s",
+        "1",
+        "--out",
+        "t",
+    ]
     assert main([*train, "--speech.units", "8", "--speech.levels", "3", *QUICK, *SMALL]) == 0
     assert main(["teacher-train", "--config", "t/config.json", "--out", "t2", "--steps", "3"]) == 0
-    more = ["--init", "t", "--temperature", "0.5", "--out", "t3"]           # goes on from t, with its units
+    # goes on from t, with its units
+    more = ["--init", "t", "--temperature", "0.5", "--out", "t3"]
     assert main([*train[:-1], "t3", *more, *QUICK]) == 0
-    first, second, third = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("t", "t2", "t3"))
-    assert first["task"] == second["task"] and first["network"] == second["network"] == third["network"]
+    first, second, third = (
+        json.loads((tmp_path / name / "config.json").read_text()) for name in ("t", "t2", "t3")
+    )
+    assert (
+        first["task"] == second["task"]
+        and first["network"] == second["network"] == third["network"]
+    )
     assert third["task"] == first["task"] | {"temperature": 0.5} and third["parent"]["init"] == "t"
     assert main(["student-distill", "--teacher", "t", "--out", "s", *QUICK]) == 0
-    search = ["os3-search", "--student", "s", "--nfe", "2", "--metric", "spksim", "--limit", "1", "--iterations", "1"]
+    search = [
+        "os3-search",
+        "--student",
+        "s",
+        "--nfe",
+        "2",
+        "--metric",
+        "spksim",
+        "--limit",
+        "1",
+        "--iterations",
+        "1",
+    ]
     assert main([*search, "--starts", "sway"]) == 0
     schedule = json.loads((tmp_path / "s/config.json").read_text())["schedule"]
     assert len(schedule) == 3
-    evaluate = ["evaluate", "--student", "s", "--limit", "1", "--metrics", "lsd", "spksim", "--teacher-nfe", "2", "--student-nfe", "1"]
+    evaluate = [
+        "evaluate",
+        "--student",
+        "s",
+        "--limit",
+        "1",
+        "--metrics",
+        "lsd",
+        "spksim",
+        "--teacher-nfe",
+        "2",
+        "--student-nfe",
+        "1",
+    ]
     assert main([*evaluate, "--out", "e", "--audio", "0"]) == 0
     rows = json.loads((tmp_path / "e/evaluation.json").read_text())
-    assert [row["model"] for row in rows] == ["unprocessed", "teacher", "student", "student"] and all(row["lsd"] > 0 for row in rows)
+    assert [row["model"] for row in rows] == [
+        "unprocessed",
+        "teacher",
+        "student",
+        "student",
+    ] and all(row["lsd"] > 0 for row in rows)
 
     prompt, source = (str(corpus / f"clean/test/s3/{k}.wav") for k in (0, 1))
     say = ["synthesize", "s", "--prompt", prompt, "--tokens-from", source]
     assert main([*say, "--out", "a.wav"]) == 0
     made, rate = soundfile.read("a.wav")
-    assert rate == 8000 and abs(len(made) / rate - soundfile.info(source).duration) < 0.02 and np.abs(made).max() > 0
+    assert (
+        rate == 8000
+        and abs(len(made) / rate - soundfile.info(source).duration) < 0.02
+        and np.abs(made).max() > 0
+    )
     assert main([*say, "--out", "a.wav"]) == 2 and "already there" in capsys.readouterr().err
     assert main([*say, "--out", "b.wav", "--schedule", *map(str, schedule)]) == 0
-    np.testing.assert_array_equal(soundfile.read("b.wav")[0], made)          # the student's own schedule is what it is run with
-    (tmp_path / "list.tsv").write_text(f"prompt\ttokens_from\tout\n{prompt}\t{source}\tgood.wav\n{prompt}\tmissing.wav\tbad.wav\n")
+    # the student's own schedule is what it is run with
+    np.testing.assert_array_equal(soundfile.read("b.wav")[0], made)
+    (tmp_path / "list.tsv").write_text(
+        f"prompt\ttokens_from\tout\n{prompt}\t{source}\tgood.wav\n{prompt}\tmissing.wav\tbad.wav\n"
+    )
     assert main(["synthesize", "s", "--list", "list.tsv", "--out", "many", "--nfe", "1"]) == 2
     assert (tmp_path / "many/good.wav").is_file() and not (tmp_path / "many/bad.wav").exists()
     assert "1 of 2 rows" in capsys.readouterr().err
@@ -320,36 +477,89 @@ def test_token2mel_from_training_to_synthesis(
     soundfile.write("short.wav", made[:2000], rate)
     soundfile.write("silent.wav", np.zeros(16000), rate)
     for wrong, told in (("short.wav", "1 s or more"), ("silent.wav", "silent")):
-        assert main(["synthesize", "s", "--prompt", wrong, "--tokens-from", source, "--out", "c.wav"]) == 2
+        assert (
+            main(["synthesize", "s", "--prompt", wrong, "--tokens-from", source, "--out", "c.wav"])
+            == 2
+        )
         assert told in capsys.readouterr().err
     assert main(["synthesize", "s", "--prompt", prompt, "--text", "hello", "--out", "c.wav"]) == 2
     assert "--tokens-from" in capsys.readouterr().err
-    assert main([*say, "--out", "c.wav", "--vocoder", "t"]) == 2 and "needs vocode" in capsys.readouterr().err
-    assert main(["restore", "s", source, "d.wav"]) == 2 and "mfdistill synthesize" in capsys.readouterr().err
+    assert (
+        main([*say, "--out", "c.wav", "--vocoder", "t"]) == 2
+        and "needs vocode" in capsys.readouterr().err
+    )
+    assert (
+        main(["restore", "s", source, "d.wav"]) == 2
+        and "mfdistill synthesize" in capsys.readouterr().err
+    )
 
 
 def test_text2mel_from_training_to_synthesis(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    train = ["teacher-train", "--task", "text2mel", "--sample-rate", "8000", "--data", str(corpus), "--data.crop-s", "5", "--out", "t"]
+    train = [
+        "teacher-train",
+        "--task",
+        "text2mel",
+        "--sample-rate",
+        "8000",
+        "--data",
+        str(corpus),
+        "--data.crop-s",
+        "5",
+        "--out",
+        "t",
+    ]
     assert main([*train, "--frames.attention", "1", "--frames.heads", "2", *QUICK, *SMALL]) == 0
     assert main(["student-distill", "--teacher", "t", "--out", "s", *QUICK]) == 0
-    evaluate = ["evaluate", "--student", "s", "--limit", "1", "--metrics", "lsd", "--teacher-nfe", "1", "--student-nfe", "1"]
+    evaluate = [
+        "evaluate",
+        "--student",
+        "s",
+        "--limit",
+        "1",
+        "--metrics",
+        "lsd",
+        "--teacher-nfe",
+        "1",
+        "--student-nfe",
+        "1",
+    ]
     assert main([*evaluate, "--out", "e", "--audio", "0"]) == 0
-    say = ["synthesize", "s", "--prompt", str(corpus / "clean/test/s3/0.wav"), "--prompt-text", TEXTS[0]]
+    say = [
+        "synthesize",
+        "s",
+        "--prompt",
+        str(corpus / "clean/test/s3/0.wav"),
+        "--prompt-text",
+        TEXTS[0],
+    ]
     assert main([*say, "--text", TEXTS[0], "--out", "a.wav"]) == 0
-    length, given = soundfile.info("a.wav").duration, soundfile.info(corpus / "clean/test/s3/0.wav").duration
-    assert abs(length - given) < 0.05                                       # the same text takes the same time
+    length, given = (
+        soundfile.info("a.wav").duration,
+        soundfile.info(corpus / "clean/test/s3/0.wav").duration,
+    )
+    # the same text takes the same time
+    assert abs(length - given) < 0.05
     for text, told in (("", "empty"), ("naïve", "'ï' is not in this model's vocabulary")):
         assert main([*say, "--text", text, "--out", "b.wav"]) == 2
         assert told in capsys.readouterr().err
-    assert main([*say, "--text", " ".join([TEXTS[0]] * 20), "--out", "b.wav"]) == 2 and "split it" in capsys.readouterr().err
+    assert (
+        main([*say, "--text", " ".join([TEXTS[0]] * 20), "--out", "b.wav"]) == 2
+        and "split it" in capsys.readouterr().err
+    )
 
 
 def test_a_vocoder_that_is_none_is_told_as_such(tmp_path: Path) -> None:
     task = get_task(default_task("text2mel", 8000))
-    for path, told in (("nowhere", "no such file or folder"), (str(f5_file(tmp_path)), "text-to-speech flow \\(kind f5\\)")):
+    for path, told in (
+        ("nowhere", "no such file or folder"),
+        (str(f5_file(tmp_path)), "text-to-speech flow \\(kind f5\\)"),
+    ):
         with pytest.raises(UserError, match=f"^vocoder {path}: .*{told}.*or griffin-lim$"):
             attach_vocoder(task, path=path)
 
@@ -362,22 +572,32 @@ def test_lists_are_read_strictly(tmp_path: Path) -> None:
         ('{"promt": "a.wav"}\n', "unknown column 'promt'"),
         ('{"prompt": "a.wav", "text": " "}\n', "row 1: text: empty"),
         ('{"text": "hello"}\n', "prompt: missing"),
-        ('{"prompt": "a.wav", "text": "x", "tokens_from": "b.wav"}\n', "either a text or a recording"),
+        (
+            '{"prompt": "a.wav", "text": "x", "tokens_from": "b.wav"}\n',
+            "either a text or a recording",
+        ),
     ):
         file.write_text(text)
         with pytest.raises(UserError, match=told):
             jobs_of(Synthesize("s", list=str(file), out="many"))
     file.write_text('{"prompt": "a.wav", "text": "hello", "prompt_text": "well"}\n')
     (job,) = jobs_of(Synthesize("s", list=str(file), out="many"))
-    assert job.prompt == str(tmp_path / "a.wav") and job.out == Path("many/0001.wav") and job.prompt_text == "well"
+    assert (
+        job.prompt == str(tmp_path / "a.wav")
+        and job.out == Path("many/0001.wav")
+        and job.prompt_text == "well"
+    )
 
 
 def test_word_errors_are_counted_between_transcripts(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("jiwer", reason="extra asr")
     said = {1: "Four score, and seven years!", 2: "for score and years ago", 3: " ... "}
-    monkeypatch.setattr("mfdistill.metrics.asr.transcribe", lambda wave, sample_rate: said[int(wave[0])])
+    monkeypatch.setattr(
+        "mfdistill.metrics.asr.transcribe", lambda wave, sample_rate: said[int(wave[0])]
+    )
     one, two, silent = (np.full(800, float(i), np.float32) for i in said)
-    assert wer(two, one, 16000) == {"wer": 0.6}          # one word replaced, one left out, one added, of five
+    # one word replaced, one left out, one added, of five
+    assert wer(two, one, 16000) == {"wer": 0.6}
     assert wer(one, one, 16000) == {"wer": 0.0}
     with pytest.raises(Undefined, match="no words"):
         wer(one, silent, 16000)

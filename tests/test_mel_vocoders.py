@@ -1,4 +1,6 @@
-"""From other systems' log-Mel spectrograms to sound: Griffin-Lim, and Vocos from a folder or the hub."""
+"""From other systems' log-Mel spectrograms to sound: Griffin-Lim, and Vocos from a folder or the
+hub.
+"""
 
 from __future__ import annotations
 
@@ -43,19 +45,24 @@ def test_griffin_lim_gives_back_the_spectrogram(name: str, bound: float) -> None
     mel = speech_log_mel(chirp(), config)
     wave = mel_griffin_lim(mel, config)
     assert wave.shape == (1, (mel.shape[2] - 1) * config.hop)
-    if config.scale == "slaney":  # its frames' middles are half a hop after the multiples of the hop
+    # its frames' middles are half a hop after the multiples of the hop
+    if config.scale == "slaney":
         wave = torch.nn.functional.pad(wave, (config.hop // 2, config.hop // 2))
     again = speech_log_mel(wave, config)
     loud = mel[..., 2:-2] > -3
     assert (again[..., 2 : mel.shape[2] - 2] - mel[..., 2:-2])[loud].abs().mean() < bound
     assert torch.equal(mel_griffin_lim(mel, config, 4), mel_griffin_lim(mel, config, 4))
-    assert [mel_griffin_lim(mel[..., :n], config).shape[1] for n in (2, 3)] == [config.hop, 2 * config.hop]
+    assert [mel_griffin_lim(mel[..., :n], config).shape[1] for n in (2, 3)] == [
+        config.hop,
+        2 * config.hop,
+    ]
 
 
 def test_statistics_of_the_task_are_undone(monkeypatch: pytest.MonkeyPatch) -> None:
     task, mel = foreign_task("matcha", mel_mean=-5.0, mel_std=2.0), torch.randn(1, 80, 9)
     torch.testing.assert_close(
-        open_mel_vocoder("griffin-lim", task)(mel), open_mel_vocoder("griffin-lim", foreign_task("matcha"))(mel * 2 - 5)
+        open_mel_vocoder("griffin-lim", task)(mel),
+        open_mel_vocoder("griffin-lim", foreign_task("matcha"))(mel * 2 - 5),
     )
 
 
@@ -76,7 +83,11 @@ class FakeVocos(nn.Module):
 
 def installed(monkeypatch: pytest.MonkeyPatch, there: bool = True) -> None:
     real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: there or None if name == "vocos" else real(name, *rest))
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: there or None if name == "vocos" else real(name, *rest),
+    )
     module: Any = types.ModuleType("vocos")
     module.Vocos = FakeVocos
     monkeypatch.setitem(sys.modules, "vocos", module)
@@ -85,11 +96,15 @@ def installed(monkeypatch: pytest.MonkeyPatch, there: bool = True) -> None:
 def vocos_folder(root: Path, config: str = CONFIG, weights: Any = None) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     (root / "config.yaml").write_text(config)
-    torch.save({"scale": torch.full((1,), 3.0)} if weights is None else weights, root / "pytorch_model.bin")
+    torch.save(
+        {"scale": torch.full((1,), 3.0)} if weights is None else weights, root / "pytorch_model.bin"
+    )
     return root
 
 
-def test_vocos_from_a_folder_and_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_vocos_from_a_folder_and_from_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     installed(monkeypatch)
     folder, task, mel = vocos_folder(tmp_path / "vocos"), foreign_task("f5"), torch.randn(1, 100, 6)
     wave = open_mel_vocoder(str(folder), task)(mel)
@@ -104,7 +119,10 @@ def test_vocos_from_a_folder_and_from_the_hub(tmp_path: Path, monkeypatch: pytes
     for name in ("vocos", None):  # the default, where the package is installed
         assert torch.equal(open_mel_vocoder(name, task)(mel), wave)
     assert asked == ["charactr/vocos-mel-24khz"] * 4 and capsys.readouterr().err == ""
-    assert open_mel_vocoder(None, foreign_task("cosyvoice2"))(torch.zeros(1, 80, 6)).shape == (1, 5 * 480)
+    assert open_mel_vocoder(None, foreign_task("cosyvoice2"))(torch.zeros(1, 80, 6)).shape == (
+        1,
+        5 * 480,
+    )
     assert "Griffin-Lim" in capsys.readouterr().err
 
     def offline(name: str, file: str) -> str:
@@ -115,10 +133,15 @@ def test_vocos_from_a_folder_and_from_the_hub(tmp_path: Path, monkeypatch: pytes
         open_mel_vocoder(None, task)
 
 
-def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     installed(monkeypatch, there=False)
     for name in ("vocos", str(vocos_folder(tmp_path))):
-        with pytest.raises(UserError, match=r"not installed: pip install 'mfdistill\[vocos\]', or --vocoder griffin-lim"):
+        with pytest.raises(
+            UserError,
+            match=r"not installed: pip install 'mfdistill\[vocos\]', or --vocoder griffin-lim",
+        ):
             open_mel_vocoder(name, foreign_task("f5"))
     open_mel_vocoder(None, foreign_task("f5"))
     assert "mfdistill[vocos]" in capsys.readouterr().err
@@ -141,9 +164,13 @@ def test_vocos_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("head:", "tail:", "no configuration of Vocos"),
     )):  # fmt: skip
         with pytest.raises(UserError, match=told):
-            open_mel_vocoder(str(vocos_folder(tmp_path / str(number), CONFIG.replace(old, new))), task)
+            open_mel_vocoder(
+                str(vocos_folder(tmp_path / str(number), CONFIG.replace(old, new))), task
+            )
     with pytest.raises(UserError, match="does not load as Vocos"):
-        open_mel_vocoder(str(vocos_folder(tmp_path / "weights", weights={"other": torch.zeros(1)})), task)
+        open_mel_vocoder(
+            str(vocos_folder(tmp_path / "weights", weights={"other": torch.zeros(1)})), task
+        )
 
 
 def test_the_installed_vocos(tmp_path: Path) -> None:
@@ -152,7 +179,12 @@ def test_the_installed_vocos(tmp_path: Path) -> None:
     model = vocos.Vocos.from_hparams(str(tmp_path / "config.yaml")).eval()
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     wave, mel = chirp(0.5), SPEECH_MELS["f5"]
-    torch.testing.assert_close(model.feature_extractor(wave), speech_log_mel(wave, mel).clamp(min=-16.1), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        model.feature_extractor(wave),
+        speech_log_mel(wave, mel).clamp(min=-16.1),
+        atol=1e-3,
+        rtol=1e-3,
+    )
     features = speech_log_mel(wave, mel)
     made = open_mel_vocoder(str(tmp_path), foreign_task("f5"))(features)
     assert made.shape == (1, (features.shape[2] - 1) * 256)

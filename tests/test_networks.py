@@ -1,4 +1,6 @@
-"""The compact network: closed-form preconditioning, the state filter, causality, derivatives, size."""
+"""The compact network: closed-form preconditioning, the state filter, causality, derivatives,
+size.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def perturbed(config: CompactConfig) -> CompactNet:
     return net
 
 
-def inputs(config: CompactConfig, b: int = 2, n: int = 9, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, ...]:
+def inputs(
+    config: CompactConfig, b: int = 2, n: int = 9, dtype: torch.dtype = torch.float32
+) -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(1)
     z, y = (torch.randn(b, 2, config.freqs, n, generator=generator, dtype=dtype) for _ in range(2))
     return z, torch.rand(b, generator=generator, dtype=dtype), y
@@ -37,8 +41,12 @@ def inputs(config: CompactConfig, b: int = 2, n: int = 9, dtype: torch.dtype = t
 @pytest.mark.parametrize("shape,mean", [("flat", "y"), ("magnitude", "zero"), ("magnitude", "y")])
 @pytest.mark.parametrize("t", [0.0, 0.25, 0.75, 1.0])
 def test_preconditioning_is_the_linear_gaussian_optimum(shape: str, mean: str, t: float) -> None:
-    """On data drawn from the model, regressing v on w finds the answer, what remains has the stated scale, and both are of unit size."""
-    config = CompactConfig(sigma_0=0.4, sigma_1=0.05, mean=mean, shape=shape, floor=0.1, residual_std=0.7)
+    """On data drawn from the model, regressing v on w finds the answer, what remains has the stated
+    scale, and both are of unit size.
+    """
+    config = CompactConfig(
+        sigma_0=0.4, sigma_1=0.05, mean=mean, shape=shape, floor=0.1, residual_std=0.7
+    )
     path = GaussianPath(config.sigma_0, config.sigma_1, mean, shape, config.floor)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(0)
     b = 200_000
@@ -54,7 +62,11 @@ def test_preconditioning_is_the_linear_gaussian_optimum(shape: str, mean: str, t
 
     state, answer, scale = Preconditioning(config)(inside(z_t), torch.full((b,), t), inside(y))
     w, residual = inside(z_t - m), inside(v) - answer
-    assert abs(float((w * residual).mean() / (w.square().mean() * residual.square().mean()).sqrt())) < 0.01      # nothing linear is left
+    # nothing linear is left
+    assert (
+        abs(float((w * residual).mean() / (w.square().mean() * residual.square().mean()).sqrt()))
+        < 0.01
+    )
     assert float((residual / scale).square().mean()) == pytest.approx(1.0, abs=0.01)
     assert float(state.square().mean()) == pytest.approx(1.0, abs=0.01)
 
@@ -65,7 +77,7 @@ def test_state_filter_taps_reach_the_neighbours_they_are_named_after() -> None:
     neighbours = filter.neighbours(state)
     for tap, (frame, bin) in enumerate((frame, bin) for frame in (-1, 0, 1) for bin in (-1, 0, 1)):
         taps = torch.zeros(1, 6, 5, 2 * filter.taps)
-        taps[..., filter.taps + tap] = 1.0                               # multiply by i
+        taps[..., filter.taps + tap] = 1.0  # multiply by i
         got = filter(taps, neighbours)[:, 2, 2]
         x = state[:, 2 + frame, 2 + bin]
         assert torch.equal(got, torch.stack([-x[:, 1], x[:, 0]], -1))
@@ -104,13 +116,19 @@ def test_frame_norm_sees_one_band_of_one_frame() -> None:
     torch.testing.assert_close(norm(x), expected)
 
 
-@pytest.mark.parametrize("config", [TINY, replace(TINY, recurrent=4), replace(TINY, shape="magnitude", mean="zero", sigma_0=1.0)])
+@pytest.mark.parametrize(
+    "config",
+    [TINY, replace(TINY, recurrent=4), replace(TINY, shape="magnitude", mean="zero", sigma_0=1.0)],
+)
 def test_forward_mode_derivative_equals_central_differences(config: CompactConfig) -> None:
     net = perturbed(config).double()
     z, t, y = inputs(config, dtype=torch.float64)
     t = 0.2 + 0.6 * t
     v = torch.randn_like(z)
-    results = [total_derivative(lambda z, t, r: net(z, t, {"y": y}), z, t, t * 0 + 1, v, method=m)[1] for m in ("forward", "central")]
+    results = [
+        total_derivative(lambda z, t, r: net(z, t, {"y": y}), z, t, t * 0 + 1, v, method=m)[1]
+        for m in ("forward", "central")
+    ]
     torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-5)
 
 
@@ -159,7 +177,9 @@ def test_unknown_network_and_size_are_named() -> None:
 
 
 def test_times_of_another_precision_than_the_weights() -> None:
-    """Times that are exact in binary: embedded in the finer precision, answered in that of the states."""
+    """Times that are exact in binary: embedded in the finer precision, answered in that of the
+    states.
+    """
     net = perturbed(TINY).double()
     z, _, y = inputs(TINY, dtype=torch.float64)
     t = torch.tensor([0.25, 0.625])
@@ -167,4 +187,7 @@ def test_times_of_another_precision_than_the_weights() -> None:
         module = net if time.ndim == 1 else Student(net, net.time_embedding_name).network
         assert torch.equal(module(z, time, {"y": y}), module(z, time.double(), {"y": y}))
     embedding = TimeEmbedding(8)
-    assert embedding(t.double()).dtype == torch.float32 and embedding.to(torch.bfloat16)(t).dtype == torch.bfloat16
+    assert (
+        embedding(t.double()).dtype == torch.float32
+        and embedding.to(torch.bfloat16)(t).dtype == torch.bfloat16
+    )

@@ -9,12 +9,22 @@ from mfdistill.errors import UserError
 from mfdistill.search import o3s, o3s_from
 
 UNIFORM = {n: tuple(i / n for i in range(n + 1)) for n in range(1, 6)}
-OPTIMUM = {1: (0.0, 1.0), 2: (0.0, 0.3, 1.0), 3: (0.0, 0.137, 0.52, 1.0), 4: (0.0, 0.1, 0.2, 0.35, 1.0)}
+OPTIMUM = {
+    1: (0.0, 1.0),
+    2: (0.0, 0.3, 1.0),
+    3: (0.0, 0.137, 0.52, 1.0),
+    4: (0.0, 0.1, 0.2, 0.35, 1.0),
+}
 
 
 def concave(n):
     """Separable and concave, with its peak at OPTIMUM[n]."""
-    return lambda schedule: -sum((1 + i) * (t - best) ** 2 for i, (t, best) in enumerate(zip(schedule, OPTIMUM[n], strict=True)))
+    return lambda schedule: (
+        -sum(
+            (1 + i) * (t - best) ** 2
+            for i, (t, best) in enumerate(zip(schedule, OPTIMUM[n], strict=True))
+        )
+    )
 
 
 class Counting:
@@ -36,7 +46,8 @@ def test_finds_the_peak_of_a_separable_concave_score(n):
 
 @pytest.mark.parametrize("n", [2, 3, 4])
 def test_every_schedule_asked_for_is_strictly_ordered(n):
-    count = Counting(lambda schedule: schedule[-2] - schedule[1])  # pushes points against their neighbours
+    # pushes points against their neighbours
+    count = Counting(lambda schedule: schedule[-2] - schedule[1])
     result = o3s(count, UNIFORM[n])
     for schedule in [*count.calls, result.schedule]:
         assert schedule[0] == 0.0 and schedule[-1] == 1.0
@@ -54,13 +65,16 @@ def test_same_search_twice():
 
 
 def test_evaluation_counts():
-    """1 + (2 K + 1) per visit; with n = 2 one visit improves and two fail: 76, of which the failing ones repeat known schedules."""
+    """1 + (2 K + 1) per visit; with n = 2 one visit improves and two fail: 76, of which the failing
+    ones repeat known schedules.
+    """
     two = Counting(concave(2))
     result = o3s(two, UNIFORM[2])
     assert len(result.evaluations) == 76
     assert result.scored == len(two.calls) == len(set(two.calls)) == 25
-    # n = 3: the first sweep improves twice; the second again where its brackets have moved; then three visits fail: 5 to 7 visits, and
-    # 1 + 25 * 7 = 176 where every visit of the second sweep gains. Keeping the best of a line, not its last point, saves one here.
+    # n = 3: the first sweep improves twice; the second again where its brackets have moved; then
+    # three visits fail: 5 to 7 visits, and 1 + 25 * 7 = 176 where every visit of the second sweep
+    # gains. Keeping the best of a line, not its last point, saves one here.
     three = Counting(concave(3))
     result = o3s(three, UNIFORM[3])
     assert (len(result.evaluations) - 1) % 25 == 0
@@ -106,10 +120,15 @@ def test_wiggles_below_the_noise_are_not_reported():
 
 
 def test_the_best_of_several_starts_is_kept():
-    def two_hills(schedule):  # from 0.5 the search climbs the nearer, lower hill of the second point
-        return max(-abs(schedule[1] - 0.6), 1.0 - 5 * abs(schedule[1] - 0.05)) - abs(schedule[2] - 0.65)
+    # from 0.5 the search climbs the nearer, lower hill of the second point
+    def two_hills(schedule):
+        return max(-abs(schedule[1] - 0.6), 1.0 - 5 * abs(schedule[1] - 0.05)) - abs(
+            schedule[2] - 0.65
+        )
 
-    result = o3s_from(two_hills, {"uniform": (0.0, 0.5, 0.6, 1.0), "low": (0.0, 0.05, 0.1, 1.0)}, iterations=12)
+    result = o3s_from(
+        two_hills, {"uniform": (0.0, 0.5, 0.6, 1.0), "low": (0.0, 0.05, 0.1, 1.0)}, iterations=12
+    )
     assert result.score == max(score for _, _, score in result.ends)
     assert [name for name, _, _ in result.ends] == ["uniform", "low"]
     assert {e.start for e in result.evaluations} == {"uniform", "low"}
@@ -118,7 +137,8 @@ def test_the_best_of_several_starts_is_kept():
 def test_known_scores_are_not_asked_again():
     whole = Counting(concave(3))
     reference = o3s(whole, UNIFORM[3])
-    memo = {schedule: concave(3)(schedule) for schedule in whole.calls[:40]}  # what a killed search left behind
+    # what a killed search left behind
+    memo = {schedule: concave(3)(schedule) for schedule in whole.calls[:40]}
     rest = Counting(concave(3))
     resumed = o3s(rest, UNIFORM[3], memo=memo)
     assert rest.calls == whole.calls[40:]
@@ -139,8 +159,14 @@ def within(resolution, score):
 def test_a_line_whose_probes_are_alike_ends_early():
     flat = Counting(lambda schedule: 1.0)
     result = o3s(flat, UNIFORM[2], close=within(0.0, flat.score))
-    # two visits of two probes and their middle; the second visit knows them, and the middle is the start
-    assert (len(result.evaluations), len(flat.calls), result.visits, result.early) == (1 + 2 * 3, 3, 2, 2)
+    # two visits of two probes and their middle; the second visit knows them, and the middle is the
+    # start
+    assert (len(result.evaluations), len(flat.calls), result.visits, result.early) == (
+        1 + 2 * 3,
+        3,
+        2,
+        2,
+    )
     assert result.schedule == UNIFORM[2]
     assert (whole := o3s(lambda schedule: 1.0, UNIFORM[2])).visits == 2 and whole.early == 0
 
@@ -150,7 +176,9 @@ def test_alike_probes_on_both_sides_of_a_peak_do_not_end_the_line():
     start = (0.0, 0.9, 1.0)
     result = o3s(peak, start, close=within(0.05, peak))
     assert peak(result.schedule) >= -0.05
-    assert 0 < result.early == result.visits and len(result.evaluations) < len(o3s(peak, start).evaluations)
+    assert 0 < result.early == result.visits and len(result.evaluations) < len(
+        o3s(peak, start).evaluations
+    )
 
 
 def test_alike_probes_below_the_incumbent_do_not_end_the_line():
@@ -159,7 +187,9 @@ def test_alike_probes_below_the_incumbent_do_not_end_the_line():
     assert result.score >= 0.9 > hill((0.0, 0.8, 1.0))
 
 
-@pytest.mark.parametrize("start", [(0.0,), (0.0, 0.5), (0.1, 1.0), (0.0, 0.5, 0.5, 1.0), (0.0, 0.7, 0.2, 1.0)])
+@pytest.mark.parametrize(
+    "start", [(0.0,), (0.0, 0.5), (0.1, 1.0), (0.0, 0.5, 0.5, 1.0), (0.0, 0.7, 0.2, 1.0)]
+)
 def test_bad_starts(start):
     with pytest.raises(UserError, match="ascend strictly"):
         o3s(lambda schedule: 0.0, start)

@@ -27,7 +27,8 @@ def folders(tmp_path_factory):
     description = {"name": "compact", "config": to_dict(CompactConfig(channels=8, blocks=1))}
     network = build_network(**description)
     with torch.no_grad():
-        for parameter in network.parameters():  # a network that starts at zero would make every schedule equal
+        # a network that starts at zero would make every schedule equal
+        for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     config = {"role": "teacher", "task": to_dict(task.config), "network": description}
     save_folder(root / "teacher", network.state_dict(), config)
@@ -40,14 +41,27 @@ def speech(count=2, seconds=0.5):
     time = torch.arange(int(16000 * seconds)) / 16000
     tones = [torch.sin(2 * torch.pi * (150 + 60 * i) * time) * time for i in range(count)]
     waves = [tone + 0.01 * torch.randn(time.shape, generator=generator) for tone in tones]
-    return [{"name": f"u{i}", "clean": w, "degraded": w, "speaker": f"s{i}"} for i, w in enumerate(waves)]
+    return [
+        {"name": f"u{i}", "clean": w, "degraded": w, "speaker": f"s{i}"}
+        for i, w in enumerate(waves)
+    ]
 
 
 def test_teacher_mse_search_from_folder_to_schedule(folders):
-    config = SearchConfig(nfe=3, metric="teacher-mse", teacher=str(folders / "teacher"), teacher_steps=8, iterations=4, starts=("uniform",))
+    config = SearchConfig(
+        nfe=3,
+        metric="teacher-mse",
+        teacher=str(folders / "teacher"),
+        teacher_steps=8,
+        iterations=4,
+        starts=("uniform",),
+    )
     found = run_search(folders / "student", None, speech(), config)
     first = found["evaluations"][0]
-    assert first["schedule"] == pytest.approx([0, 1 / 3, 2 / 3, 1], abs=1e-6) and found["score"] >= first["score"]
+    assert (
+        first["schedule"] == pytest.approx([0, 1 / 3, 2 / 3, 1], abs=1e-6)
+        and found["score"] >= first["score"]
+    )
     assert found["value"] == -found["score"] >= 0
     student = load_student(folders / "student")
     assert student.schedule == found["schedule"] and len(student.schedule) == 4
@@ -58,22 +72,33 @@ def test_teacher_mse_search_from_folder_to_schedule(folders):
 
 def test_a_student_that_is_its_teacher_scores_as_euler_does(folders):
     student, teacher = load_student(folders / "student"), load_teacher(folders / "teacher")
-    scorer = StudentScorer(student, student.task, speech(), "teacher-mse", 0, None, teacher, teacher_steps=8)
+    scorer = StudentScorer(
+        student, student.task, speech(), "teacher-mse", 0, None, teacher, teacher_steps=8
+    )
     item = scorer.items[1]
-    path = solve(lambda z, t: teacher.velocity(z, t, item.cond), item.z_0, [0.0, 0.25, 1.0], solver="euler")
+    path = solve(
+        lambda z, t: teacher.velocity(z, t, item.cond), item.z_0, [0.0, 0.25, 1.0], solver="euler"
+    )
     mse = float((path - item.target).double().square().sum(1).mean())
     assert dict(scorer._values((0.0, 0.25, 1.0)))[1] == pytest.approx(mse, rel=1e-5)
 
 
 def test_wrong_task(folders):
     with pytest.raises(UserError, match="made for task vocode"):
-        run_search(folders / "student", get_task(default_task("enhance")), speech(), SearchConfig(metric="sisdr"))
+        run_search(
+            folders / "student",
+            get_task(default_task("enhance")),
+            speech(),
+            SearchConfig(metric="sisdr"),
+        )
 
 
 @pytest.mark.parametrize("metric", ["spksim", "pesq", "estoi", "lsd"])
 def test_metrics_on_real_speech(folders, shared, metric):
     utterances = open_eval(DataConfig(source=str(shared / "data")), "valid", False, 16000, limit=2)
-    clips = [{**u, "clean": u["clean"][:24000], "degraded": u["degraded"][:24000]} for u in utterances]
+    clips = [
+        {**u, "clean": u["clean"][:24000], "degraded": u["degraded"][:24000]} for u in utterances
+    ]
     student = load_student(folders / "student")
     scorer = StudentScorer(student, student.task, clips, metric)
     score = scorer((0.0, 0.4, 1.0))

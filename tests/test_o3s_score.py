@@ -72,8 +72,13 @@ class ToyTeacher:
 
 def utterances(count=3, silent=()):
     rng = np.random.default_rng(0)
-    waves = [torch.from_numpy(rng.standard_normal(LENGTH).astype(np.float32) * (i not in silent)) for i in range(count)]
-    return [{"name": f"u{i}", "clean": w, "degraded": w, "speaker": "s"} for i, w in enumerate(waves)]
+    waves = [
+        torch.from_numpy(rng.standard_normal(LENGTH).astype(np.float32) * (i not in silent))
+        for i in range(count)
+    ]
+    return [
+        {"name": f"u{i}", "clean": w, "degraded": w, "speaker": "s"} for i, w in enumerate(waves)
+    ]
 
 
 class Ranks:
@@ -124,7 +129,9 @@ def test_score_is_the_mean_of_the_metric_with_larger_better(metric, sign):
 
 
 def test_noise_is_that_of_the_seed_and_the_utterance():
-    first, second, other = (StudentScorer(ToyStudent(), ToyTask(), utterances(), "sisdr", seed) for seed in (0, 0, 1))
+    first, second, other = (
+        StudentScorer(ToyStudent(), ToyTask(), utterances(), "sisdr", seed) for seed in (0, 0, 1)
+    )
     assert all(torch.equal(a.z_0, b.z_0) for a, b in zip(first.items, second.items, strict=True))
     assert not torch.equal(first.items[0].z_0, other.items[0].z_0)
     noises = [item.z_0 - item.cond["y"] for item in first.items]
@@ -139,7 +146,9 @@ def test_ranks_agree_with_one_process(world):
     expected = [alone(s) for s in schedules], alone.fingerprint()
 
     def work(accelerator):
-        scorer = StudentScorer(ToyStudent(), ToyTask(), utterances(), "sisdr", accelerator=accelerator)
+        scorer = StudentScorer(
+            ToyStudent(), ToyTask(), utterances(), "sisdr", accelerator=accelerator
+        )
         assert len(scorer.items) < 3
         return [scorer(s) for s in schedules], scorer.fingerprint()
 
@@ -149,7 +158,9 @@ def test_ranks_agree_with_one_process(world):
 def test_whole_search_on_two_ranks(tmp_path):
     alone = run_search(ToyStudent(), None, utterances(), SearchConfig(nfe=2, metric="sisdr"))
     both = Ranks(2).run(
-        lambda accelerator: run_search(ToyStudent(), None, utterances(), SearchConfig(nfe=2, metric="sisdr"), accelerator)
+        lambda accelerator: run_search(
+            ToyStudent(), None, utterances(), SearchConfig(nfe=2, metric="sisdr"), accelerator
+        )
     )
     for found in both:
         assert {**found, "seconds": 0} == {**alone, "seconds": 0}
@@ -157,7 +168,15 @@ def test_whole_search_on_two_ranks(tmp_path):
 
 def test_teacher_mse_compares_with_the_teacher_once_per_utterance():
     student, teacher = ToyStudent(), ToyTeacher()
-    scorer = StudentScorer(student, ToyTask(), utterances(2), "teacher-mse", teacher=teacher, teacher_steps=3, teacher_solver="euler")
+    scorer = StudentScorer(
+        student,
+        ToyTask(),
+        utterances(2),
+        "teacher-mse",
+        teacher=teacher,
+        teacher_steps=3,
+        teacher_solver="euler",
+    )
     scores = [scorer((0.0, t, 1.0)) for t in (BEST, 0.5)]
     assert teacher.calls == 2 * 3
     expected = -(0.2**2) * float(student.error.detach().double().square().sum(1).mean())
@@ -169,7 +188,9 @@ def test_teacher_mse_compares_with_the_teacher_once_per_utterance():
 def test_silent_references_are_left_out(caplog):
     with_silence = StudentScorer(ToyStudent(), ToyTask(), utterances(3, silent=(2,)), "sisdr")
     assert with_silence.n == 2 and "1 of 3" in caplog.text
-    assert with_silence((0.0, 0.5, 1.0)) == StudentScorer(ToyStudent(), ToyTask(), utterances(2), "sisdr")((0.0, 0.5, 1.0))
+    assert with_silence((0.0, 0.5, 1.0)) == StudentScorer(
+        ToyStudent(), ToyTask(), utterances(2), "sisdr"
+    )((0.0, 0.5, 1.0))
     with pytest.raises(UserError, match="no value on any"):
         StudentScorer(ToyStudent(), ToyTask(), utterances(1, silent=(0,)), "sisdr")
 
@@ -182,9 +203,15 @@ def test_a_result_without_a_value_is_the_worst():
 
 
 def test_search_finds_the_best_step_and_writes_it(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"format": "mfdistill/1", "role": "student", "schedules": {"3": [0, 0.2, 0.7, 1]}}))
+    (tmp_path / "config.json").write_text(
+        json.dumps(
+            {"format": "mfdistill/1", "role": "student", "schedules": {"3": [0, 0.2, 0.7, 1]}}
+        )
+    )
     student = ToyStudent()
-    found = run_search(student, None, utterances(), SearchConfig(nfe=2, metric="sisdr"), out=tmp_path)
+    found = run_search(
+        student, None, utterances(), SearchConfig(nfe=2, metric="sisdr"), out=tmp_path
+    )
     assert found["schedule"][1] == pytest.approx(BEST, abs=0.01)
     assert student.schedule == found["schedule"]
     config = json.loads((tmp_path / "config.json").read_text())
@@ -237,7 +264,13 @@ def test_other_weights_metrics_seeds_or_utterances_are_scored_anew():
             student.error *= scale
         return StudentScorer(student, ToyTask(), items or utterances(), metric, seed).fingerprint()
 
-    prints = [fingerprint(), fingerprint(1.5), fingerprint(items=utterances(2)), fingerprint(metric="lsd"), fingerprint(seed=1)]
+    prints = [
+        fingerprint(),
+        fingerprint(1.5),
+        fingerprint(items=utterances(2)),
+        fingerprint(metric="lsd"),
+        fingerprint(seed=1),
+    ]
     assert len(set(prints)) == 5 and fingerprint() == prints[0]
 
 
@@ -250,7 +283,8 @@ def test_cache_keeps_other_searches_and_names_a_damaged_line(tmp_path):
     assert list(one.load()) == list(two.load()) == [(0.0, 0.5, 1.0)]
     assert one.load()[0.0, 0.5, 1.0].tolist() == values  # to the last bit
     np.testing.assert_array_equal(two.load()[0.0, 0.5, 1.0], [1.25, math.nan])
-    old = json.dumps({"fingerprint": "one", "schedule": [0.0, 0.4, 1.0], "score": 1.5})  # before values were kept
+    # before values were kept
+    old = json.dumps({"fingerprint": "one", "schedule": [0.0, 0.4, 1.0], "score": 1.5})
     path.write_text(old + "\n" + path.read_text())
     assert list(one.load()) == [(0.0, 0.5, 1.0)]
     path.write_text("nonsense\n" + path.read_text())
@@ -260,7 +294,17 @@ def test_cache_keeps_other_searches_and_names_a_damaged_line(tmp_path):
 
 def test_digest_sees_names_types_and_values():
     a = torch.arange(4.0)
-    digests = [digest_tensors(t) for t in ({"a": a}, {"b": a}, {"a": a.reshape(2, 2)}, {"a": a.half()}, {"a": a + 1}, {"a": a[0]})]
+    digests = [
+        digest_tensors(t)
+        for t in (
+            {"a": a},
+            {"b": a},
+            {"a": a.reshape(2, 2)},
+            {"a": a.half()},
+            {"a": a + 1},
+            {"a": a[0]},
+        )
+    ]
     assert len(set(digests)) == 6
 
 
@@ -273,10 +317,21 @@ def test_digest_sees_names_types_and_values():
         (lambda: SearchConfig(limit=0), "--limit 0: must be at least 1, or auto"),
         (lambda: SearchConfig(limit="all"), "--limit all: must be at least 1, or auto"),  # type: ignore[arg-type]
         (lambda: SearchConfig(resolution=-0.1), "--resolution"),
-        (lambda: run_search(ToyStudent(), None, utterances(), SearchConfig(metric="mos")), "--metric mos: unknown"),
-        (lambda: run_search(ToyStudent(), None, utterances(), SearchConfig(metric="teacher-mse")), "--teacher"),
+        (
+            lambda: run_search(ToyStudent(), None, utterances(), SearchConfig(metric="mos")),
+            "--metric mos: unknown",
+        ),
+        (
+            lambda: run_search(
+                ToyStudent(), None, utterances(), SearchConfig(metric="teacher-mse")
+            ),
+            "--teacher",
+        ),
         (lambda: run_search(ToyStudent(), None, [], SearchConfig(metric="sisdr")), "no utterances"),
-        (lambda: run_search("no/such/student", None, utterances(), SearchConfig(metric="sisdr")), "not a folder"),
+        (
+            lambda: run_search("no/such/student", None, utterances(), SearchConfig(metric="sisdr")),
+            "not a folder",
+        ),
     ],
 )
 def test_bad_input(make, message):
@@ -292,16 +347,31 @@ def test_one_step_is_scored_once(tmp_path):
 def _one_rank(rank, port, folder):
     from accelerate import Accelerator
 
-    rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2}
+    rendezvous = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": 2,
+    }
     os.environ.update({key: str(value) for key, value in rendezvous.items()})
     torch.set_num_threads(1)
-    found = run_search(ToyStudent(), None, utterances(), SearchConfig(nfe=2, metric="sisdr"), Accelerator(cpu=True), out=folder)
+    found = run_search(
+        ToyStudent(),
+        None,
+        utterances(),
+        SearchConfig(nfe=2, metric="sisdr"),
+        Accelerator(cpu=True),
+        out=folder,
+    )
     (folder / f"rank{rank}.json").write_text(json.dumps(found))
     torch.distributed.destroy_process_group()
 
 
 def test_two_real_processes_find_what_one_finds_even_from_half_a_cache(tmp_path):
-    alone = run_search(ToyStudent(), None, utterances(), SearchConfig(nfe=2, metric="sisdr"), out=tmp_path)
+    alone = run_search(
+        ToyStudent(), None, utterances(), SearchConfig(nfe=2, metric="sisdr"), out=tmp_path
+    )
     cache = tmp_path / "o3s_cache.jsonl"
     lines = cache.read_text().splitlines(keepends=True)
     cache.write_text("".join(lines[:7]))  # only the main process reads it

@@ -42,7 +42,9 @@ class FieldTeacher:
         self.field, self.calls, self.rows = field, 0, 0
 
     def velocity(self, z_t, t, cond):
-        assert not torch.is_grad_enabled() and all(len(value) == len(z_t) for value in cond.values())
+        assert not torch.is_grad_enabled() and all(
+            len(value) == len(z_t) for value in cond.values()
+        )
         self.calls, self.rows = self.calls + 1, self.rows + len(z_t)
         return self.field.marginal_velocity(z_t, t)
 
@@ -54,7 +56,9 @@ class FieldTeacher:
 
 
 class FieldStudent(nn.Module):
-    """``u(z, t, r) + theta . features``, linear in theta; at theta = 0 the u that it was made with."""
+    """``u(z, t, r) + theta . features``, linear in theta; at theta = 0 the u that it was made
+    with.
+    """
 
     def __init__(self, u):
         super().__init__()
@@ -69,9 +73,18 @@ class FieldStudent(nn.Module):
 
 def data(b: int = 32, f: int = 6, n: int = 5, start: int = 0, **more):
     """x with every real channel N(mu, s^2), as the field has it."""
-    x = FIELD.mu + FIELD.s * torch.randn(b, 2, f, n, dtype=torch.float64, generator=torch.Generator().manual_seed(start))
+    x = FIELD.mu + FIELD.s * torch.randn(
+        b, 2, f, n, dtype=torch.float64, generator=torch.Generator().manual_seed(start)
+    )
     index = torch.arange(start, start + b)
-    return {"z_1": x, "cond": {"y": torch.zeros_like(x)}, "loss_mask": None, "index": index, "progress": 1.0, **more}
+    return {
+        "z_1": x,
+        "cond": {"y": torch.zeros_like(x)},
+        "loss_mask": None,
+        "index": index,
+        "progress": 1.0,
+        **more,
+    }
 
 
 # ---- meanflow
@@ -84,8 +97,12 @@ def test_meanflow_has_zero_loss_at_its_own_fixed_point_only(c, method):
     fixed = FieldStudent(lambda z, t, r: FIELD.fixed_point(z, t, r, c))
     loss, _ = MeanFlowObjective(fixed, FieldTeacher(), PATH, config)(data(b=8))
     assert loss < 1e-12
-    true, _ = MeanFlowObjective(FieldStudent(FIELD.average_velocity), FieldTeacher(), PATH, config)(data(b=8))
-    assert true < 1e-12 if c == 1 else true > 1e-3, "only c = 1 has the average velocity as its fixed point"
+    true, _ = MeanFlowObjective(FieldStudent(FIELD.average_velocity), FieldTeacher(), PATH, config)(
+        data(b=8)
+    )
+    assert true < 1e-12 if c == 1 else true > 1e-3, (
+        "only c = 1 has the average velocity as its fixed point"
+    )
 
 
 def test_meanflow_by_central_differences_and_with_normalised_tangent():
@@ -117,9 +134,12 @@ def test_meanflow_with_the_conditional_velocity_has_zero_expected_gradient_at_th
         return lambda: MeanFlowObjective(FieldStudent(FIELD.average_velocity), None, PATH, config)
 
     mean, error = gradients(make(1.0))
-    assert (mean.abs() < 4 * error).all(), (mean, error)            # tolerance: four standard errors of 655,360 draws
+    # tolerance: four standard errors of 655,360 draws
+    assert (mean.abs() < 4 * error).all(), (mean, error)
     wrong, _ = gradients(make(0.5), batches=10)
-    assert (error < wrong.abs().max() / 30).all() and wrong.abs().max() > 4 * error.max(), "the test could not tell a wrong c"
+    assert (error < wrong.abs().max() / 30).all() and wrong.abs().max() > 4 * error.max(), (
+        "the test could not tell a wrong c"
+    )
 
 
 class FieldNetwork(FieldStudent):
@@ -130,7 +150,12 @@ class FieldNetwork(FieldStudent):
 def test_cfm_has_zero_expected_gradient_at_the_marginal_velocity():
     mean, error = gradients(lambda: CFMObjective(FieldNetwork(FIELD.average_velocity), PATH))
     assert (mean.abs() < 4 * error).all(), (mean, error)
-    wrong, _ = gradients(lambda: CFMObjective(FieldNetwork(lambda z, t, r: 0.9 * FIELD.average_velocity(z, t, r)), PATH), batches=5)
+    wrong, _ = gradients(
+        lambda: CFMObjective(
+            FieldNetwork(lambda z, t, r: 0.9 * FIELD.average_velocity(z, t, r)), PATH
+        ),
+        batches=5,
+    )
     assert wrong.abs().max() > 20 * error.max()
 
 
@@ -144,9 +169,16 @@ def test_two_pass_and_one_pass_derivatives_give_the_same_gradient(make):
             p.data += 0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(4))
         x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(5))
         batch = {"z_1": x, "cond": {"y": x + 0.1}, "index": torch.arange(3)}
-        loss, _ = MeanFlowObjective(student, teacher, GaussianPath(0.3), MeanFlowConfig(mf_jvp_impl=method, mf_r_equals_t_prob=0))(batch)
+        loss, _ = MeanFlowObjective(
+            student,
+            teacher,
+            GaussianPath(0.3),
+            MeanFlowConfig(mf_jvp_impl=method, mf_r_equals_t_prob=0),
+        )(batch)
         loss.backward()
-        results.append(torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None]))
+        results.append(
+            torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None])
+        )
     for other in results[1:]:
         assert (other - results[0]).norm() / results[0].norm() < 1e-5
 
@@ -155,7 +187,9 @@ def test_the_clip_bounds_each_samples_derivative_and_says_so():
     student = FieldStudent(FIELD.average_velocity)
 
     def run(**options):
-        return MeanFlowObjective(student, FieldTeacher(), PATH, MeanFlowConfig(mf_r_equals_t_prob=0.0, **options))(data())
+        return MeanFlowObjective(
+            student, FieldTeacher(), PATH, MeanFlowConfig(mf_r_equals_t_prob=0.0, **options)
+        )(data())
 
     free, logs = run()
     assert logs["jvp_clip_fraction"] == 0 and logs["jvp_over_v"] > 0.1
@@ -170,14 +204,26 @@ def test_the_clip_bounds_each_samples_derivative_and_says_so():
 
 def test_curricula_are_meanflowses():
     config = MeanFlowConfig(
-        teacher_free=True, mf_weight_final=0.25, mf_warmup_frac=0.5, mf_skip_weight_thresh=0.05, mf_delta_gamma_start=8.0
+        teacher_free=True,
+        mf_weight_final=0.25,
+        mf_warmup_frac=0.5,
+        mf_skip_weight_thresh=0.05,
+        mf_delta_gamma_start=8.0,
     )
-    assert meanflow_weight(config, 14 / 150) == 0 and meanflow_weight(config, 15 / 150) == pytest.approx(0.05)
+    assert meanflow_weight(config, 14 / 150) == 0 and meanflow_weight(
+        config, 15 / 150
+    ) == pytest.approx(0.05)
     assert meanflow_weight(config, 75 / 150) == 0.25 == meanflow_weight(config, 1.0)
-    assert (config.interval.anneal_start, config.interval.anneal_end, config.interval.anneal_fraction) == (8.0, 1.0, 0.7)
+    assert (
+        config.interval.anneal_start,
+        config.interval.anneal_end,
+        config.interval.anneal_fraction,
+    ) == (8.0, 1.0, 0.7)
     student = FieldStudent(FIELD.average_velocity)
     early, logs = MeanFlowObjective(student, None, PATH, config)(data(progress=0.0))
-    assert "mf" not in logs and early == logs["cfm"], "below the threshold the flow-matching term has full weight"
+    assert "mf" not in logs and early == logs["cfm"], (
+        "below the threshold the flow-matching term has full weight"
+    )
     late, logs = MeanFlowObjective(student, None, PATH, config)(data(progress=1.0))
     torch.testing.assert_close(late.detach(), 0.75 * logs["cfm"] + 0.25 * logs["mf"])
     ramped = MeanFlowConfig(tangent_warmup_frac=0.5)
@@ -201,13 +247,17 @@ def slopes(velocity, exact, solver):
     z = torch.randn(256, 2, 2, 2, dtype=torch.float64, generator=generator)
     t, r = torch.rand(2, 256, dtype=torch.float64, generator=generator).sort(0).values
     u = exact(z, t, r)
-    errors = [(average_velocity(velocity, z, t, r, n, solver) - u).square().mean().sqrt().item() for n in (16, 32, 64)]
+    errors = [
+        (average_velocity(velocity, z, t, r, n, solver) - u).square().mean().sqrt().item()
+        for n in (16, 32, 64)
+    ]
     return [math.log2(coarse / fine) for coarse, fine in zip(errors, errors[1:], strict=False)]
 
 
 @pytest.mark.parametrize("solver", ORDER)
 def test_integral_targets_converge_at_the_solvers_order(solver):
-    # the Gaussian flow with its clock warped to t^2: on the straight path itself S^2 is quadratic in t and midpoint gains an order
+    # the Gaussian flow with its clock warped to t^2: on the straight path itself S^2 is quadratic
+    # in t and midpoint gains an order
     def velocity(z, t):
         return 2 * expand_time(t, z) * FIELD.marginal_velocity(z, t**2)
 
@@ -224,22 +274,36 @@ def test_integral_targets_converge_at_the_solvers_order(solver):
 @pytest.mark.parametrize("solver", ["midpoint", "rk4"])
 def test_every_target_of_a_rollout_is_an_average_velocity(solver, state, k):
     teacher = FieldTeacher()
-    config = IntegralConfig(substeps=8, solver=solver, state=state, targets_per_rollout=k, interval=IntervalConfig(p_full=0.25))
+    config = IntegralConfig(
+        substeps=8,
+        solver=solver,
+        state=state,
+        targets_per_rollout=k,
+        interval=IntervalConfig(p_full=0.25),
+    )
     objective = IntegralObjective(FieldStudent(FIELD.average_velocity), teacher, PATH, config)
     z, t, r, target, nfe = objective.targets(data(b=16))
     assert z.shape == (16 * k, 2, 6, 5) and (r > t).all()
-    torch.testing.assert_close(target, FIELD.average_velocity(z, t, r), rtol=0, atol=2e-2 if solver == "midpoint" else 2e-4)
-    assert nfe == teacher.calls == 8 * ORDER[solver] * (2 if state == "rollout" else 1), "reusing a rollout costs the teacher nothing"
+    torch.testing.assert_close(
+        target, FIELD.average_velocity(z, t, r), rtol=0, atol=2e-2 if solver == "midpoint" else 2e-4
+    )
+    assert nfe == teacher.calls == 8 * ORDER[solver] * (2 if state == "rollout" else 1), (
+        "reusing a rollout costs the teacher nothing"
+    )
     loss, logs = objective(data(b=16))
     assert loss < 1e-3 and logs["teacher_nfe"] == nfe
 
 
 def test_rollout_states_come_from_fresh_noise_alone():
     config = IntegralConfig(substeps=16, solver="rk4", state="rollout")
-    objective = IntegralObjective(FieldStudent(FIELD.average_velocity), FieldTeacher(), PATH, config)
+    objective = IntegralObjective(
+        FieldStudent(FIELD.average_velocity), FieldTeacher(), PATH, config
+    )
     batch = data(b=16)
     z, t, _, _, _ = objective.targets(batch)
-    z_0 = PATH.prior(batch["cond"], noise(0, batch["index"], "noise", z.shape[1:], dtype=torch.float64))
+    z_0 = PATH.prior(
+        batch["cond"], noise(0, batch["index"], "noise", z.shape[1:], dtype=torch.float64)
+    )
     torch.testing.assert_close(z, FIELD.flow_map(z_0, 0.0, t), rtol=0, atol=1e-5)
 
 
@@ -281,7 +345,9 @@ def test_the_teacher_is_neither_saved_nor_trained_and_stays_in_evaluation_mode()
     teacher, shape = compact()
     for _, objective in objectives(teacher, GaussianPath(0.3)):
         student = len(objective.model.state_dict())
-        assert len(objective.state_dict()) == student and all(key.startswith("model.") for key in objective.state_dict())
+        assert len(objective.state_dict()) == student and all(
+            key.startswith("model.") for key in objective.state_dict()
+        )
         own = {id(p) for p in teacher.network.parameters()}
         assert not own & {id(p) for p in objective.parameters()}
         objective.train()
@@ -289,7 +355,10 @@ def test_the_teacher_is_neither_saved_nor_trained_and_stays_in_evaluation_mode()
         x = torch.randn(2, *shape)
         loss, logs = objective({"z_1": x, "cond": {"y": x + 0.1}, "index": torch.arange(2)})
         loss.backward()
-        assert all(p.grad is None for p in teacher.network.parameters()) and not teacher.network.training
+        assert (
+            all(p.grad is None for p in teacher.network.parameters())
+            and not teacher.network.training
+        )
         assert all(not value.requires_grad and value.ndim == 0 for value in logs.values())
 
 
@@ -299,7 +368,9 @@ def test_a_teacher_that_is_a_module_is_not_registered_either():
             super().__init__()
             self.network, self.time_embedding = nn.Linear(2, 2), ""
 
-    objective = IntegralObjective(FieldStudent(FIELD.average_velocity), ModuleTeacher().eval(), PATH)
+    objective = IntegralObjective(
+        FieldStudent(FIELD.average_velocity), ModuleTeacher().eval(), PATH
+    )
     objective.train()
     assert set(objective.state_dict()) == {"model.theta"} and len(list(objective.parameters())) == 1
     assert not objective.teacher.training
@@ -323,13 +394,30 @@ def test_losses_and_gradients_do_not_depend_on_how_the_batch_is_split():
 
     def part(a, b):
         count = mask.sum() / 2
-        cut = {key: value[a:b] for key, value in whole.items() if key in ("z_1", "loss_mask", "index")}
+        cut = {
+            key: value[a:b] for key, value in whole.items() if key in ("z_1", "loss_mask", "index")
+        }
         return {**cut, "cond": {"y": whole["cond"]["y"][a:b]}, "progress": 1.0, "loss_count": count}
 
     makes = [
-        lambda: IntegralObjective(FieldStudent(lambda z, t, r: z), FieldTeacher(), PATH, IntegralConfig(targets_per_rollout=2)),
-        lambda: MeanFlowObjective(FieldStudent(lambda z, t, r: z), FieldTeacher(), PATH, MeanFlowConfig(adaptive_power=0.5)),
-        lambda: MeanFlowObjective(FieldStudent(lambda z, t, r: z), None, PATH, MeanFlowConfig(teacher_free=True, mf_weight_final=0.25)),
+        lambda: IntegralObjective(
+            FieldStudent(lambda z, t, r: z),
+            FieldTeacher(),
+            PATH,
+            IntegralConfig(targets_per_rollout=2),
+        ),
+        lambda: MeanFlowObjective(
+            FieldStudent(lambda z, t, r: z),
+            FieldTeacher(),
+            PATH,
+            MeanFlowConfig(adaptive_power=0.5),
+        ),
+        lambda: MeanFlowObjective(
+            FieldStudent(lambda z, t, r: z),
+            None,
+            PATH,
+            MeanFlowConfig(teacher_free=True, mf_weight_final=0.25),
+        ),
         lambda: CFMObjective(FieldNetwork(lambda z, t, r: z), PATH),
     ]
     for make in makes:
@@ -366,8 +454,12 @@ def test_regression_starts_at_the_mean_of_the_prior():
 
     y, x = torch.randn(2, 2, 4, 3), torch.randn(2, 2, 4, 3)
     assert torch.equal(estimate(Constant(), GaussianPath(0.3), {"y": y}), y + 1)
-    assert torch.equal(estimate(Constant(), GaussianPath(0.3, mean="zero"), {"y": y}), torch.ones_like(y))
-    loss, _ = RegressionObjective(Constant(), GaussianPath(0.3))({"z_1": x, "cond": {"y": y}, "index": torch.arange(2)})
+    assert torch.equal(
+        estimate(Constant(), GaussianPath(0.3, mean="zero"), {"y": y}), torch.ones_like(y)
+    )
+    loss, _ = RegressionObjective(Constant(), GaussianPath(0.3))(
+        {"z_1": x, "cond": {"y": y}, "index": torch.arange(2)}
+    )
     torch.testing.assert_close(loss, (y + 1 - x).square().sum(1).mean())
 
 
@@ -379,14 +471,21 @@ def test_spectral_loss_knows_magnitudes_and_no_phase():
     gain = torch.tensor([1.0, -1.0, 0.5], dtype=torch.float64)
     loss = spectral_loss(gain[:, None] * x, x, 16000)
     assert loss[:2].abs().max() == 0
-    assert loss[2].item() == pytest.approx(0.5 + math.log(2), rel=2e-3)                 # the floor of the log takes the rest
+    # the floor of the log takes the rest
+    assert loss[2].item() == pytest.approx(0.5 + math.log(2), rel=2e-3)
 
 
 @pytest.mark.parametrize("target", ["data", "teacher"])
 def test_the_magnitude_loss_is_that_of_the_reached_ends(target):
     task = get_task(default_task("vocode", 8000))
     clean = 0.3 * torch.randn(4, 4000, generator=torch.Generator().manual_seed(1))
-    batch = {"z_1": task.target(clean), "cond": task.condition(clean), "loss_mask": None, "index": torch.arange(4), "progress": 1.0}
+    batch = {
+        "z_1": task.target(clean),
+        "cond": task.condition(clean),
+        "loss_mask": None,
+        "index": torch.arange(4),
+        "progress": 1.0,
+    }
 
     class Fixed(nn.Module):
         """Reaches ``scale`` times the data (a state at r < 1 is never compared)."""
@@ -404,13 +503,22 @@ def test_the_magnitude_loss_is_that_of_the_reached_ends(target):
         def velocity(self, z_t, t, cond):
             return (batch["z_1"][: len(z_t)] - z_t) / expand_time(1 - t, z_t)
 
-    config = IntegralConfig(substeps=2, solver="euler", interval=IntervalConfig(p_full=1.0), spectral=0.5, spectral_target=target)
+    config = IntegralConfig(
+        substeps=2,
+        solver="euler",
+        interval=IntervalConfig(p_full=1.0),
+        spectral=0.5,
+        spectral_target=target,
+    )
     plain = IntegralConfig(substeps=2, solver="euler", interval=IntervalConfig(p_full=1.0))
-    for scale, expected in ((1.0, 0.0), (0.5, 0.75 + math.log(4))):                     # features carry the square root of the magnitude
+    # features carry the square root of the magnitude
+    for scale, expected in ((1.0, 0.0), (0.5, 0.75 + math.log(4))):
         loss, logs = IntegralObjective(Fixed(scale), Straight(), task.path, config, 3)(batch)
         assert logs["spectral"].item() == pytest.approx(expected, rel=0.02, abs=1e-3)
         without, _ = IntegralObjective(Fixed(scale), Straight(), task.path, plain, 3)(batch)
-        assert loss.item() == pytest.approx(without.item() + 0.5 * logs["spectral"].item(), rel=1e-5)
+        assert loss.item() == pytest.approx(
+            without.item() + 0.5 * logs["spectral"].item(), rel=1e-5
+        )
     regression = RegressionObjective(Constant(batch["z_1"]), task.path, task, 0.5)
     assert regression(batch)[1]["spectral"].item() == pytest.approx(0, abs=1e-3)
 
@@ -426,5 +534,7 @@ class Constant(nn.Module):
 
 def test_the_magnitude_loss_needs_stft_features():
     student = Student.from_teacher(toy()[0])
-    with pytest.raises(UserError, match="--integral.spectral: needs a task whose states are STFT features"):
+    with pytest.raises(
+        UserError, match="--integral.spectral: needs a task whose states are STFT features"
+    ):
         IntegralObjective(student, FieldTeacher(), PATH, IntegralConfig(spectral=0.1), 0)

@@ -1,4 +1,6 @@
-"""A regression network in front of a flow: its own estimate bit for bit, the same numbers after saving, in streams and in ONNX."""
+"""A regression network in front of a flow: its own estimate bit for bit, the same numbers after
+saving, in streams and in ONNX.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +33,23 @@ from mfdistill.teachers.predictor import Predictor, build_predictor, with_predic
 
 STFT = StftConfig(n_fft=64, hop=32, causal=True)
 FRONT = TaskConfig("enhance", STFT, sigma_0=0.2, prior_shape="magnitude", normalise="none")
-COMPACT = {"channels": 8, "blocks": 2, "freqs": 32, "band_stride": 4, "embedding": 8, "causal": True}
+COMPACT = {
+    "channels": 8,
+    "blocks": 2,
+    "freqs": 32,
+    "band_stride": 4,
+    "embedding": 8,
+    "causal": True,
+}
 FLOWS = {
     "compact": {**COMPACT, "sigma_0": 0.05, "mean": "e", "predicted": True},
-    "causal_ncsnpp": {"nf": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "input_freqs": 32, "input_channels": 6},
+    "causal_ncsnpp": {
+        "nf": 8,
+        "ch_mult": (1, 2),
+        "num_res_blocks": 1,
+        "input_freqs": 32,
+        "input_channels": 6,
+    },
 }
 FRONTS = {"compact": COMPACT, "causal_ncsnpp": {**FLOWS["causal_ncsnpp"], "input_channels": 4}}
 
@@ -49,7 +64,10 @@ def randomised(network: nn.Module, seed: int = 1) -> nn.Module:
 
 def front(name: str = "compact", mean: str = "y", causal: bool = True) -> Predictor:
     sizes = {**FRONTS[name], "causal": causal} if name == "compact" else FRONTS[name]
-    return Predictor(randomised(build_network(name, sizes), 2), {"network": {"name": name, "config": sizes}, "prior_mean": mean})
+    return Predictor(
+        randomised(build_network(name, sizes), 2),
+        {"network": {"name": name, "config": sizes}, "prior_mean": mean},
+    )
 
 
 def teacher_of(name: str = "compact", predictor: Predictor | None = None) -> CFMTeacher:
@@ -80,7 +98,9 @@ def relative(a: Tensor, b: Tensor) -> float:
 
 
 def wave(batch: int = 1, hops: int = 14) -> Tensor:
-    return 0.1 * torch.randn(batch, hops * STFT.hop, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    return 0.1 * torch.randn(
+        batch, hops * STFT.hop, generator=torch.Generator().manual_seed(5), dtype=torch.float64
+    )
 
 
 @pytest.mark.parametrize("mean", ["y", "zero"])
@@ -88,7 +108,11 @@ def wave(batch: int = 1, hops: int = 14) -> Tensor:
 def test_e_is_the_regression_networks_own_estimate(name: str, mean: str, tmp_path: Path) -> None:
     predictor = front(name, mean)
     config = TaskConfig("enhance", STFT, prior_mean=mean, prior_shape="magnitude", normalise="none")  # type: ignore[arg-type]
-    about = {"role": "regression", "task": to_dict(config), "network": predictor.description["network"]}
+    about = {
+        "role": "regression",
+        "task": to_dict(config),
+        "network": predictor.description["network"],
+    }
     save_folder(tmp_path / "regression", predictor.network.state_dict(), about)
     regression = open_model(tmp_path / "regression")
     _, _, y = noisy()
@@ -114,11 +138,15 @@ def test_the_flow_starts_around_e_and_sees_it(name: str) -> None:
 
 
 def test_preconditioning_is_exact_for_a_gaussian_around_e() -> None:
-    """With weights that answer nothing, the network is the best linear answer for ``x - e ~ N(0, c^2)``."""
+    """With weights that answer nothing, the network is the best linear answer for ``x - e ~ N(0,
+    c^2)``.
+    """
     network = build_network("compact", {**FLOWS["compact"], "residual_std": 0.7}).double()
     (_, t, y), (e, _, _) = noisy(), noisy()
     e, y, t = e.double(), 2 * y.double(), t.double()
-    c_squared = 0.7**2 * (y.square().sum(1, keepdim=True) + e.square().sum(1, keepdim=True) + 0.02**2)
+    c_squared = 0.7**2 * (
+        y.square().sum(1, keepdim=True) + e.square().sum(1, keepdim=True) + 0.02**2
+    )
     s_0, s_1, at = 0.05, 0.001, t[:, None, None, None]
     s = (1 - at) * s_0 + at * s_1
     w = torch.randn_like(e)
@@ -148,27 +176,49 @@ def test_saved_and_loaded_it_is_the_same(name: str, tmp_path: Path) -> None:
         for r in (t, t + 0.1, torch.ones(2)):
             with torch.no_grad():
                 assert torch.equal(own(z, t, r, cond), teacher.velocity(z, t, cond))
-    assert not any(key.startswith("predictor") for key in student.state_dict())  # it is never optimised or averaged
+    # it is never optimised or averaged
+    assert not any(key.startswith("predictor") for key in student.state_dict())
     model = open_model(tmp_path / "student")
-    assert model.params == sum(p.numel() for p in [*student.parameters(), *loaded.task.predictor.network.parameters()])  # type: ignore
+    assert model.params == sum(
+        p.numel() for p in [*student.parameters(), *loaded.task.predictor.network.parameters()]
+    )  # type: ignore
 
 
-@pytest.mark.parametrize(("flow", "name"), [("compact", "compact"), ("compact", "causal_ncsnpp"), ("causal_ncsnpp", "compact")])
+@pytest.mark.parametrize(
+    ("flow", "name"),
+    [("compact", "compact"), ("compact", "causal_ncsnpp"), ("causal_ncsnpp", "compact")],
+)
 def test_stream_equals_offline(flow: str, name: str) -> None:
     teacher = in_precision(teacher_of(flow, front(name)), torch.float64)
-    student = in_precision(randomised(Student.from_teacher(teacher, [0.0, 0.4, 1.0]), 4), torch.float64)
+    student = in_precision(
+        randomised(Student.from_teacher(teacher, [0.0, 0.4, 1.0]), 4), torch.float64
+    )
     for batch, block in ((1, 7), (2, 100)):
-        assert relative(run_stream(StreamRestorer(student, batch=batch), wave(batch), block), offline(student, wave(batch))) < 1e-12
+        assert (
+            relative(
+                run_stream(StreamRestorer(student, batch=batch), wave(batch), block),
+                offline(student, wave(batch)),
+            )
+            < 1e-12
+        )
     restorer = StreamRestorer(teacher, 2, solver="midpoint", fold=True)
-    assert relative(run_stream(restorer, wave(), 100), offline(teacher, wave(), 2, "midpoint")) < 1e-12
-    assert sum(name.startswith("predictor_") for name in restorer.step.names) == len(restorer.step.predictor.init_state(1, 32)) > 0
+    assert (
+        relative(run_stream(restorer, wave(), 100), offline(teacher, wave(), 2, "midpoint")) < 1e-12
+    )
+    assert (
+        sum(name.startswith("predictor_") for name in restorer.step.names)
+        == len(restorer.step.predictor.init_state(1, 32))
+        > 0
+    )
 
 
 def test_every_promise_is_kept_and_the_predictor_is_checked_too() -> None:
     student = randomised(Student.from_teacher(teacher_of()), 4)
     checks = list(verify(student, (1,), hops=12))  # type: ignore[arg-type]
     assert [check.name for check in checks if not check.passed] == []
-    assert {"ONNX = eager", "receptive field of the predictor, frames before its own"} <= {check.name for check in checks}
+    assert {"ONNX = eager", "receptive field of the predictor, frames before its own"} <= {
+        check.name for check in checks
+    }
     network = student.task.predictor.network  # type: ignore[union-attr]
     network.encode.later, network.encode.past = 1, 1
     broken = {check.name for check in verify(student, (1,), onnx=False) if not check.passed}  # type: ignore[arg-type]
@@ -185,30 +235,45 @@ def test_nothing_later_is_seen(name: str) -> None:
     for given in (y, changed):
         cond = task.completed({"y": given})  # type: ignore[union-attr]
         results.append(sample(student, task.path.prior(cond, torch.zeros_like(y)), cond))  # type: ignore[union-attr, arg-type]
-    assert torch.equal(results[0][..., :12], results[1][..., :12]) and not torch.equal(results[0][..., 12], results[1][..., 12])
+    assert torch.equal(results[0][..., :12], results[1][..., :12]) and not torch.equal(
+        results[0][..., 12], results[1][..., 12]
+    )
 
 
 def test_onnx_is_eager() -> None:
     student = randomised(Student.from_teacher(teacher_of(predictor=front(mean="zero")), 2), 4)
     eager, graph = (StreamRestorer(student, runner=runner) for runner in ("eager", "onnx"))  # type: ignore[arg-type]
-    assert relative(run_stream(graph, wave().float(), 64), run_stream(eager, wave().float(), 64)) < 1e-5
+    assert (
+        relative(run_stream(graph, wave().float(), 64), run_stream(eager, wave().float(), 64))
+        < 1e-5
+    )
 
 
 def test_causal_students_need_a_causal_predictor() -> None:
     sees_all = {**FLOWS["compact"], "causal": False}
     task = get_task(predicted(FRONT), front(causal=False))
-    teacher = CFMTeacher(randomised(build_network("compact", sees_all)), task, {"network": {"name": "compact", "config": sees_all}})
+    teacher = CFMTeacher(
+        randomised(build_network("compact", sees_all)),
+        task,
+        {"network": {"name": "compact", "config": sees_all}},
+    )
     with pytest.raises(UserError, match="predictor sees later frames"):
         causal_start(teacher)
     with pytest.raises(UserError, match="predictor in front sees later frames"):
         StreamRestorer(teacher_of(predictor=front(causal=False)))
-    student = in_precision(Student.from_teacher(causal_start(teacher, front())).eval(), torch.float64)
-    assert relative(run_stream(StreamRestorer(student), wave(), 50), offline(student, wave())) < 1e-12
+    student = in_precision(
+        Student.from_teacher(causal_start(teacher, front())).eval(), torch.float64
+    )
+    assert (
+        relative(run_stream(StreamRestorer(student), wave(), 50), offline(student, wave())) < 1e-12
+    )
     assert task.predictor is not student.task.predictor
 
 
 def test_a_predicted_network_is_cut_to_the_past() -> None:
-    """As tests/test_causal_students.py does for one without a predictor: weights on later frames at zero, nothing changes."""
+    """As tests/test_causal_students.py does for one without a predictor: weights on later frames at
+    zero, nothing changes.
+    """
     sizes = {**FLOWS["compact"], "causal": False, "filter_frames": 5}
     network = randomised(build_network("compact", sizes))
     with torch.no_grad():
@@ -219,7 +284,9 @@ def test_a_predicted_network_is_cut_to_the_past() -> None:
     z, t, y = noisy()
     causal = causal_start(CFMTeacher(network, get_task(predicted(FRONT), front()))).network
     with torch.no_grad():
-        torch.testing.assert_close(causal(z, t, {"y": y, "e": z}), network(z, t, {"y": y, "e": z}), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            causal(z, t, {"y": y, "e": z}), network(z, t, {"y": y, "e": z}), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_compressed_networks_keep_their_predictor() -> None:
@@ -234,11 +301,15 @@ def test_compressed_networks_keep_their_predictor() -> None:
 
 def test_networks_that_do_not_see_an_estimate_are_refused() -> None:
     task: Task = get_task(predicted(FRONT), front())
-    fitted = fit_network(task, None, "compact", CompactSizes(band_stride=4), UNetSizes(), residual_std=0.5)
+    fitted = fit_network(
+        task, None, "compact", CompactSizes(band_stride=4), UNetSizes(), residual_std=0.5
+    )
     assert fitted.predicted and fitted.mean == "e"  # type: ignore[union-attr]
     assert fit_network(task, None, "causal_ncsnpp", CompactSizes(), UNetSizes()).input_channels == 6  # type: ignore[union-attr]
     for backbone in ("ncsnpp", "dcunet"):
-        with pytest.raises(UserError, match=f"--backbone {backbone}: does not see a predictor's estimate"):
+        with pytest.raises(
+            UserError, match=f"--backbone {backbone}: does not see a predictor's estimate"
+        ):
             fit_network(task, None, backbone, CompactSizes(), UNetSizes())
     with pytest.raises(UserError, match="mean 'e'"):
         build_network("compact", {**FLOWS["compact"], "predicted": False})
@@ -247,10 +318,16 @@ def test_networks_that_do_not_see_an_estimate_are_refused() -> None:
 def test_damaged_folders_are_told(tmp_path: Path) -> None:
     teacher = teacher_of()
     folder = saved(teacher, tmp_path / "teacher")
-    lacking = {key: value for key, value in load_tensors(folder).items() if key != "predictor.position"}
+    lacking = {
+        key: value for key, value in load_tensors(folder).items() if key != "predictor.position"
+    }
     save_folder(folder, lacking, teacher.config)
     with pytest.raises(UserError, match="predictor: weights do not fit config.json.*position"):
         load_teacher(folder)
-    for wrong in ({"network": {"name": "compact"}}, {"prior_mean": "y"}, {"network": {"name": "compact"}, "prior_mean": "e"}):
+    for wrong in (
+        {"network": {"name": "compact"}},
+        {"prior_mean": "y"},
+        {"network": {"name": "compact"}, "prior_mean": "e"},
+    ):
         with pytest.raises(UserError, match="folder: predictor: needs"):
             build_predictor(wrong, "folder")

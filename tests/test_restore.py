@@ -34,7 +34,14 @@ def vocoder() -> Model:
     torch.manual_seed(0)
     task = get_task(default_task("vocode", 8000))
     config = CompactConfig(
-        channels=4, blocks=1, freqs=128, embedding=8, sigma_0=1.0, mean="zero", shape="magnitude", dilations=(1,)
+        channels=4,
+        blocks=1,
+        freqs=128,
+        embedding=8,
+        sigma_0=1.0,
+        mean="zero",
+        shape="magnitude",
+        dilations=(1,),
     )
     network = build_network("compact", config)
     for parameter in network.parameters():
@@ -44,7 +51,9 @@ def vocoder() -> Model:
 
 @pytest.mark.parametrize("overlap_s", [0.5, 1.0])
 def test_blocks_equal_the_whole_file_between_the_seams(files: _Files, overlap_s: float) -> None:
-    """Level, noise and framing of a block are those of the whole file; only its first and last frames see an edge that is not there."""
+    """Level, noise and framing of a block are those of the whole file; only its first and last
+    frames see an edge that is not there.
+    """
     model, results = vocoder(), []
     for block_s in (30.0, 3.0):
         command = Restore(model="", source="", target="", block_s=block_s, overlap_s=overlap_s)
@@ -58,4 +67,5 @@ def test_blocks_equal_the_whole_file_between_the_seams(files: _Files, overlap_s:
     assert not seam.all()
     np.testing.assert_allclose(blocks[~seam], whole[~seam], atol=1e-5)
     difference = np.sqrt(((blocks - whole)[seam] ** 2).mean() / (whole[seam] ** 2).mean())
-    assert difference < 0.1          # fading between two different draws of the phase would make it about 0.6
+    # fading between two different draws of the phase would make it about 0.6
+    assert difference < 0.1

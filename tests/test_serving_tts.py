@@ -1,4 +1,6 @@
-"""Students in other systems' layouts, their files, and the wrappers that make a running program sample them."""
+"""Students in other systems' layouts, their files, and the wrappers that make a running program
+sample them.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,12 @@ def f5_cond() -> dict[str, Tensor]:
 
 def mel_cond(n: int = 12) -> dict[str, Tensor]:
     torch.manual_seed(1)
-    return {"mu": torch.randn(1, 8, n), "spks": torch.randn(1, 8), "cond": torch.zeros(1, 8, n), "mask": torch.ones(1, 1, n)}
+    return {
+        "mu": torch.randn(1, 8, n),
+        "spks": torch.randn(1, 8),
+        "cond": torch.zeros(1, 8, n),
+        "mask": torch.ones(1, 1, n),
+    }
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "pt"])
@@ -68,26 +75,46 @@ def test_f5_layout_both_ways(tmp_path: Path, ending: str) -> None:
     with pytest.raises(UserError, match="so it is no student"):
         load_student(f5_file(tmp_path / "teacher"), config=F5)
     names = set(load_file(export_f5(student, tmp_path / "x.safetensors")))
-    assert names - {MIXER} == set(load_file(f5_file(tmp_path / "teacher")))  # without the mixer it loads strictly into f5-tts
+    # without the mixer it loads strictly into f5-tts
+    assert names - {MIXER} == set(load_file(f5_file(tmp_path / "teacher")))
     with pytest.raises(UserError, match="one of these endings"):
         export_f5(student, tmp_path / "student.bin")
     save_student(student, tmp_path / "folder")
-    assert torch.equal(sample(load_student(tmp_path / "folder"), z, f5_cond()), sample(student, z, f5_cond()))
+    assert torch.equal(
+        sample(load_student(tmp_path / "folder"), z, f5_cond()), sample(student, z, f5_cond())
+    )
 
 
 @pytest.mark.parametrize("system", ["cosyvoice2", "cosyvoice3"])
 def test_cosyvoice_layout_both_ways(tmp_path: Path, system: str) -> None:
     file, z = cosyvoice_file(tmp_path), torch.randn(1, 8, 12)
-    student = moved(Student.from_teacher(load_teacher(file, config=COSY))) if system == "cosyvoice2" else cosyvoice3_student()
+    student = (
+        moved(Student.from_teacher(load_teacher(file, config=COSY)))
+        if system == "cosyvoice2"
+        else cosyvoice3_student()
+    )
     export_cosyvoice(student, tmp_path / "out/flow.pt", base=file)
-    loaded = load_student(tmp_path / "out/flow.pt", config=COSY if system == "cosyvoice2" else COSY3)
-    assert loaded.task.config.name == system and torch.equal(sample(loaded, z, mel_cond(), 2), sample(student, z, mel_cond(), 2))
+    loaded = load_student(
+        tmp_path / "out/flow.pt", config=COSY if system == "cosyvoice2" else COSY3
+    )
+    assert loaded.task.config.name == system and torch.equal(
+        sample(loaded, z, mel_cond(), 2), sample(student, z, mel_cond(), 2)
+    )
     whole = torch.load(tmp_path / "out/flow.pt", weights_only=True)
-    assert torch.equal(whole["input_embedding.weight"], torch.load(file, weights_only=True)["input_embedding.weight"])
+    assert torch.equal(
+        whole["input_embedding.weight"],
+        torch.load(file, weights_only=True)["input_embedding.weight"],
+    )
     save_student(loaded, tmp_path / "folder")
-    assert torch.equal(sample(load_student(tmp_path / "folder"), z, mel_cond(), 2), sample(student, z, mel_cond(), 2))
+    assert torch.equal(
+        sample(load_student(tmp_path / "folder"), z, mel_cond(), 2),
+        sample(student, z, mel_cond(), 2),
+    )
     chunks = load_student(tmp_path / "folder", streaming=True)
-    assert torch.equal(sample(chunks, z, mel_cond(), 2), sample(student, z, {**mel_cond(), "streaming": torch.tensor([True])}, 2))
+    assert torch.equal(
+        sample(chunks, z, mel_cond(), 2),
+        sample(student, z, {**mel_cond(), "streaming": torch.tensor([True])}, 2),
+    )
     if system == "cosyvoice2":
         export_chatterbox(loaded, tmp_path / "s3gen_meanflow.safetensors", base=file)
         back = load_student(tmp_path / "s3gen_meanflow.safetensors", config=COSY)
@@ -98,7 +125,9 @@ def test_students_that_are_told_their_guidance_have_no_official_layout(tmp_path:
     student = Student.from_teacher(load_teacher(f5_file(tmp_path), config=F5), guidance_input=2.0)
     with pytest.raises(UserError, match="told its guidance"):
         export_f5(student, tmp_path / "x.safetensors")
-    student = Student.from_teacher(load_teacher(cosyvoice_file(tmp_path), config=COSY), guidance_input=2.0)
+    student = Student.from_teacher(
+        load_teacher(cosyvoice_file(tmp_path), config=COSY), guidance_input=2.0
+    )
     with pytest.raises(UserError, match="told its guidance"):
         export_cosyvoice(student, tmp_path / "flow.pt")
 
@@ -110,13 +139,26 @@ class Transformer(nn.Module):
         super().__init__()
         self.inner, self.time_embed = inner, inner.time_embed
 
-    def forward(self, x: Tensor, cond: Tensor, text: Tensor, time: Tensor, mask: Any = None, cache: bool = True, **_: Any) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        cond: Tensor,
+        text: Tensor,
+        time: Tensor,
+        mask: Any = None,
+        cache: bool = True,
+        **_: Any,
+    ) -> Tensor:
         self.inner.time_embed = self.time_embed
-        return self.inner(x, cond, text, time.repeat(len(x)) if time.ndim == 0 else time, mask, None)
+        return self.inner(
+            x, cond, text, time.repeat(len(x)) if time.ndim == 0 else time, mask, None
+        )
 
 
 class CFM(nn.Module):
-    """f5-tts's sampler: a grid that may be warped and pruned, guidance unless its strength is nearly 0, Euler steps."""
+    """f5-tts's sampler: a grid that may be warped and pruned, guidance unless its strength is
+    nearly 0, Euler steps.
+    """
 
     def __init__(self, transformer: nn.Module):
         super().__init__()
@@ -125,11 +167,15 @@ class CFM(nn.Module):
     @torch.no_grad()
     def sample(self, cond: Tensor, text: Tensor, *, steps: int = 32, cfg_strength: float = 1.0, sway_sampling_coef: Any = -1.0,
                seed: int = 0, use_epss: bool = True) -> Tensor:  # fmt: skip
-        assert cfg_strength < 1e-5 and sway_sampling_coef is None and not use_epss, "no guidance, no warped grid"
+        assert cfg_strength < 1e-5 and sway_sampling_coef is None and not use_epss, (
+            "no guidance, no warped grid"
+        )
         torch.manual_seed(seed)
         z, times = torch.randn(cond.shape[1:])[None], torch.linspace(0, 1, steps + 1)
         for t, r in zip(times[:-1], times[1:], strict=True):
-            z = z + (r - t) * self.transformer(x=z, cond=cond, text=text, time=t, mask=None, cache=True)
+            z = z + (r - t) * self.transformer(
+                x=z, cond=cond, text=text, time=t, mask=None, cache=True
+            )
         return z
 
 
@@ -138,16 +184,26 @@ def test_a_running_f5_serves_a_student(tmp_path: Path) -> None:
     tensors = load_file(export_f5(student, tmp_path / "student.safetensors"))
     mixer = tensors.pop(MIXER)
     inner = build_network("f5", F5).transformer.eval()
-    inner.load_state_dict({name.removeprefix("ema_model.transformer."): value for name, value in tensors.items() if "." in name})
+    inner.load_state_dict(
+        {
+            name.removeprefix("ema_model.transformer."): value
+            for name, value in tensors.items()
+            if "." in name
+        }
+    )
     cfm = CFM(Transformer(inner))
     serve_f5(cfm, mixer, TIMES)
     cond = f5_cond()
-    served = cfm.sample(cond["cond"], cond["text"], steps=32, cfg_strength=2.0, sway_sampling_coef=-1.0, seed=3)
+    served = cfm.sample(
+        cond["cond"], cond["text"], steps=32, cfg_strength=2.0, sway_sampling_coef=-1.0, seed=3
+    )
     assert torch.allclose(served, sample(student, noise([14], 8, seed=3), cond), atol=1e-5)
 
 
 class Decoder(nn.Module):
-    """CosyVoice 3's ``flow.decoder`` as far as a student needs it: its own estimator, the buffer of noise."""
+    """CosyVoice 3's ``flow.decoder`` as far as a student needs it: its own estimator, the buffer of
+    noise.
+    """
 
     def __init__(self, estimator: nn.Module):
         super().__init__()
@@ -161,10 +217,20 @@ def test_a_running_cosyvoice3_serves_a_student(tmp_path: Path, steps: int) -> No
     tensors = load_file(tmp_path / "flow.safetensors")
     mixer = tensors.pop("decoder.estimator.time_embed_mixer.weight")
     estimator = build_network("cosyvoice3", COSY3).estimator.eval()
-    estimator.load_state_dict({name.removeprefix("decoder.estimator."): value for name, value in tensors.items()})
+    estimator.load_state_dict(
+        {name.removeprefix("decoder.estimator."): value for name, value in tensors.items()}
+    )
     decoder, cond = Decoder(estimator), mel_cond()
 
-    def as_theirs(x: Tensor, mask: Tensor, mu: Tensor, t: Tensor, spks: Tensor, cond: Tensor, streaming: bool = False) -> Tensor:
+    def as_theirs(
+        x: Tensor,
+        mask: Tensor,
+        mu: Tensor,
+        t: Tensor,
+        spks: Tensor,
+        cond: Tensor,
+        streaming: bool = False,
+    ) -> Tensor:
         return type(estimator).forward(estimator, x, mask, mu, t, spks, cond, streaming)
 
     estimator.forward = as_theirs
@@ -180,7 +246,9 @@ def test_wrappers_are_short() -> None:
 
 
 def test_the_installed_f5_tts_serves_a_student(tmp_path: Path) -> None:
-    """With the package itself: its DiT and CFM as teacher, and its sampler serving the exported student."""
+    """With the package itself: its DiT and CFM as teacher, and its sampler serving the exported
+    student.
+    """
     reason = (
         "f5-tts is not installed; to run this: pip install --no-deps --target DIR f5-tts x-transformers torchdiffeq einops rjieba pypinyin "
         "ema-pytorch loguru einx frozendict torch-einops-utils, then PYTHONPATH=DIR pytest tests/test_serving_tts.py"
@@ -206,16 +274,29 @@ def test_the_installed_f5_tts_serves_a_student(tmp_path: Path) -> None:
     mixer = tensors.pop(MIXER)
     theirs = DiT(**F5, ff_mult=2, text_mask_padding=True, pe_attn_head=None).eval()
     cfm = TheirCFM(theirs, mel_spec_kwargs={"n_mel_channels": 8}, num_channels=8)
-    cfm.load_state_dict({name.removeprefix("ema_model."): value for name, value in tensors.items() if "." in name}, strict=True)
+    cfm.load_state_dict(
+        {name.removeprefix("ema_model."): value for name, value in tensors.items() if "." in name},
+        strict=True,
+    )
     cond, z, t = f5_cond(), torch.randn(1, 14, 8), torch.tensor([0.25])
     teacher = load_teacher(tmp_path / "ckpt/model.safetensors", config=F5, guidance_strength=2.0)
-    live = TheirCFM(DiT(**F5, ff_mult=2, text_mask_padding=True, pe_attn_head=None), mel_spec_kwargs={"n_mel_channels": 8}, num_channels=8)
-    live.transformer.load_state_dict(teacher.network.get_submodule("transformer").state_dict(), strict=False)
-    assert torch.allclose(live_f5(live, 2.0).velocity(z, t, cond), teacher.velocity(z, t, cond), rtol=1e-4, atol=1e-4)
+    live = TheirCFM(
+        DiT(**F5, ff_mult=2, text_mask_padding=True, pe_attn_head=None),
+        mel_spec_kwargs={"n_mel_channels": 8},
+        num_channels=8,
+    )
+    live.transformer.load_state_dict(
+        teacher.network.get_submodule("transformer").state_dict(), strict=False
+    )
+    assert torch.allclose(
+        live_f5(live, 2.0).velocity(z, t, cond), teacher.velocity(z, t, cond), rtol=1e-4, atol=1e-4
+    )
     serve_f5(cfm, mixer, TIMES)
     out, path = cfm.sample(cond["cond"][:, :5], cond["text"], 14, seed=3)
     expected = sample(student, noise([14], 8, seed=3), cond)
-    assert torch.allclose(path[-1], expected, rtol=1e-4, atol=1e-4) and torch.equal(out[:, :5], cond["cond"][:, :5])
+    assert torch.allclose(path[-1], expected, rtol=1e-4, atol=1e-4) and torch.equal(
+        out[:, :5], cond["cond"][:, :5]
+    )
 
 
 def test_prompts_and_texts_that_say_nothing() -> None:
@@ -240,8 +321,12 @@ def test_an_imported_teacher_is_the_same_teacher(tmp_path: Path) -> None:
         out, t = tmp_path / f"{file.parent.name}-folder", torch.tensor([0.375])
         import_teacher(file, out, config=sizes)
         for strength in (None, 0.0, 1.5):
-            expected = load_teacher(file, config=sizes, guidance_strength=strength).velocity(z, t, cond)
-            assert torch.equal(load_teacher(out, guidance_strength=strength).velocity(z, t, cond), expected)
+            expected = load_teacher(file, config=sizes, guidance_strength=strength).velocity(
+                z, t, cond
+            )
+            assert torch.equal(
+                load_teacher(out, guidance_strength=strength).velocity(z, t, cond), expected
+            )
         assert Student.from_teacher(load_teacher(out)).task is not None
         with pytest.raises(UserError, match="--overwrite"):
             import_teacher(file, out, config=sizes)
@@ -250,7 +335,9 @@ def test_an_imported_teacher_is_the_same_teacher(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="leave config out"):
             load_teacher(out, config=sizes)
     streaming = load_teacher(tmp_path / "b-folder", streaming=True)
-    expected = load_teacher(cases[1][0], config=COSY, streaming=True).velocity(cases[1][2], t, cases[1][3])
+    expected = load_teacher(cases[1][0], config=COSY, streaming=True).velocity(
+        cases[1][2], t, cases[1][3]
+    )
     assert torch.equal(streaming.velocity(cases[1][2], t, cases[1][3]), expected)
     with pytest.raises(UserError, match="no streaming form"):
         load_imported(tmp_path / "a-folder", streaming=True)
@@ -265,7 +352,10 @@ def test_what_a_file_is_taken_for(tmp_path: Path) -> None:
         load_teacher(tmp_path / "folder", kind="cosyvoice2")
     with pytest.raises(UserError, match="looks like kind cosyvoice2"):
         load_teacher(cosy, kind="flowse")
-    flowse = {"state_dict": {"dnn.all_modules.0.W": torch.zeros(2)}, "hyper_parameters": {"ode": "flowmatching"}}
+    flowse = {
+        "state_dict": {"dnn.all_modules.0.W": torch.zeros(2)},
+        "hyper_parameters": {"ode": "flowmatching"},
+    }
     torch.save(flowse, tmp_path / "flowse.ckpt")
     for kind in ("f5", "cosyvoice2"):
         with pytest.raises(UserError, match="looks like kind flowse"):

@@ -26,7 +26,16 @@ from mfdistill.students.verify import verify
 from mfdistill.tasks import default_task, get_task
 from mfdistill.teachers.cfm import CFMTeacher
 
-SIZES = {"channels": 4, "blocks": 1, "freqs": 32, "band_stride": 8, "embedding": 8, "causal": True, "mean": "y", "shape": "flat"}
+SIZES = {
+    "channels": 4,
+    "blocks": 1,
+    "freqs": 32,
+    "band_stride": 8,
+    "embedding": 8,
+    "causal": True,
+    "mean": "y",
+    "shape": "flat",
+}
 
 
 def make_student(causal: bool = True) -> Student:
@@ -55,7 +64,9 @@ def noise(samples: int) -> np.ndarray:
 def test_file_to_file_is_the_stream(folder: Path, tmp_path: Path) -> None:
     source, target = tmp_path / "in.wav", tmp_path / "out.wav"
     soundfile.write(source, noise(1000), 8000, subtype="FLOAT")
-    assert main(["stream", str(source), str(target), "--student", str(folder), "--gain", "2.0"]) == 0
+    assert (
+        main(["stream", str(source), str(target), "--student", str(folder), "--gain", "2.0"]) == 0
+    )
     restorer, wave = StreamRestorer(load_student(folder), gain=2.0), torch.from_numpy(noise(1000))
     expected = torch.cat([restorer.push(wave), restorer.flush()[0]]).clamp(-1, 1).numpy()
     written, rate = soundfile.read(target, dtype="float32")
@@ -64,14 +75,28 @@ def test_file_to_file_is_the_stream(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["int16", "float32"])
-def test_raw_samples_from_stdin_to_stdout(folder: Path, monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+def test_raw_samples_from_stdin_to_stdout(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
     wave = noise(333)
     given = (wave * 32768).round().astype("<i2") if dtype == "int16" else wave
     out = io.BytesIO()
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(given.tobytes()), isatty=lambda: False))
-    monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=out, isatty=lambda: False, write=lambda text: None, flush=lambda: None))
-    assert main(["stream", "-", "-", "--student", str(folder), "--dtype", dtype, "--gain", "1"]) == 0
-    got = np.frombuffer(out.getvalue(), given.dtype).astype(np.float32) / (32768 if dtype == "int16" else 1)
+    monkeypatch.setattr(
+        sys, "stdin", SimpleNamespace(buffer=io.BytesIO(given.tobytes()), isatty=lambda: False)
+    )
+    monkeypatch.setattr(
+        sys,
+        "stdout",
+        SimpleNamespace(
+            buffer=out, isatty=lambda: False, write=lambda text: None, flush=lambda: None
+        ),
+    )
+    assert (
+        main(["stream", "-", "-", "--student", str(folder), "--dtype", dtype, "--gain", "1"]) == 0
+    )
+    got = np.frombuffer(out.getvalue(), given.dtype).astype(np.float32) / (
+        32768 if dtype == "int16" else 1
+    )
     restorer = StreamRestorer(load_student(folder), gain=1.0)
     heard = torch.from_numpy(given.astype(np.float32) / (32768 if dtype == "int16" else 1))
     expected = torch.cat([restorer.push(heard), restorer.flush()[0]]).numpy()
@@ -83,7 +108,11 @@ def test_exported_graph_streams_by_itself(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "hop.onnx"
     assert main(["stream", "--student", str(folder), "--export", str(file)]) == 0
     graph, student = OnnxStep(file), load_student(folder)
-    assert (graph.about["sample_rate"], graph.about["hop"], graph.about["offset"]) == ("8000", "32", "32")
+    assert (graph.about["sample_rate"], graph.about["hop"], graph.about["offset"]) == (
+        "8000",
+        "32",
+        "32",
+    )
     step = StreamStep(student, plan(student))
     mine, other = list(step.initial(1)), graph.initial()
     assert graph.names == ["samples", "noise", *step.names]
@@ -99,20 +128,30 @@ def test_exported_graph_streams_by_itself(folder: Path, tmp_path: Path) -> None:
         OnnxStep(tmp_path / "no.onnx")
 
 
-def test_battery_passes_on_a_checkpoint_and_prints_latencies(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_battery_passes_on_a_checkpoint_and_prints_latencies(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert main(["stream", "--verify", str(folder)]) == 0
     told = capfd.readouterr().out
-    assert "offset 4 ms, algorithmic 8 ms, total 12 ms" in told and "BROKEN" not in told and "ONNX" in told
+    assert (
+        "offset 4 ms, algorithmic 8 ms, total 12 ms" in told
+        and "BROKEN" not in told
+        and "ONNX" in told
+    )
 
 
 def test_battery_finds_a_network_that_sees_ahead() -> None:
     student = make_student()
     student.network.encode.later, student.network.encode.past = 1, 1
     broken = {check.name for check in verify(student, (1,), onnx=False) if not check.passed}
-    assert "no later frame is seen" in broken and any(name.startswith("stream = offline") for name in broken)
+    assert "no later frame is seen" in broken and any(
+        name.startswith("stream = offline") for name in broken
+    )
 
 
-def test_what_cannot_stream_is_told_in_one_line(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_stream_is_told_in_one_line(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     save_student(make_student(causal=False), tmp_path / "all")
     for arguments, said in (
         (["a.wav", "b.wav"], "needs --student"),
@@ -134,6 +173,11 @@ def test_clock_paces_and_counts_underruns() -> None:
     for k in range(5):
         clock.run(lambda k=k: time.sleep(0.05 if k == 2 else 0.0))
     facts = clock.summary()
-    assert facts["underruns"] >= 1 and facts["hops"] == 5 and facts["max_ms"] >= 50 and facts["cpu_max_ms"] < 40
+    assert (
+        facts["underruns"] >= 1
+        and facts["hops"] == 5
+        and facts["max_ms"] >= 50
+        and facts["cpu_max_ms"] < 40
+    )
     with pytest.raises(UserError, match="shorter than one hop"):
         HopClock(0.01).summary()

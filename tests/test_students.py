@@ -1,4 +1,6 @@
-"""Students: equal to their teacher at the start for every r, exact samplers, folders that load again."""
+"""Students: equal to their teacher at the start for every r, exact samplers, folders that load
+again.
+"""
 
 import json
 
@@ -13,7 +15,14 @@ from mfdistill.errors import UserError
 from mfdistill.networks import build_network
 from mfdistill.networks.compact import CompactConfig
 from mfdistill.networks.delta import DeltaEmbedding, NoisinessEmbedding
-from mfdistill.students import IntervalEmbedding, Student, load_student, replace_module, sample, save_student
+from mfdistill.students import (
+    IntervalEmbedding,
+    Student,
+    load_student,
+    replace_module,
+    sample,
+    save_student,
+)
 from mfdistill.tasks import default_task, get_task
 from mfdistill.teachers import CFMTeacher
 
@@ -21,12 +30,16 @@ TINY = CompactConfig(freqs=16, channels=8, blocks=2, recurrent=4, embedding=8)
 
 
 class ToyNetwork(nn.Module):
-    """A foreign-looking network: the time embedding sits two levels down and time is used nowhere else."""
+    """A foreign-looking network: the time embedding sits two levels down and time is used nowhere
+    else.
+    """
 
     def __init__(self, features: int = 6):
         super().__init__()
         self.time = nn.ModuleDict({"embed": ToyEmbedding(5)})
-        self.mlp = nn.Sequential(nn.Linear(2 * features + 5, 16), nn.SiLU(), nn.Linear(16, features))
+        self.mlp = nn.Sequential(
+            nn.Linear(2 * features + 5, 16), nn.SiLU(), nn.Linear(16, features)
+        )
 
     def forward(self, z, t, cond):
         return self.mlp(torch.cat([z, cond["y"], self.time["embed"](t)], -1))
@@ -84,10 +97,26 @@ def compact():
 def test_times_come_in_any_shape_that_means_one_per_sample():
     torch.manual_seed(0)
     teacher = ToyTeacher(ToyNetwork())
-    student, cond, z = Student.from_teacher(teacher).eval(), {"y": torch.randn(3, 6)}, torch.randn(3, 6)
+    student, cond, z = (
+        Student.from_teacher(teacher).eval(),
+        {"y": torch.randn(3, 6)},
+        torch.randn(3, 6),
+    )
     expected = teacher.velocity(z, torch.full((3,), 0.25), cond)
-    for t in (0.25, torch.tensor(0.25), torch.tensor([0.25]), torch.full((3,), 0.25), torch.full((3, 1), 0.25)):
-        for r in (1, torch.tensor(1.0), torch.ones(1), torch.ones(3), torch.ones(3, dtype=torch.float64)):
+    for t in (
+        0.25,
+        torch.tensor(0.25),
+        torch.tensor([0.25]),
+        torch.full((3,), 0.25),
+        torch.full((3, 1), 0.25),
+    ):
+        for r in (
+            1,
+            torch.tensor(1.0),
+            torch.ones(1),
+            torch.ones(3),
+            torch.ones(3, dtype=torch.float64),
+        ):
             assert torch.equal(student(z, t, r, cond), expected)
 
 
@@ -100,7 +129,10 @@ def test_student_equals_teacher_bit_for_bit_at_the_start(make):
     v = teacher.velocity(z, t, cond)
     for r in (t, torch.ones(5), t + (1 - t) * torch.rand(5), torch.tensor(1.0)):
         assert torch.equal(student(z, t, r, cond), v)
-    assert torch.equal(student(z, torch.tensor(0.25), torch.tensor(0.5), cond), teacher.velocity(z, torch.full((5,), 0.25), cond))
+    assert torch.equal(
+        student(z, torch.tensor(0.25), torch.tensor(0.5), cond),
+        teacher.velocity(z, torch.full((5,), 0.25), cond),
+    )
 
 
 @pytest.mark.parametrize("make", [toy, compact])
@@ -109,13 +141,19 @@ def test_the_end_of_the_interval_matters_once_training_moved_its_weights(make):
     student = Student.from_teacher(teacher)
     z, cond, t = torch.randn(3, *shape), {"y": torch.randn(3, *shape)}, torch.full((3,), 0.25)
     student(z, t, t + 0.5, cond).square().mean().backward()
-    weight = next(p for name, p in student.named_parameters() if name.endswith("embed.weight") or name.endswith("time_embedding.weight"))
+    weight = next(
+        p
+        for name, p in student.named_parameters()
+        if name.endswith("embed.weight") or name.endswith("time_embedding.weight")
+    )
     d = weight.shape[0]
     assert weight.grad[:, d:].abs().max() > 0
     with torch.no_grad():
         weight -= weight.grad
     assert not torch.equal(student(z, t, t + 0.5, cond), student(z, t, t + 0.25, cond))
-    assert torch.equal(teacher.velocity(z, t, cond), make()[0].velocity(z, t, cond)), "the teacher must not change with its student"
+    assert torch.equal(teacher.velocity(z, t, cond), make()[0].velocity(z, t, cond)), (
+        "the teacher must not change with its student"
+    )
 
 
 def test_trainable_parameters_follow_the_teacher_unless_all_are_frozen():
@@ -123,7 +161,10 @@ def test_trainable_parameters_follow_the_teacher_unless_all_are_frozen():
     teacher.network.time["embed"].requires_grad_(False)
     student = Student.from_teacher(teacher)
     frozen = [name for name, p in student.named_parameters() if not p.requires_grad]
-    assert frozen == ["network.time.embed.embedding.linear.weight", "network.time.embed.embedding.linear.bias"]
+    assert frozen == [
+        "network.time.embed.embedding.linear.weight",
+        "network.time.embed.embedding.linear.bias",
+    ]
     teacher.network.requires_grad_(False)
     assert all(p.requires_grad for p in Student.from_teacher(teacher).parameters())
     assert not any(p.requires_grad for p in teacher.network.parameters())
@@ -167,7 +208,9 @@ def test_sampling_is_exact_for_any_schedule(steps):
 
 def test_sampling_a_part_of_the_way_and_bad_schedules():
     z = torch.randn(8, 2, 3, 3, dtype=torch.float64)
-    torch.testing.assert_close(sample(ExactStudent(), z, {}, [0.25, 0.75]), FIELD.flow_map(z, 0.25, 0.75))  # type: ignore[arg-type]
+    torch.testing.assert_close(
+        sample(ExactStudent(), z, {}, [0.25, 0.75]), FIELD.flow_map(z, 0.25, 0.75)
+    )  # type: ignore[arg-type]
     for steps in (0, [0.0], [0.0, 0.5, 0.5, 1.0], [1.0, 0.0], [0.0, 1.5]):
         with pytest.raises(UserError, match="steps"):
             sample(ExactStudent(), z, {}, steps)  # type: ignore[arg-type]
@@ -178,22 +221,32 @@ def small_student():
     network = CompactConfig(channels=8, blocks=1, recurrent=0, embedding=8)
     description = {"name": "compact", "config": to_dict(network)}
     torch.manual_seed(0)
-    return Student.from_network(randomised(build_network("compact", network)), task, [0.0, 0.4, 1.0], description)
+    return Student.from_network(
+        randomised(build_network("compact", network)), task, [0.0, 0.4, 1.0], description
+    )
 
 
 def test_a_saved_student_loads_with_its_schedule(tmp_path):
     student = small_student().eval()
     save_student(student, tmp_path / "student", objective={"name": "integral"})
     loaded = load_student(tmp_path / "student")
-    assert loaded.schedule == [0.0, 0.4, 1.0] and not loaded.training and loaded.task.config == student.task.config
+    assert (
+        loaded.schedule == [0.0, 0.4, 1.0]
+        and not loaded.training
+        and loaded.task.config == student.task.config
+    )
     z, cond = torch.randn(2, 2, 256, 4), {"y": torch.randn(2, 2, 256, 4)}
     assert torch.equal(sample(loaded, z, cond), sample(student, z, cond, [0.0, 0.4, 1.0]))
-    assert json.loads((tmp_path / "student" / "config.json").read_text())["objective"] == {"name": "integral"}
+    assert json.loads((tmp_path / "student" / "config.json").read_text())["objective"] == {
+        "name": "integral"
+    }
 
 
 def test_half_precision_folders_load(tmp_path):
     student = small_student().eval()
-    save_folder(tmp_path, {key: value.half() for key, value in student.state_dict().items()}, student.config)
+    save_folder(
+        tmp_path, {key: value.half() for key, value in student.state_dict().items()}, student.config
+    )
     for a, b in zip(load_student(tmp_path).parameters(), student.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
@@ -217,7 +270,15 @@ def test_bad_student_folders_give_one_clear_line(tmp_path):
     for change, message in (
         ({"role": "teacher"}, "holds a teacher, not a student; it belongs to --teacher"),
         ({"schedule": [1.0, 0.0]}, "schedule"),
-        ({"network": {"name": "compact", "config": {**config["network"]["config"], "channels": 12}}}, "do not fit"),
+        (
+            {
+                "network": {
+                    "name": "compact",
+                    "config": {**config["network"]["config"], "channels": 12},
+                }
+            },
+            "do not fit",
+        ),
         ({"network": {"name": "nonsense", "config": {}}}, "unknown"),
         ({"network": None}, "sections"),
         ({"task": {**config["task"], "name": "juggle"}}, "juggle"),
@@ -247,4 +308,7 @@ def test_a_network_with_its_own_interval_branch_keeps_it():
     network, z = Delta(), torch.zeros(1, 1)
     student = Student.from_network(network)
     assert student.interval == "delta"
-    assert not torch.equal(student(z, torch.tensor(0.25), torch.tensor(1.0), {}), student(z, torch.tensor(0.25), torch.tensor(0.25), {}))
+    assert not torch.equal(
+        student(z, torch.tensor(0.25), torch.tensor(1.0), {}),
+        student(z, torch.tensor(0.25), torch.tensor(0.25), {}),
+    )

@@ -1,4 +1,6 @@
-"""The teacher trained here: frozen, on its path, and loadable; everything else is refused in one line."""
+"""The teacher trained here: frozen, on its path, and loadable; everything else is refused in one
+line.
+"""
 
 import json
 
@@ -19,17 +21,29 @@ NETWORK = CompactConfig(channels=8, blocks=1, recurrent=0, embedding=8)
 def teacher(role: str = "teacher") -> CFMTeacher:
     torch.manual_seed(0)
     task = get_task(default_task("enhance"))
-    config = {"role": role, "task": to_dict(task.config), "network": {"name": "compact", "config": to_dict(NETWORK)}, "objective": None}
+    config = {
+        "role": role,
+        "task": to_dict(task.config),
+        "network": {"name": "compact", "config": to_dict(NETWORK)},
+        "objective": None,
+    }
     return CFMTeacher(build_network("compact", NETWORK), task, config)
 
 
 def test_velocity_is_frozen_and_takes_one_time_for_all():
     made = teacher()
-    assert isinstance(made, Teacher) and not isinstance(made, torch.nn.Module) and not made.network.training
+    assert (
+        isinstance(made, Teacher)
+        and not isinstance(made, torch.nn.Module)
+        and not made.network.training
+    )
     z, cond = torch.randn(3, 2, 256, 4, requires_grad=True), {"y": torch.randn(3, 2, 256, 4)}
     v = made.velocity(z, torch.tensor(0.5), cond)
     assert not v.requires_grad and torch.equal(v, made.velocity(z, torch.full((3,), 0.5), cond))
-    assert made.to(dtype=torch.float64) is made and next(made.network.parameters()).dtype == torch.float64
+    assert (
+        made.to(dtype=torch.float64) is made
+        and next(made.network.parameters()).dtype == torch.float64
+    )
 
 
 def test_prior_is_the_task_paths_and_repeats_with_its_generator():
@@ -52,7 +66,10 @@ def test_a_saved_teacher_loads(tmp_path):
     for place in (tmp_path, tmp_path / "config.json"):
         loaded = load_teacher(place)
         assert torch.equal(loaded.velocity(z, t, cond), made.velocity(z, t, cond))
-    assert load_teacher(tmp_path, kind="cfm", guidance_strength=0.0).config["network"]["name"] == "compact"  # type: ignore[attr-defined]
+    assert (
+        load_teacher(tmp_path, kind="cfm", guidance_strength=0.0).config["network"]["name"]
+        == "compact"
+    )  # type: ignore[attr-defined]
 
 
 def test_a_regression_network_is_no_teacher(tmp_path):
@@ -81,7 +98,9 @@ def test_what_cannot_be_loaded_gives_one_clear_line(tmp_path):
         with pytest.raises(UserError, match=message) as error:
             load_teacher(**arguments)
         assert "\n" not in str(error.value)
-    (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:200])
+    (tmp_path / "model.safetensors").write_bytes(
+        (tmp_path / "model.safetensors").read_bytes()[:200]
+    )
     with pytest.raises(UserError, match="damaged"):
         load_teacher(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"format": "mfdistill/1", "role": "student"}))

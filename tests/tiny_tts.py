@@ -1,4 +1,6 @@
-"""Tiny checkpoints of F5-TTS, CosyVoice 2 and Matcha-TTS with random weights, and folders of speech for them."""
+"""Tiny checkpoints of F5-TTS, CosyVoice 2 and Matcha-TTS with random weights, and folders of speech
+for them.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,33 @@ from mfdistill.networks.conformer import TokenEncoderConfig
 from mfdistill.teachers.cosyvoice_front import ConformerFront
 
 SYMBOLS = [" ", *"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,'"]
-F5 = {"dim": 16, "depth": 2, "heads": 2, "dim_head": 8, "mel_dim": 8, "text_num_embeds": len(SYMBOLS), "text_dim": 8, "conv_layers": 1}
+F5 = {
+    "dim": 16,
+    "depth": 2,
+    "heads": 2,
+    "dim_head": 8,
+    "mel_dim": 8,
+    "text_num_embeds": len(SYMBOLS),
+    "text_dim": 8,
+    "conv_layers": 1,
+}
 COSY = {
-    "in_channels": 32, "out_channels": 8, "channels": [16], "attention_head_dim": 8, "n_blocks": 1, "num_mid_blocks": 1, "num_heads": 2,
+    "in_channels": 32,
+    "out_channels": 8,
+    "channels": [16],
+    "attention_head_dim": 8,
+    "n_blocks": 1,
+    "num_mid_blocks": 1,
+    "num_heads": 2,
     "static_chunk_size": 4,
 }
-MATCHA = {"in_channels": 16, "channels": [16, 16], "attention_head_dim": 8, "n_blocks": 1, "num_mid_blocks": 1}
+MATCHA = {
+    "in_channels": 16,
+    "channels": [16, 16],
+    "attention_head_dim": 8,
+    "n_blocks": 1,
+    "num_mid_blocks": 1,
+}
 
 
 def noisy(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
@@ -45,7 +68,10 @@ def f5_file(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     net = noisy(build_network("f5", F5))
     state = {f"ema_model.{name}": value.contiguous() for name, value in net.state_dict().items()}
-    save_file({**state, "initted": torch.tensor(True), "step": torch.tensor(7)}, folder / "model.safetensors")
+    save_file(
+        {**state, "initted": torch.tensor(True), "step": torch.tensor(7)},
+        folder / "model.safetensors",
+    )
     (folder / "vocab.txt").write_text("\n".join(SYMBOLS) + "\n")
     return folder / "model.safetensors"
 
@@ -54,7 +80,12 @@ def cosyvoice_file(folder: Path) -> Path:
     """A ``flow.pt`` with estimator and front end."""
     folder.mkdir(parents=True, exist_ok=True)
     net = noisy(build_network("matcha_unet", COSY))
-    front = noisy(ConformerFront(20, 192, 8, TokenEncoderConfig(width=16, heads=2, inner=16, blocks=1, up_blocks=1)), 1)
+    front = noisy(
+        ConformerFront(
+            20, 192, 8, TokenEncoderConfig(width=16, heads=2, inner=16, blocks=1, up_blocks=1)
+        ),
+        1,
+    )
     state = {f"decoder.{name}": value for name, value in net.state_dict().items()}
     torch.save({**state, **front.state_dict()}, folder / "flow.pt")
     return folder / "flow.pt"
@@ -62,14 +93,31 @@ def cosyvoice_file(folder: Path) -> Path:
 
 def matcha_file(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    published = {"n_blocks": 1, "num_heads": 2, "act_fn": "snakebeta", "static_chunk_size": 0, "causal": False, "matcha": True}
+    published = {
+        "n_blocks": 1,
+        "num_heads": 2,
+        "act_fn": "snakebeta",
+        "static_chunk_size": 0,
+        "causal": False,
+        "matcha": True,
+    }
     net = noisy(build_network("matcha_unet", {**MATCHA, "out_channels": 8, **published}))
-    torch.save({"state_dict": {f"decoder.{name}": value for name, value in net.state_dict().items()}}, folder / "matcha.ckpt")
+    torch.save(
+        {"state_dict": {f"decoder.{name}": value for name, value in net.state_dict().items()}},
+        folder / "matcha.ckpt",
+    )
     return folder / "matcha.ckpt"
 
 
-def speech(root: Path, rate: int = 24000, seconds: tuple[float, ...] = (0.6, 0.7, 0.9, 1.1), features: str | None = None) -> Path:
-    """Recordings with texts, and with CosyVoice's ("tokens") or Matcha-TTS's ("mu") features where asked for."""
+def speech(
+    root: Path,
+    rate: int = 24000,
+    seconds: tuple[float, ...] = (0.6, 0.7, 0.9, 1.1),
+    features: str | None = None,
+) -> Path:
+    """Recordings with texts, and with CosyVoice's ("tokens") or Matcha-TTS's ("mu") features where
+    asked for.
+    """
     rng, lines = np.random.default_rng(0), ["path\tspeaker\ttext"]
     root.mkdir(parents=True, exist_ok=True)
     for i, length in enumerate(seconds):
@@ -78,7 +126,10 @@ def speech(root: Path, rate: int = 24000, seconds: tuple[float, ...] = (0.6, 0.7
         soundfile.write(root / f"take{i}.wav", wave.astype(np.float32), rate)
         lines.append(f"take{i}.wav\tme\tHello there, number {'abcdefgh'[i]}.")
         if features == "tokens":
-            made = {"tokens": torch.from_numpy(rng.integers(0, 20, round(25 * length))), "embedding": torch.randn(192)}
+            made = {
+                "tokens": torch.from_numpy(rng.integers(0, 20, round(25 * length))),
+                "embedding": torch.randn(192),
+            }
         else:
             made = {"mu": torch.randn(8, round(86 * length))}
         if features:
@@ -87,7 +138,16 @@ def speech(root: Path, rate: int = 24000, seconds: tuple[float, ...] = (0.6, 0.7
     return root
 
 
-COSY3 = {"dim": 16, "depth": 2, "heads": 2, "dim_head": 8, "mel_dim": 8, "mu_dim": 8, "spk_dim": 8, "static_chunk_size": 4}
+COSY3 = {
+    "dim": 16,
+    "depth": 2,
+    "heads": 2,
+    "dim_head": 8,
+    "mel_dim": 8,
+    "mu_dim": 8,
+    "spk_dim": 8,
+    "static_chunk_size": 4,
+}
 
 
 def moved(student: Any, seed: int = 5) -> Any:

@@ -1,17 +1,22 @@
-"""MeanFlowSE's own training step and sampler beside ours: same weights, batch, machine and process, alternating.
+"""MeanFlowSE's own training step and sampler beside ours: same weights, batch, machine and process,
+alternating.
 
-    python benchmarks/peers/meanflowse.py --src <clone>/MeanFLowSE --out benchmarks/results/peer_meanflowse.json
+    python benchmarks/peers/meanflowse.py --src <clone>/MeanFLowSE --out
+    benchmarks/results/peer_meanflowse.json
 
-``--src`` is the folder with the original's package ``flowmse``; nothing of it is in this repository. Its missing dependencies are replaced
-by the least that it calls: its CUDA extensions are never compiled (CPU tensors take its native branch), ``pytorch_lightning`` becomes plain
-``nn.Module``, ``torch_ema`` an object that is never updated. Neither side's step contains the average.
+``--src`` is the folder with the original's package ``flowmse``; nothing of it is in this
+repository. Its missing dependencies are replaced
+by the least that it calls: its CUDA extensions are never compiled (CPU tensors take its native
+branch), ``pytorch_lightning`` becomes plain ``nn.Module``, ``torch_ema`` an object that is never
+updated. Neither side's step contains the average.
 
 Training steps (gradient and Adam; objective and its knobs equal, JVP not clipped away by either):
     original            its network, its step (``mf_jvp_impl=autograd``: double backward)
     original-step       its step on our network with torch's own layers
     our-step            our step on that network: value, tangent and graph in one pass
     ours                our step on our network as it runs by default (fused operations)
-Seconds are those of the processor's time of one thread on a CPU, since other work may share the machine, else of the wall clock.
+Seconds are those of the processor's time of one thread on a CPU, since other work may share the
+machine, else of the wall clock.
 """
 
 from __future__ import annotations
@@ -97,19 +102,31 @@ class Bench:
 
         torch.manual_seed(0)
         self.options, self.device = options, torch.device(options.device)
-        sizes: dict[str, Any] = dict(nf=options.nf, ch_mult=tuple(options.ch_mult), num_res_blocks=options.blocks)
+        sizes: dict[str, Any] = dict(
+            nf=options.nf, ch_mult=tuple(options.ch_mult), num_res_blocks=options.blocks
+        )
         knobs = dict(KNOBS, use_mfse=True, mf_jvp_impl="autograd", mf_jvp_clip=1e9)
-        self.original = VFModel("ncsnpp", "flowmatching", data_module_cls=SpecsDataModule, base_dir="unused", **knobs, **sizes)
+        self.original = VFModel(
+            "ncsnpp",
+            "flowmatching",
+            data_module_cls=SpecsDataModule,
+            base_dir="unused",
+            **knobs,
+            **sizes,
+        )
         self.original.log = lambda *args, **more: None
         self.original._progress = lambda: 1.0
         if sys.modules["pytorch_lightning"].LightningModule is _Module:
             nn.Module.train(self.original, True)
-        with torch.no_grad():  # both start with an output of nearly 0, which would hide every difference
+        # both start with an output of nearly 0, which would hide every difference
+        with torch.no_grad():
             for p in self.original.dnn.parameters():
                 p += 0.02 * torch.randn_like(p)
         network = build_network("ncsnpp", {**sizes, "delta": True})
         theirs = dict(self.original.dnn.state_dict())
-        network.load_state_dict({name: theirs[other] for name, other in official_names(network).items()})
+        network.load_state_dict(
+            {name: theirs[other] for name, other in official_names(network).items()}
+        )
         self.student = Student(network, "time_embedding", interval="delta").train()
         nn.Module.to(self.original, self.device)
         self.student.to(self.device)
@@ -117,12 +134,23 @@ class Bench:
         if options.channels_last:
             self.student.to(memory_format=torch.channels_last)
         shape = options.batch, 1, 256, options.frames
-        clean, noisy = (0.1 * torch.randn(shape, dtype=torch.complex64, device=self.device) for _ in range(2))
+        clean, noisy = (
+            0.1 * torch.randn(shape, dtype=torch.complex64, device=self.device) for _ in range(2)
+        )
         self.clean, self.noisy = clean, noisy
         real = [torch.cat([x.real, x.imag], 1) for x in (clean, noisy)]
-        self.batch = {"z_1": real[0], "cond": {"y": real[1]}, "index": torch.arange(options.batch), "progress": 1.0}
-        config = MeanFlowConfig(teacher_free=True, t_eps=0.03, time_kind="start-gap", min_gap=1e-6, **KNOBS)
-        self.objective: nn.Module = MeanFlowObjective(self.student, None, GaussianPath(0.487, 0.0), config)
+        self.batch = {
+            "z_1": real[0],
+            "cond": {"y": real[1]},
+            "index": torch.arange(options.batch),
+            "progress": 1.0,
+        }
+        config = MeanFlowConfig(
+            teacher_free=True, t_eps=0.03, time_kind="start-gap", min_gap=1e-6, **KNOBS
+        )
+        self.objective: nn.Module = MeanFlowObjective(
+            self.student, None, GaussianPath(0.487, 0.0), config
+        )
         if options.compile:
             self.objective = torch.compile(self.objective)  # type: ignore[assignment]
 
@@ -148,16 +176,29 @@ class Bench:
             if not ours:
                 from flowmse.sampling import get_white_box_solver  # type: ignore[import-not-found]
 
-                solver = get_white_box_solver("euler_mf", self.original.ode, self.original, self.noisy, self.noisy, t_eps=0.0, N=1)
+                solver = get_white_box_solver(
+                    "euler_mf",
+                    self.original.ode,
+                    self.original,
+                    self.noisy,
+                    self.noisy,
+                    t_eps=0.0,
+                    N=1,
+                )
                 return solver()[0]
             z = self.original.ode.prior_sampling(self.noisy.shape, self.noisy)[0]
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.bf16):
-                x = sample(self.student, torch.cat([z.real, z.imag], 1), self.batch["cond"], 1).float()
+                x = sample(
+                    self.student, torch.cat([z.real, z.imag], 1), self.batch["cond"], 1
+                ).float()
             return torch.complex(x[:, :1], x[:, 1:])
 
     def jvp(self, kind: str) -> Tensor:
         z = self.batch["z_1"]
-        t, r = torch.full((len(z),), 0.3, device=z.device), torch.full((len(z),), 0.9, device=z.device)
+        t, r = (
+            torch.full((len(z),), 0.3, device=z.device),
+            torch.full((len(z),), 0.9, device=z.device),
+        )
         self.student.network.fuse = kind in ("ours", "forward fused")  # type: ignore[assignment]
         u_fn = given(self.student, self.batch["cond"])
         if kind == "double-backward":
@@ -166,7 +207,9 @@ class Bench:
             if kind.startswith("forward"):
                 return u_fn(z, t, r)
             if kind == "torch.func.jvp":
-                return torch.func.jvp(lambda z, t: u_fn(z, t, r), (z, t), (z, torch.ones_like(t)))[1]
+                return torch.func.jvp(lambda z, t: u_fn(z, t, r), (z, t), (z, torch.ones_like(t)))[
+                    1
+                ]
             return total_derivative(u_fn, z, t, r, z)[1]
 
 
@@ -177,7 +220,9 @@ def clock(device: torch.device) -> float:
     return time.process_time()
 
 
-def alternate(runs: dict[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, float]:
+def alternate(
+    runs: dict[str, Callable[[], Any]], repeats: int, device: torch.device
+) -> dict[str, float]:
     """Median seconds of each, one run of each in turn, after one that does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for i in range(repeats + 1):
@@ -190,14 +235,17 @@ def alternate(runs: dict[str, Callable[[], Any]], repeats: int, device: torch.de
 
 
 def peak(bench: Bench, name: str) -> float:
-    """Bytes that one step needs beyond what weights, batch and program hold; on a CPU in a process of its own."""
+    """Bytes that one step needs beyond what weights, batch and program hold; on a CPU in a process
+    of its own.
+    """
     if bench.device.type == "cuda":
         bench.step(name)  # the libraries' workspaces
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         bench.step(name)
         return torch.cuda.max_memory_allocated() - before
-    context = multiprocessing.get_context("fork")  # before the first backward here, whose threads would not survive it
+    # before the first backward here, whose threads would not survive it
+    context = multiprocessing.get_context("fork")
     receive, send = context.Pipe(duplex=False)
     child = context.Process(target=_measure, args=(bench, name, send))
     child.start()
@@ -222,11 +270,19 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         "inference": float((a - b).norm() / (a - bench.noisy).norm()),
         "jvp": float((bench.jvp("ours") - exact).norm() / exact.norm()),
     }
-    steps = alternate({name: lambda name=name: bench.step(name) for name in STEPS}, options.repeats, bench.device)
+    steps = alternate(
+        {name: lambda name=name: bench.step(name) for name in STEPS}, options.repeats, bench.device
+    )
     kinds = ("forward", "forward fused", "ours", "torch.func.jvp", "double-backward")
-    jvp = alternate({kind: lambda kind=kind: bench.jvp(kind) for kind in kinds}, options.repeats, bench.device)
+    jvp = alternate(
+        {kind: lambda kind=kind: bench.jvp(kind) for kind in kinds}, options.repeats, bench.device
+    )
     both = {"original": False, "ours": True}
-    inference = alternate({name: lambda ours=ours: bench.inference(ours) for name, ours in both.items()}, options.repeats, bench.device)
+    inference = alternate(
+        {name: lambda ours=ours: bench.inference(ours) for name, ours in both.items()},
+        options.repeats,
+        bench.device,
+    )
     settings = {key: value for key, value in vars(options).items() if key not in ("src", "out")}
     return {
         "settings": settings | {"parameters": sum(p.numel() for p in bench.student.parameters())},
@@ -252,8 +308,12 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--src", required=True, help="folder that contains the original's package flowmse")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--src", required=True, help="folder that contains the original's package flowmse"
+    )
     parser.add_argument("--out", default="benchmarks/results/peer_meanflowse.json")
     parser.add_argument("--nf", type=int, default=128)
     parser.add_argument("--ch-mult", type=int, nargs="+", default=[1, 1, 2, 2, 2, 2, 2])
@@ -262,7 +322,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--bf16", action="store_true", help="our side under autocast; the error is in the result")
+    parser.add_argument(
+        "--bf16", action="store_true", help="our side under autocast; the error is in the result"
+    )
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()

@@ -1,4 +1,6 @@
-"""Band limitation: speech resampled down and up again, by one of several resamplers, so that no network learns one filter's slope."""
+"""Band limitation: speech resampled down and up again, by one of several resamplers, so that no
+network learns one filter's slope.
+"""
 
 from __future__ import annotations
 
@@ -13,25 +15,36 @@ RESAMPLERS = {
 # torchaudio's and resampy's parameters of these names
 _KAISER = {
     "kaiser_fast": {"lowpass_filter_width": 16, "rolloff": 0.85, "beta": 8.555504641634386},
-    "kaiser_best": {"lowpass_filter_width": 64, "rolloff": 0.9475937167399596, "beta": 14.769656459379492},
+    "kaiser_best": {
+        "lowpass_filter_width": 64,
+        "rolloff": 0.9475937167399596,
+        "beta": 14.769656459379492,
+    },
 }
 
 
 def band_limited(wave: np.ndarray, sample_rate: int, low_rate: int, resampler: str) -> np.ndarray:
-    """``wave (s,)`` down to ``low_rate`` and back to ``sample_rate``, float32 ``(s,)``; unchanged where both rates are the same.
+    """``wave (s,)`` down to ``low_rate`` and back to ``sample_rate``, float32 ``(s,)``; unchanged
+    where both rates are the same.
 
     Raises:
         UserError: no such resampler, or a rate that is not lower.
     """
     if resampler not in RESAMPLERS:
-        raise UserError(f"resampler {resampler!r}: unknown; this version has: {', '.join(RESAMPLERS)}")
+        raise UserError(
+            f"resampler {resampler!r}: unknown; this version has: {', '.join(RESAMPLERS)}"
+        )
     if not 0 < low_rate <= sample_rate:
-        raise UserError(f"--data.cutoff: {low_rate / 2:g} Hz lies outside 0 to {sample_rate / 2:g} Hz")
+        raise UserError(
+            f"--data.cutoff: {low_rate / 2:g} Hz lies outside 0 to {sample_rate / 2:g} Hz"
+        )
     if low_rate == sample_rate:
         return wave
     there = _resample(wave, sample_rate, low_rate, resampler)
     back = _resample(there, low_rate, sample_rate, resampler)
-    return np.pad(back[: wave.size], (0, max(0, wave.size - back.size))).astype(np.float32, copy=False)
+    return np.pad(back[: wave.size], (0, max(0, wave.size - back.size))).astype(
+        np.float32, copy=False
+    )
 
 
 def _resample(wave: np.ndarray, before: int, after: int, resampler: str) -> np.ndarray:
@@ -44,7 +57,9 @@ def _resample(wave: np.ndarray, before: int, after: int, resampler: str) -> np.n
         import torchaudio
 
         options = _KAISER[resampler]
-        made = torchaudio.functional.resample(torch.from_numpy(wave), before, after, resampling_method="sinc_interp_kaiser", **options)
+        made = torchaudio.functional.resample(
+            torch.from_numpy(wave), before, after, resampling_method="sinc_interp_kaiser", **options
+        )
         return made.numpy()
     import scipy.signal
 
@@ -54,8 +69,12 @@ def _resample(wave: np.ndarray, before: int, after: int, resampler: str) -> np.n
     return scipy.signal.resample_poly(wave, after // divisor, before // divisor)
 
 
-def random_band_limit(rng: np.random.Generator, wave: np.ndarray, sample_rate: int, cutoffs: tuple[float, ...]) -> np.ndarray:
-    """Limited to one of ``cutoffs`` (fractions of the Nyquist frequency, all alike) by one of ``RESAMPLERS`` (by their probabilities)."""
+def random_band_limit(
+    rng: np.random.Generator, wave: np.ndarray, sample_rate: int, cutoffs: tuple[float, ...]
+) -> np.ndarray:
+    """Limited to one of ``cutoffs`` (fractions of the Nyquist frequency, all alike) by one of
+    ``RESAMPLERS`` (by their probabilities).
+    """
     cutoff = cutoffs[int(rng.integers(len(cutoffs)))]
     names = list(RESAMPLERS)
     resampler = names[int(rng.choice(len(names), p=list(RESAMPLERS.values())))]

@@ -1,4 +1,6 @@
-"""Hour-long files in bounded memory: read in overlapping blocks, process each, fade from one to the next."""
+"""Hour-long files in bounded memory: read in overlapping blocks, process each, fade from one to the
+next.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +9,24 @@ from pathlib import Path
 
 import numpy as np
 
-from mfdistill.audio.io import AudioInfo, BlockWriter, info_of, least_length, open_audio, read_frames, resample
+from mfdistill.audio.io import (
+    AudioInfo,
+    BlockWriter,
+    info_of,
+    least_length,
+    open_audio,
+    read_frames,
+    resample,
+)
 from mfdistill.errors import UserError
 
 
 def read_blocks(path: str | Path, block: int, overlap: int = 0) -> Iterator[np.ndarray]:
-    """Float32 blocks ``(frames, channels)`` of at most ``block`` samples, each beginning with the last ``overlap`` of the one before.
+    """Float32 blocks ``(frames, channels)`` of at most ``block`` samples, each beginning with the
+    last ``overlap`` of the one before.
 
-    Only the last may be shorter; every one holds more than ``overlap`` samples (unless the whole file is shorter).
+    Only the last may be shorter; every one holds more than ``overlap`` samples (unless the whole
+    file is shorter).
 
     Raises:
         UserError: as ``read_audio``, when the damage is reached.
@@ -41,25 +53,36 @@ def process_file(
     block_s: float = 30.0,
     overlap_s: float = 1.0,
 ) -> AudioInfo:
-    """Restore ``source`` into ``target``: same length, rate, channels and (where its ending allows) sample format; returns the header.
+    """Restore ``source`` into ``target``: same length, rate, channels and (where its ending allows)
+    sample format; returns the header.
 
-    ``process`` takes one channel ``(s,)`` at ``sample_rate`` and gives as many samples. A file of at most one block is processed whole;
-    longer ones in blocks of ``block_s`` seconds, faded linearly over ``overlap_s``. ``target`` may be ``source``.
+    ``process`` takes one channel ``(s,)`` at ``sample_rate`` and gives as many samples. A file of
+    at most one block is processed whole; longer ones in blocks of ``block_s`` seconds, faded
+    linearly over ``overlap_s``. ``target`` may be ``source``.
 
     Raises:
-        UserError: as ``read_audio`` and ``write_audio``; nothing is left at ``target`` then, or what was there before.
+        UserError: as ``read_audio`` and ``write_audio``; nothing is left at ``target`` then, or
+            what was there before.
     """
     with open_audio(source) as file:
         info = info_of(file, str(source))
     overlap = max(1, round(overlap_s * info.sample_rate))
     block = round(block_s * info.sample_rate)
     if not 0 < 2 * overlap <= block:
-        raise UserError(f"block_s={block_s:g}, overlap_s={overlap_s:g}: a block must be at least twice as long as the overlap")
+        raise UserError(
+            f"block_s={block_s:g}, overlap_s={overlap_s:g}: a block must be at least twice as long as the overlap"
+        )
     rise = ((np.arange(overlap, dtype=np.float32) + 0.5) / overlap)[:, None]
     tail: np.ndarray | None = None
     with BlockWriter(target, info.sample_rate, info.channels, like=info) as out:
         for samples in read_blocks(source, block, overlap):
-            done = np.stack([_one_channel(channel, process, info.sample_rate, sample_rate) for channel in samples.T], axis=1)
+            done = np.stack(
+                [
+                    _one_channel(channel, process, info.sample_rate, sample_rate)
+                    for channel in samples.T
+                ],
+                axis=1,
+            )
             if tail is not None:
                 done[:overlap] = rise * done[:overlap] + (1 - rise) * tail
             # the end waits for the next block, or for the end of the file
@@ -71,7 +94,9 @@ def process_file(
     return info
 
 
-def _one_channel(samples: np.ndarray, process: Callable[[np.ndarray], np.ndarray], rate: int, model_rate: int) -> np.ndarray:
+def _one_channel(
+    samples: np.ndarray, process: Callable[[np.ndarray], np.ndarray], rate: int, model_rate: int
+) -> np.ndarray:
     there = resample(samples, rate, model_rate)
     done = np.asarray(process(there), dtype=np.float32)
     if done.shape != there.shape:

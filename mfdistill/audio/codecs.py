@@ -1,4 +1,6 @@
-"""Speech through a real codec and back, by the encoders inside libsndfile (in every wheel of soundfile)."""
+"""Speech through a real codec and back, by the encoders inside libsndfile (in every wheel of
+soundfile).
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,13 @@ _OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 
 
 def coded(wave: np.ndarray, sample_rate: int, codec: str, kbps: float = 6.0) -> np.ndarray:
-    """``wave (s,)`` encoded and decoded: same length, same rate, and aligned (these decoders undo their own delay).
+    """``wave (s,)`` encoded and decoded: same length, same rate, and aligned (these decoders undo
+    their own delay).
 
     Args:
-        codec: 'opus' at ``kbps`` (6 to 256); 'vorbis' at its lowest quality; or, resampled to 8 kHz and back, 'gsm' (GSM 06.10 full rate,
-            13 kbit/s), 'g721' (32 kbit/s) and 'ulaw' (64 kbit/s).
+        codec: 'opus' at ``kbps`` (6 to 256); 'vorbis' at its lowest quality; or, resampled to 8 kHz
+            and back, 'gsm' (GSM 06.10 full rate, 13 kbit/s), 'g721' (32 kbit/s) and 'ulaw' (64
+            kbit/s).
 
     Raises:
         UserError: unknown codec, a bit rate or sample rate that it does not have.
@@ -48,7 +52,14 @@ def coded(wave: np.ndarray, sample_rate: int, codec: str, kbps: float = 6.0) -> 
     rate = own_rate or sample_rate
     inner = wave if rate == sample_rate else _resampled(wave, sample_rate, rate)
     file = io.BytesIO()
-    soundfile.write(file, np.clip(inner, -1, 1), rate, format=container, subtype=subtype, compression_level=level)
+    soundfile.write(
+        file,
+        np.clip(inner, -1, 1),
+        rate,
+        format=container,
+        subtype=subtype,
+        compression_level=level,
+    )
     file.seek(0)
     decoded, _ = soundfile.read(file, dtype="float32")
     decoded = decoded if rate == sample_rate else _resampled(decoded, rate, sample_rate)

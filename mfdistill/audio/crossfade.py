@@ -9,7 +9,9 @@ from torch import Tensor
 
 
 def crossfade(waves: Sequence[Tensor], overlap: int) -> Tensor:
-    """Waveforms (s_i,) joined (s,); neighbours overlap by ``overlap`` samples (fewer where one is shorter) and are faded linearly."""
+    """Waveforms (s_i,) joined (s,); neighbours overlap by ``overlap`` samples (fewer where one is
+    shorter) and are faded linearly.
+    """
     joined = waves[0]
     for wave in waves[1:]:
         shared = min(overlap, len(joined), len(wave))

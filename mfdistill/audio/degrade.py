@@ -1,6 +1,8 @@
-"""Degradations of clean speech: additive noise at a signal-to-noise ratio, and gains. (Mel -> STFT is ``mel.MelOperator``.)
+"""Degradations of clean speech: additive noise at a signal-to-noise ratio, and gains. (Mel -> STFT
+is ``mel.MelOperator``.)
 
-All functions take and give float arrays ``(s,)``; randomness comes in as a ``numpy`` generator, never from a global state.
+All functions take and give float arrays ``(s,)``; randomness comes in as a ``numpy`` generator,
+never from a global state.
 """
 
 from __future__ import annotations
@@ -18,8 +20,11 @@ def apply_gain(wave: np.ndarray, gain_db: float) -> np.ndarray:
     return (wave * np.float32(10 ** (gain_db / 20))).astype(np.float32, copy=False)
 
 
-def fit_length(noise: np.ndarray, length: int, rng: np.random.Generator | None = None) -> np.ndarray:
-    """``length`` samples of ``noise``: a random part of a longer one, a shorter one repeated from a random phase; from 0 without ``rng``.
+def fit_length(
+    noise: np.ndarray, length: int, rng: np.random.Generator | None = None
+) -> np.ndarray:
+    """``length`` samples of ``noise``: a random part of a longer one, a shorter one repeated from a
+    random phase; from 0 without ``rng``.
 
     Raises:
         ValueError: empty noise.
@@ -34,13 +39,16 @@ def fit_length(noise: np.ndarray, length: int, rng: np.random.Generator | None =
 
 
 def noise_gain(clean: np.ndarray, noise: np.ndarray, snr_db: float) -> float:
-    """Factor ``g`` with ``20 log10(rms(clean) / rms(g noise)) = snr_db``, over the whole of both; 0 for silent clean or silent noise."""
+    """Factor ``g`` with ``20 log10(rms(clean) / rms(g noise)) = snr_db``, over the whole of both; 0
+    for silent clean or silent noise.
+    """
     level = rms(noise)
     return rms(clean) / level * 10 ** (-snr_db / 20) if level > 0 else 0.0
 
 
 def mix_at_snr(clean: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
-    """``clean + g noise`` at ``snr_db``; float32, not clipped (a sum above 1 is the caller's to scale, clean and noisy alike).
+    """``clean + g noise`` at ``snr_db``; float32, not clipped (a sum above 1 is the caller's to
+    scale, clean and noisy alike).
 
     Raises:
         ValueError: different lengths (see ``fit_length``).
@@ -50,7 +58,9 @@ def mix_at_snr(clean: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarra
     return (clean + noise_gain(clean, noise, snr_db) * noise).astype(np.float32, copy=False)
 
 
-def limit_peak(clean: np.ndarray, noisy: np.ndarray, peak: float = 0.99) -> tuple[np.ndarray, np.ndarray]:
+def limit_peak(
+    clean: np.ndarray, noisy: np.ndarray, peak: float = 0.99
+) -> tuple[np.ndarray, np.ndarray]:
     """Both scaled by one factor so that neither exceeds ``peak``; unchanged where they do not."""
     largest = float(max(np.abs(clean).max(initial=0), np.abs(noisy).max(initial=0)))
     if largest <= peak:

@@ -20,13 +20,16 @@ import soundfile
 from mfdistill.errors import UserError
 
 SILENT_PEAK = 1e-4  # -80 dBFS: below the dither of a 16-bit recording in use
-_MP3_SLACK = 2304  # samples; the length in an MP3 header counts whole frames and the encoder's delay
+# samples; the length in an MP3 header counts whole frames and the encoder's delay
+_MP3_SLACK = 2304
 _ALIASES = {"AIF": "AIFF", "OPUS": "OGG", "OGA": "OGG", "WAVE": "WAV", "SND": "AU"}
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a file's header says; ``frames`` are samples per channel, ``format`` and ``subtype`` libsndfile's names (WAV, PCM_16)."""
+    """What a file's header says; ``frames`` are samples per channel, ``format`` and ``subtype``
+    libsndfile's names (WAV, PCM_16).
+    """
 
     path: str
     sample_rate: int
@@ -57,20 +60,28 @@ def read_audio(
     duration_s: float | None = None,
     silent: Literal["allow", "error"] = "allow",
 ) -> np.ndarray:
-    """Mono float32 samples ``(s,)`` of a file, channels averaged, resampled to ``sample_rate`` (None: the file's own).
+    """Mono float32 samples ``(s,)`` of a file, channels averaged, resampled to ``sample_rate``
+    (None: the file's own).
 
     ``start_s`` and ``duration_s`` read a part; the file may end earlier than the part.
 
     Raises:
-        UserError: as ``audio_info``; fewer than two samples; NaN or infinity inside; ``start_s`` past the end; with
-            ``silent="error"`` also where nothing rises above -80 dBFS.
+        UserError: as ``audio_info``; fewer than two samples; NaN or infinity inside; ``start_s``
+            past the end; with ``silent="error"`` also where nothing rises above -80 dBFS.
     """
     with open_audio(path) as file:
         return _mono(file, str(path), sample_rate, start_s, duration_s, silent)
 
 
-def decode_audio(data: bytes, name: str, sample_rate: int | None = None, silent: Literal["allow", "error"] = "allow") -> np.ndarray:
-    """``read_audio`` of a file held in memory, as ``datasets`` gives it undecoded; ``name`` is for messages."""
+def decode_audio(
+    data: bytes,
+    name: str,
+    sample_rate: int | None = None,
+    silent: Literal["allow", "error"] = "allow",
+) -> np.ndarray:
+    """``read_audio`` of a file held in memory, as ``datasets`` gives it undecoded; ``name`` is for
+    messages.
+    """
     if not data:
         raise UserError(f"{name}: empty (0 bytes); fetch it again or remove it")
     with _opened(io.BytesIO(data), name) as file:
@@ -102,14 +113,20 @@ def resample(wave: np.ndarray, rate_from: int, rate_to: int) -> np.ndarray:
 
 
 def write_audio(
-    path: str | Path, wave: np.ndarray, sample_rate: int, subtype: str | None = None, like: AudioInfo | None = None
+    path: str | Path,
+    wave: np.ndarray,
+    sample_rate: int,
+    subtype: str | None = None,
+    like: AudioInfo | None = None,
 ) -> None:
-    """Write ``(s,)`` or ``(s, channels)``; the format follows the name's ending, the sample format ``subtype`` or that of ``like``.
+    """Write ``(s,)`` or ``(s, channels)``; the format follows the name's ending, the sample format
+    ``subtype`` or that of ``like``.
 
     Integer formats clip at +-1. The file appears whole or not at all.
 
     Raises:
-        UserError: unknown ending, a sample format that this file format lacks, NaN or infinity in ``wave``, a full disk.
+        UserError: unknown ending, a sample format that this file format lacks, NaN or infinity in
+            ``wave``, a full disk.
     """
     samples = np.asarray(wave, dtype=np.float32)
     samples = samples[:, None] if samples.ndim == 1 else samples
@@ -122,7 +139,9 @@ def write_audio(
 
 @contextmanager
 def open_audio(path: str | Path) -> Iterator[soundfile.SoundFile]:
-    """An open, checked file; damage found while reading it becomes a ``UserError`` too (errors as ``audio_info``)."""
+    """An open, checked file; damage found while reading it becomes a ``UserError`` too (errors as
+    ``audio_info``).
+    """
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path}: is a folder, not an audio file; name a file in it")
@@ -133,7 +152,9 @@ def open_audio(path: str | Path) -> Iterator[soundfile.SoundFile]:
     try:
         handle = path.open("rb")
     except OSError as error:
-        raise UserError(f"{path}: cannot be opened ({error.strerror}); check its permissions") from error
+        raise UserError(
+            f"{path}: cannot be opened ({error.strerror}); check its permissions"
+        ) from error
     with handle, _opened(handle, str(path)) as file:
         yield file
 
@@ -157,7 +178,9 @@ def read_frames(file: soundfile.SoundFile, name: str, count: int) -> np.ndarray:
     bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
     if bad.size:
         at_s = (start + int(bad[0])) / file.samplerate
-        raise UserError(f"{name}: holds NaN or infinity ({bad.size} samples, the first at {at_s:.3f} s); export it again or remove it")
+        raise UserError(
+            f"{name}: holds NaN or infinity ({bad.size} samples, the first at {at_s:.3f} s); export it again or remove it"
+        )
     return block
 
 
@@ -169,10 +192,17 @@ def least_length(file: soundfile.SoundFile, name: str) -> None:
 
 
 class BlockWriter:
-    """Write a file block by block; it takes its name when the ``with`` ends well and vanishes otherwise (arguments as ``write_audio``)."""
+    """Write a file block by block; it takes its name when the ``with`` ends well and vanishes
+    otherwise (arguments as ``write_audio``).
+    """
 
     def __init__(
-        self, path: str | Path, sample_rate: int, channels: int, subtype: str | None = None, like: AudioInfo | None = None
+        self,
+        path: str | Path,
+        sample_rate: int,
+        channels: int,
+        subtype: str | None = None,
+        like: AudioInfo | None = None,
     ) -> None:
         self.path = Path(path)
         file_format, subtype = _format_for(self.path, subtype, like)
@@ -180,12 +210,16 @@ class BlockWriter:
         self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         with self._clear_errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = soundfile.SoundFile(self._part, "w", sample_rate, channels, subtype, format=file_format)
+            self._file = soundfile.SoundFile(
+                self._part, "w", sample_rate, channels, subtype, format=file_format
+            )
 
     def write(self, block: np.ndarray) -> None:
         """Append ``(frames, channels)``; integer formats clip at +-1."""
         if not np.isfinite(block).all():
-            raise UserError(f"{self.path}: not written, the samples made for it hold NaN or infinity; the model or its input is broken")
+            raise UserError(
+                f"{self.path}: not written, the samples made for it hold NaN or infinity; the model or its input is broken"
+            )
         with self._clear_errors():
             self._file.write(block)
 
@@ -212,11 +246,17 @@ class BlockWriter:
     def _clear_errors(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, AssertionError, soundfile.SoundFileError) as error:  # soundfile asserts that everything was written
+        # soundfile asserts that everything was written
+        except (OSError, AssertionError, soundfile.SoundFileError) as error:
             self._discard()
-            reason = str(error).replace(str(self._part), self.path.name).rstrip(".") or "the disk took less than was written"
+            reason = (
+                str(error).replace(str(self._part), self.path.name).rstrip(".")
+                or "the disk took less than was written"
+            )
             remedy = "free some space, or choose another folder or format"
-            raise UserError(f"{self.path}: cannot be written as {self._kind} ({reason}); {remedy}") from error
+            raise UserError(
+                f"{self.path}: cannot be written as {self._kind} ({reason}); {remedy}"
+            ) from error
 
 
 @contextmanager
@@ -224,27 +264,44 @@ def _opened(handle: io.IOBase, name: str) -> Iterator[soundfile.SoundFile]:
     handle.seek(0)
     try:
         # a descriptor or buffer: the format is found from the content, whatever the name says
-        file = soundfile.SoundFile(handle if isinstance(handle, io.BytesIO) else handle.fileno(), closefd=False)
+        file = soundfile.SoundFile(
+            handle if isinstance(handle, io.BytesIO) else handle.fileno(), closefd=False
+        )
     except soundfile.SoundFileError as error:
         reason = str(error).rsplit(": ", 1)[-1].rstrip(".")
         if "malformed" in reason.lower() or "lost sync" in reason or "WAV/W64" in str(error):
-            raise UserError(f"{name}: damaged or truncated ({reason}); fetch or export it again") from error
-        raise UserError(f"{name}: not an audio file that can be read here; convert it to WAV, FLAC, OGG, MP3 or AIFF") from error
+            raise UserError(
+                f"{name}: damaged or truncated ({reason}); fetch or export it again"
+            ) from error
+        raise UserError(
+            f"{name}: not an audio file that can be read here; convert it to WAV, FLAC, OGG, MP3 or AIFF"
+        ) from error
     with file:
         _check_whole(file, handle, name)
         try:
             yield file
         except soundfile.SoundFileError as error:
-            raise UserError(f"{name}: damaged or truncated after {file.tell()} samples; fetch or export it again") from error
+            raise UserError(
+                f"{name}: damaged or truncated after {file.tell()} samples; fetch or export it again"
+            ) from error
 
 
 def _check_whole(file: soundfile.SoundFile, handle: io.IOBase, name: str) -> None:
-    """Compare what the header promises with what is there, where the format tells (FLAC and MP3 tell when they are read)."""
-    claim = re.search(r"(?m)^\s*(?:data|SSND|Data Size|riff)\s*: (\d+) \(should be (\d+)\)", file.extra_info)
+    """Compare what the header promises with what is there, where the format tells (FLAC and MP3
+    tell when they are read).
+    """
+    claim = re.search(
+        r"(?m)^\s*(?:data|SSND|Data Size|riff)\s*: (\d+) \(should be (\d+)\)", file.extra_info
+    )
     # writers into a pipe leave 0 or the largest number in the header, which means "until the end"
     if claim and int(claim[2]) < int(claim[1]) < 0x7FFFF000:
-        raise UserError(f"{name}: truncated, {claim[2]} of {claim[1]} bytes are there; fetch or export it again")
-    claim = re.search(r"Calculated frame count (\d+) does not match value from 'ds64' chunk of (\d+)", file.extra_info)
+        raise UserError(
+            f"{name}: truncated, {claim[2]} of {claim[1]} bytes are there; fetch or export it again"
+        )
+    claim = re.search(
+        r"Calculated frame count (\d+) does not match value from 'ds64' chunk of (\d+)",
+        file.extra_info,
+    )
     if claim and int(claim[1]) < int(claim[2]):
         raise UserError(_truncated(name, int(claim[1]), int(claim[2])))
     if file.format == "OGG" and not _last_page_whole(handle):
@@ -252,7 +309,9 @@ def _check_whole(file: soundfile.SoundFile, handle: io.IOBase, name: str) -> Non
 
 
 def _last_page_whole(handle: io.IOBase) -> bool:
-    """An Ogg page is 27 bytes, a table of segment lengths, and the segments: at most 65307 bytes."""
+    """An Ogg page is 27 bytes, a table of segment lengths, and the segments: at most 65307
+    bytes.
+    """
     if isinstance(handle, io.BytesIO):
         tail = bytes(handle.getbuffer()[-65536:])
     else:
@@ -268,18 +327,27 @@ def _truncated(name: str, there: int, promised: int) -> str:
 
 
 def _mono(
-    file: soundfile.SoundFile, name: str, sample_rate: int | None, start_s: float, duration_s: float | None, silent: str
+    file: soundfile.SoundFile,
+    name: str,
+    sample_rate: int | None,
+    start_s: float,
+    duration_s: float | None,
+    silent: str,
 ) -> np.ndarray:
     least_length(file, name)
     first = round(start_s * file.samplerate)
     if not 0 <= first < file.frames:
-        raise UserError(f"{name}: {file.frames / file.samplerate:.3f} s long, nothing at {start_s:g} s; start earlier")
+        raise UserError(
+            f"{name}: {file.frames / file.samplerate:.3f} s long, nothing at {start_s:g} s; start earlier"
+        )
     if first:
         file.seek(first)
     count = file.frames if duration_s is None else max(1, round(duration_s * file.samplerate))
     wave = read_frames(file, name, count).mean(axis=1, dtype=np.float32)
     if silent == "error" and is_silent(wave):
-        raise UserError(f"{name}: silent (nothing above -80 dBFS); remove it or give another recording")
+        raise UserError(
+            f"{name}: silent (nothing above -80 dBFS); remove it or give another recording"
+        )
     return resample(wave, file.samplerate, sample_rate or file.samplerate)
 
 
@@ -292,7 +360,11 @@ def _format_for(path: Path, subtype: str | None, like: AudioInfo | None) -> tupl
         file_format = like.format
     if subtype and not soundfile.check_format(file_format, subtype):
         usable = ", ".join(soundfile.available_subtypes(file_format))
-        raise UserError(f"{path}: {file_format} has no sample format {subtype!r}; use one of {usable}")
+        raise UserError(
+            f"{path}: {file_format} has no sample format {subtype!r}; use one of {usable}"
+        )
     if not subtype and like and soundfile.check_format(file_format, like.subtype):
         subtype = like.subtype
-    return file_format, subtype or ("OPUS" if ending == "OPUS" else soundfile.default_subtype(file_format) or "PCM_16")
+    return file_format, subtype or (
+        "OPUS" if ending == "OPUS" else soundfile.default_subtype(file_format) or "PCM_16"
+    )

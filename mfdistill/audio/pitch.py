@@ -1,4 +1,6 @@
-"""Pitch: tracks by pYIN (Mauch and Dixon, 2014), a melody without its singer as symbols (arXiv 2104.00355), harmonics in Mel bands."""
+"""Pitch: tracks by pYIN (Mauch and Dixon, 2014), a melody without its singer as symbols (arXiv
+2104.00355), harmonics in Mel bands.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +13,28 @@ from mfdistill.audio.mel import LOG_FLOOR
 
 LOWEST_HZ, HIGHEST_HZ = 60.0, 500.0
 PER_OCTAVE = 24
-REACH = 36          # symbols above and below the recording's mean: one and a half octaves
+REACH = 36  # symbols above and below the recording's mean: one and a half octaves
 PITCHES = 2 * REACH + 2
 """Number of symbols; 0 is unvoiced."""
-GAP = 0.03          # of a harmonic's height, left between two
+GAP = 0.03  # of a harmonic's height, left between two
 
 
 def pitch_track(wave: Tensor, stft: StftConfig, n: int) -> Tensor:
     """Pitch of a recording ``(s,)`` in Hz at its ``n`` frames ``(n,)``, 0 where it is unvoiced."""
     import librosa
 
-    size = 1 << (stft.sample_rate // 25).bit_length()                                   # about 50 ms: three periods of the lowest voice
+    # about 50 ms: three periods of the lowest voice
+    size = 1 << (stft.sample_rate // 25).bit_length()
     pitch, voiced, _ = librosa.pyin(
-        wave.detach().cpu().double().numpy(), fmin=LOWEST_HZ, fmax=HIGHEST_HZ, sr=stft.sample_rate, frame_length=size,
-        hop_length=stft.hop, resolution=0.25, n_thresholds=30,                          # in semitones; finer ones take four times as long
+        wave.detach().cpu().double().numpy(),
+        fmin=LOWEST_HZ,
+        fmax=HIGHEST_HZ,
+        sr=stft.sample_rate,
+        frame_length=size,
+        # in semitones; finer ones take four times as long
+        hop_length=stft.hop,
+        resolution=0.25,
+        n_thresholds=30,
     )
     track = torch.from_numpy(np.where(voiced, pitch, 0.0)).float()[:n]
     return torch.nn.functional.pad(track, (0, n - len(track))).to(wave.device)
@@ -37,33 +47,45 @@ def mean_pitch(track: Tensor) -> Tensor:
 
 
 def pitch_symbols(track: Tensor, frames: int) -> Tensor:
-    """Symbols ``(n // frames,)`` of a recording's track ``(n,)``: quarter tones above and below its mean, 0 unvoiced."""
+    """Symbols ``(n // frames,)`` of a recording's track ``(n,)``: quarter tones above and below its
+    mean, 0 unvoiced.
+    """
     count = max(1, len(track) // frames)
-    whole = torch.nn.functional.pad(track, (0, max(0, count * frames - len(track))))[: count * frames].unflatten(0, (count, frames))
+    whole = torch.nn.functional.pad(track, (0, max(0, count * frames - len(track))))[
+        : count * frames
+    ].unflatten(0, (count, frames))
     voiced = (whole > 0).sum(1)
-    height = (whole.clamp(min=1).log2() * (whole > 0)).sum(1) / voiced.clamp(min=1) - mean_pitch(track)
+    height = (whole.clamp(min=1).log2() * (whole > 0)).sum(1) / voiced.clamp(min=1) - mean_pitch(
+        track
+    )
     symbols = (height * PER_OCTAVE).round().clamp(-REACH, REACH).long() + REACH + 1
     return torch.where(2 * voiced >= frames, symbols, torch.zeros_like(symbols))
 
 
 def sung(symbols: Tensor, mean: Tensor) -> Tensor:
-    """Pitch in Hz ``(b, n)`` of symbols ``(b, n)`` in a voice of mean log2 pitch ``(b, 1)``; 0 where unvoiced, or where the mean is 0."""
+    """Pitch in Hz ``(b, n)`` of symbols ``(b, n)`` in a voice of mean log2 pitch ``(b, 1)``; 0
+    where unvoiced, or where the mean is 0.
+    """
     pitch = torch.exp2(mean + (symbols - REACH - 1) / PER_OCTAVE)
     return pitch * ((symbols > 0) & (mean > 0))
 
 
 def harmonics(pitch: Tensor, filterbank: Tensor, stft: StftConfig) -> Tensor:
-    """What the harmonics of a pitch in Hz ``(b, n)`` add to a smooth log-Mel spectrogram ``(b, mels, n)``: the main lobes of a Hann window
-    at every multiple, against a flat spectrum. 0 where the pitch is 0.
+    """What the harmonics of a pitch in Hz ``(b, n)`` add to a smooth log-Mel spectrogram ``(b,
+    mels, n)``: the main lobes of a Hann window at every multiple, against a flat spectrum. 0 where
+    the pitch is 0.
 
     Args:
         filterbank: ``(mels, bins)``.
     """
     hertz = torch.arange(filterbank.shape[1], device=pitch.device) * (stft.sample_rate / stft.n_fft)
     order = hertz[:, None] / pitch[:, None].clamp(min=1)
-    away = (order - order.round()).abs() * pitch[:, None]                                # Hz to the nearest harmonic, (b, bins, n)
+    # Hz to the nearest harmonic, (b, bins, n)
+    away = (order - order.round()).abs() * pitch[:, None]
     width = 2 * stft.sample_rate / stft.n_fft
     lobes = GAP + 0.5 * (1 + torch.cos(torch.pi * away.clamp(max=width) / width))
     lobes = torch.where(pitch[:, None] > 0, lobes, torch.ones_like(lobes))
     filterbank = filterbank.to(lobes)
-    return (filterbank @ lobes).clamp(min=LOG_FLOOR).log() - filterbank.sum(1).clamp(min=LOG_FLOOR).log()[:, None]
+    return (filterbank @ lobes).clamp(min=LOG_FLOOR).log() - filterbank.sum(1).clamp(
+        min=LOG_FLOOR
+    ).log()[:, None]

@@ -13,7 +13,8 @@ LONGEST_S = 2.0  # of a response; EARS-Reverb (arXiv 2406.06185) leaves out room
 
 
 def trim_response(response: np.ndarray, sample_rate: int) -> np.ndarray:
-    """A response ``(s,)`` cut at its largest absolute value, which becomes 1: the direct path comes first, so that nothing is delayed.
+    """A response ``(s,)`` cut at its largest absolute value, which becomes 1: the direct path comes
+    first, so that nothing is delayed.
 
     Raises:
         ValueError: empty, silent or not finite.
@@ -21,14 +22,20 @@ def trim_response(response: np.ndarray, sample_rate: int) -> np.ndarray:
     if response.size == 0 or not np.isfinite(response).all() or not np.abs(response).max() > 0:
         raise ValueError("an impulse response must be finite and not silent")
     direct = int(np.abs(response).argmax())
-    return (response[direct : direct + round(LONGEST_S * sample_rate)] / response[direct]).astype(np.float32)
+    return (response[direct : direct + round(LONGEST_S * sample_rate)] / response[direct]).astype(
+        np.float32
+    )
 
 
-def simulate_response(rng: np.random.Generator, sample_rate: int, rt60_s: tuple[float, float]) -> np.ndarray:
-    """The trimmed response of a random shoebox room by the image-source method (pyroomacoustics; arXiv 1710.04196).
+def simulate_response(
+    rng: np.random.Generator, sample_rate: int, rt60_s: tuple[float, float]
+) -> np.ndarray:
+    """The trimmed response of a random shoebox room by the image-source method (pyroomacoustics;
+    arXiv 1710.04196).
 
-    Sides of 3 to 9 m and 2.4 to 4 m height, source and microphone anywhere at least 0.5 m from the walls and from each other; the walls
-    absorb what Sabine's formula wants for a reverberation time from ``rt60_s``.
+    Sides of 3 to 9 m and 2.4 to 4 m height, source and microphone anywhere at least 0.5 m from the
+    walls and from each other; the walls absorb what Sabine's formula wants for a reverberation time
+    from ``rt60_s``.
 
     Raises:
         UserError: pyroomacoustics is not installed.
@@ -37,7 +44,9 @@ def simulate_response(rng: np.random.Generator, sample_rate: int, rt60_s: tuple[
         import pyroomacoustics  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         hint = "install it (pip install 'mfdistill[reverb]') or name a folder of measured responses with --data.rirs"
-        raise UserError(f"dereverb: rooms are simulated with pyroomacoustics, which is missing; {hint}") from error
+        raise UserError(
+            f"dereverb: rooms are simulated with pyroomacoustics, which is missing; {hint}"
+        ) from error
     room = np.array([rng.uniform(3, 9), rng.uniform(3, 9), rng.uniform(2.4, 4)])
     rt60 = float(rng.uniform(*rt60_s))
     # a large room cannot be as dry as the shortest time: total absorption is the limit
@@ -50,7 +59,12 @@ def simulate_response(rng: np.random.Generator, sample_rate: int, rt60_s: tuple[
         if np.linalg.norm(source - microphone) >= 0.5:
             break
         microphone = rng.uniform(0.5, room - 0.5)
-    box = pyroomacoustics.ShoeBox(room, fs=sample_rate, materials=pyroomacoustics.Material(absorption), max_order=min(order, _ORDER))
+    box = pyroomacoustics.ShoeBox(
+        room,
+        fs=sample_rate,
+        materials=pyroomacoustics.Material(absorption),
+        max_order=min(order, _ORDER),
+    )
     box.add_source(source)
     box.add_microphone(microphone)
     box.compute_rir()

@@ -1,4 +1,6 @@
-"""Speaker embeddings (Resemblyzer, GE2E): unit vectors (256,) whose cosine says how alike two voices are. Its weights ship in its wheel."""
+"""Speaker embeddings (Resemblyzer, GE2E): unit vectors (256,) whose cosine says how alike two
+voices are. Its weights ship in its wheel.
+"""
 
 from __future__ import annotations
 
@@ -27,22 +29,31 @@ class NoVoice(ValueError):
 
 
 def speaker_embedding(wave: Wave, sample_rate: int) -> Wave:
-    """Unit-length embedding (256,) of a waveform (s,), after the package's own level and silence preprocessing.
+    """Unit-length embedding (256,) of a waveform (s,), after the package's own level and silence
+    preprocessing.
 
     Raises:
-        NoVoice: silent, shorter than 0.1 s, or no voice detected. UserError: Resemblyzer is not installed.
+        NoVoice: silent, shorter than 0.1 s, or no voice detected. UserError: Resemblyzer is not
+            installed.
     """
     return _encoder().embed_utterance(_speech(wave, sample_rate))
 
 
 def partial_embeddings(wave: Wave, sample_rate: int, cache: Path | None = None) -> Wave:
-    """Embeddings (p, 256) of the overlapping windows of 1.6 s that ``speaker_embedding`` averages (errors as there).
+    """Embeddings (p, 256) of the overlapping windows of 1.6 s that ``speaker_embedding`` averages
+    (errors as there).
 
     Args:
-        cache: folder in which results are kept by content (see ``cache_folder``); None computes anew.
+        cache: folder in which results are kept by content (see ``cache_folder``); None computes
+            anew.
     """
     wave = np.ascontiguousarray(wave, dtype=np.float32)
-    file = None if cache is None else cache / f"{hashlib.sha256(wave.tobytes() + str(sample_rate).encode()).hexdigest()[:32]}.npy"
+    file = (
+        None
+        if cache is None
+        else cache
+        / f"{hashlib.sha256(wave.tobytes() + str(sample_rate).encode()).hexdigest()[:32]}.npy"
+    )
     if file is not None and file.is_file():
         return np.load(file, allow_pickle=False)
     _, parts, _ = _encoder().embed_utterance(_speech(wave, sample_rate), return_partials=True)
@@ -56,14 +67,18 @@ def partial_embeddings(wave: Wave, sample_rate: int, cache: Path | None = None) 
 
 
 def joined(parts: Wave) -> Wave:
-    """The embedding of a stretch of speech from those of its windows (p, 256): their mean at unit length."""
+    """The embedding of a stretch of speech from those of its windows (p, 256): their mean at unit
+    length.
+    """
     mean = parts.mean(0)
     return mean / np.linalg.norm(mean)
 
 
 def cache_folder() -> Path:
     """Where speaker embeddings are kept: ``$XDG_CACHE_HOME/mfdistill/speakers``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mfdistill" / "speakers"
+    return (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mfdistill" / "speakers"
+    )
 
 
 def _speech(wave: Wave, sample_rate: int) -> Wave:
@@ -90,12 +105,15 @@ def _package() -> Any:
     except ImportError as error:
         missing = (error.name or "resemblyzer").split(".")[0]
         install = {"pkg_resources": "setuptools<81"}.get(missing, missing)
-        raise UserError(f"speaker embedding: the package '{missing}' is not installed; pip install '{install}'") from error
+        raise UserError(
+            f"speaker embedding: the package '{missing}' is not installed; pip install '{install}'"
+        ) from error
 
 
 @functools.cache
 def _encoder() -> Any:
     import torch
 
-    with torch.random.fork_rng(devices=[]):  # building it draws initial weights: the caller's random state must not notice
+    # building it draws initial weights: the caller's random state must not notice
+    with torch.random.fork_rng(devices=[]):
         return _package().VoiceEncoder(device="cpu", verbose=False).eval()

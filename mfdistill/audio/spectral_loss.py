@@ -1,4 +1,6 @@
-"""How far two signals are apart in magnitude, whatever their phases: a differentiable loss over several resolutions."""
+"""How far two signals are apart in magnitude, whatever their phases: a differentiable loss over
+several resolutions.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +12,16 @@ FLOOR = 1e-3
 
 
 def spectral_loss(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
-    """Multi-resolution STFT loss (Parallel WaveGAN, arXiv 1910.11480, eqs. 4-6): spectral convergence plus mean log-magnitude difference.
+    """Multi-resolution STFT loss (Parallel WaveGAN, arXiv 1910.11480, eqs. 4-6): spectral
+    convergence plus mean log-magnitude difference.
 
     Args:
         estimate, reference: (b, samples), of the same level; sample_rate: Hz.
 
     Returns:
-        (b,) mean over Hann windows of 16, 32 and 64 ms, a quarter of them apart. Magnitudes of a unit-power signal are about 1;
-        the log starts at 1e-3 of that, so that silence weighs nothing.
+        (b,) mean over Hann windows of 16, 32 and 64 ms, a quarter of them apart. Magnitudes of a
+        unit-power signal are about 1; the log starts at 1e-3 of that, so that silence weighs
+        nothing.
     """
     parts = []
     for seconds in WINDOWS_S:
@@ -30,5 +34,8 @@ def spectral_loss(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tens
 
 def _magnitude(wave: Tensor, size: int) -> Tensor:
     window = torch.hann_window(size, dtype=wave.dtype, device=wave.device)
-    z = torch.stft(wave, size, size // 4, window=window, normalized=False, return_complex=True) / window.norm()
+    z = (
+        torch.stft(wave, size, size // 4, window=window, normalized=False, return_complex=True)
+        / window.norm()
+    )
     return (z.real.square() + z.imag.square() + FLOOR**2).sqrt()

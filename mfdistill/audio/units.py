@@ -1,8 +1,9 @@
-"""Discrete speech units: residual k-means over cepstra whose mean and spread over the recording were taken out, so that little of the voice
-is left.
+"""Discrete speech units: residual k-means over cepstra whose mean and spread over the recording
+were taken out, so that little of the voice is left.
 
-A unit lasts ``frames`` Mel frames (two of 16 ms: 31.25 units per second) and has a code of every level; the first says most, each other
-what those before it left. Stand-ins for the speech tokens of CosyVoice, learnt from the corpus in seconds; they are not phonemes.
+A unit lasts ``frames`` Mel frames (two of 16 ms: 31.25 units per second) and has a code of every
+level; the first says most, each other what those before it left. Stand-ins for the speech tokens of
+CosyVoice, learnt from the corpus in seconds; they are not phonemes.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ DIM = 2 * COEFFICIENTS
 
 
 def unit_features(log_mel: Tensor, frames: int) -> Tensor:
-    """``(n // frames, DIM)`` features of one recording's log-Mel spectrogram ``(mels, n)``: cepstra 0 to 19, averaged over ``frames``
-    frames (the last unit takes the rest), at mean 0 and deviation 1 over the recording, and half their change to the next unit."""
+    """``(n // frames, DIM)`` features of one recording's log-Mel spectrogram ``(mels, n)``: cepstra
+    0 to 19, averaged over ``frames`` frames (the last unit takes the rest), at mean 0 and deviation
+    1 over the recording, and half their change to the next unit.
+    """
     mels, n = log_mel.shape
-    cepstra = (cosines(mels).to(log_mel) @ log_mel).T                                   # (n, coefficients)
+    # (n, coefficients)
+    cepstra = (cosines(mels).to(log_mel) @ log_mel).T
     owner = (torch.arange(n, device=log_mel.device) // frames).clamp(max=max(0, n // frames - 1))
     count = int(owner[-1]) + 1
     sums = cepstra.new_zeros(count, COEFFICIENTS).index_add_(0, owner, cepstra)
@@ -42,28 +46,34 @@ def cosines(mels: int) -> Tensor:
 
 
 def coarse_log_mel(centres: Tensor, log_mel: Tensor, given: Tensor) -> Tensor:
-    """What units say about a log-Mel spectrogram in the voice of a prompt: their cepstra (the centres of their clusters) at the prompt's
-    mean and deviation, as a smooth spectrogram ``(b, mels, n)``.
+    """What units say about a log-Mel spectrogram in the voice of a prompt: their cepstra (the
+    centres of their clusters) at the prompt's mean and deviation, as a smooth spectrogram ``(b,
+    mels, n)``.
 
     Args:
-        centres: ``(b, n, DIM)``, of each frame's unit. log_mel: ``(b, mels, n)``, read where ``given (b, 1, n)`` is 1.
+        centres: ``(b, n, DIM)``, of each frame's unit. log_mel: ``(b, mels, n)``, read where
+            ``given (b, 1, n)`` is 1.
     """
     basis = cosines(log_mel.shape[1]).to(log_mel)
     cepstra, count = basis @ log_mel, given.sum(-1, keepdim=True).clamp(min=1)
     mean = (cepstra * given).sum(-1, keepdim=True) / count
     deviation = ((cepstra - mean).square() * given).sum(-1, keepdim=True).div(count).sqrt()
-    return smooth(centres[..., :COEFFICIENTS].transpose(1, 2).to(log_mel) * deviation + mean, log_mel.shape[1])
+    return smooth(
+        centres[..., :COEFFICIENTS].transpose(1, 2).to(log_mel) * deviation + mean, log_mel.shape[1]
+    )
 
 
 def smooth(cepstra: Tensor, mels: int) -> Tensor:
-    """``(b, mels, n)`` from its first cepstra ``(b, COEFFICIENTS, n)``: the inverse of the cosines, cut off."""
+    """``(b, mels, n)`` from its first cepstra ``(b, COEFFICIENTS, n)``: the inverse of the cosines,
+    cut off.
+    """
     halved = torch.cat([cepstra[:, :1] / 2, cepstra[:, 1:]], 1)
     return cosines(mels).to(cepstra).T @ halved * (2 / mels)
 
 
 def learn_units(features: Tensor, count: int, levels: int = 1, seed: int = 0) -> Tensor:
-    """Codebooks ``(levels, count, DIM)`` by scikit-learn's k-means over ``features (m, DIM)``; those after the first know nothing of
-    changes, and are 0 there.
+    """Codebooks ``(levels, count, DIM)`` by scikit-learn's k-means over ``features (m, DIM)``;
+    those after the first know nothing of changes, and are 0 there.
 
     Raises:
         UserError: fewer feature vectors than units.
@@ -71,10 +81,14 @@ def learn_units(features: Tensor, count: int, levels: int = 1, seed: int = 0) ->
     from sklearn.cluster import MiniBatchKMeans
 
     if len(features) < count:
-        raise UserError(f"--units {count}: the corpus gives only {len(features)} unit frames; ask for fewer units or add speech")
+        raise UserError(
+            f"--units {count}: the corpus gives only {len(features)} unit frames; ask for fewer units or add speech"
+        )
     books: list[Tensor] = []
     for level in range(levels):
-        model = MiniBatchKMeans(count, batch_size=4096, n_init="auto", max_iter=60, random_state=seed + level)
+        model = MiniBatchKMeans(
+            count, batch_size=4096, n_init="auto", max_iter=60, random_state=seed + level
+        )
         model.fit(features.double().numpy())
         books.append(torch.from_numpy(np.asarray(model.cluster_centers_)).float())
         _, features = _nearest(features, books[-1])
@@ -82,7 +96,9 @@ def learn_units(features: Tensor, count: int, levels: int = 1, seed: int = 0) ->
 
 
 def nearest_units(features: Tensor, codebook: Tensor) -> Tensor:
-    """The nearest codes of each of ``features (m, DIM)``, level by level, as rows of ``codebook.flatten(0, 1)``: ``(m, levels)``."""
+    """The nearest codes of each of ``features (m, DIM)``, level by level, as rows of
+    ``codebook.flatten(0, 1)``: ``(m, levels)``.
+    """
     found = []
     for level, book in enumerate(codebook.to(features.device)):
         code, features = _nearest(features, book)
@@ -122,4 +138,6 @@ def unpack_codebook(text: str, levels: int) -> Tensor:
         values = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4")
         return torch.from_numpy(values.reshape(levels, -1, DIM).copy())
     except ValueError as error:
-        raise UserError(f"task.codebook: damaged ({error}); restore config.json or train again") from error
+        raise UserError(
+            f"task.codebook: damaged ({error}); restore config.json or train again"
+        ) from error

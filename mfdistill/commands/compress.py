@@ -21,14 +21,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Compress:
-    """Make a smaller student (or teacher, or regression network): its convolutions decoupled and fine-tuned, or eight-bit for CPUs."""
+    """Make a smaller student (or teacher, or regression network): its convolutions decoupled and
+    fine-tuned, or eight-bit for CPUs.
+    """
 
     model: Annotated[str, tyro.conf.arg(metavar="FOLDER")]
     """The model's folder."""
     keep: int | None = None
     """Filters per channel that are kept of each convolution, 1 to 9; 9 changes nothing."""
     int8: bool = False
-    """Weights and activations of the inner layers in eight bits instead; on a model that was decoupled before, too."""
+    """Weights and activations of the inner layers in eight bits instead; on a model that was
+    decoupled before, too.
+    """
     calibration_files: int = 8
     """int8: validation utterances that the ranges of activations are measured on."""
     config: str | None = None
@@ -36,7 +40,9 @@ class Compress:
     data: Corpus = field(default_factory=Corpus)
     """By default what the model was trained on."""
     training: OmitArgPrefixes[TrainConfig] = field(
-        default_factory=lambda: TrainConfig(out="runs/compressed", steps=1000, batch_size=8, lr=5e-4, warmup=20, weight_decay=0.0)
+        default_factory=lambda: TrainConfig(
+            out="runs/compressed", steps=1000, batch_size=8, lr=5e-4, warmup=20, weight_decay=0.0
+        )
     )
     """--keep: of the fine-tuning, in which the smaller network imitates the whole one."""
     valid: OmitArgPrefixes[ValidOptions] = field(default_factory=ValidOptions)
@@ -76,11 +82,20 @@ def run(command: Compress) -> Path:
         raise UserError(f"--model {command.model}: is in eight bits already")
     parent = {"model": command.model, "sha256": digest_tensors(model.module.state_dict())}
     kept = ("role", "task", "schedule", "schedules", "interval", "predictor")
-    config = {key: model.config[key] for key in kept if key in model.config} | {"parent": parent, "data": to_dict(command.data)}
-    return _int8(command, model, section, config) if command.int8 else _decoupled(command, model, section, config)
+    config = {key: model.config[key] for key in kept if key in model.config} | {
+        "parent": parent,
+        "data": to_dict(command.data),
+    }
+    return (
+        _int8(command, model, section, config)
+        if command.int8
+        else _decoupled(command, model, section, config)
+    )
 
 
-def _decoupled(command: Compress, model: Any, section: dict[str, Any], config: dict[str, Any]) -> Path:
+def _decoupled(
+    command: Compress, model: Any, section: dict[str, Any], config: dict[str, Any]
+) -> Path:
     from mfdistill.commands.training import launch
     from mfdistill.data import open_train
     from mfdistill.distill.logs import say
@@ -98,14 +113,26 @@ def _decoupled(command: Compress, model: Any, section: dict[str, Any], config: d
     freeze_norms(module)
     before, after = (sum(p.numel() for p in part.parameters()) for part in (model.module, module))
     if accelerator.is_main_process:
-        say(f"{command.model}: {before:,} parameters, {after:,} with {command.keep} filters per channel")
+        say(
+            f"{command.model}: {before:,} parameters, {after:,} with {command.keep} filters per channel"
+        )
     objective = ImitationObjective(module, model.module, model.task.path, model.role, training.seed)
     dataset = open_train(command.data, model.task.degradation, model.task.sample_rate)
     config |= {
         "network": section, "objective": {"name": "imitation", "keep": command.keep}, "valid": to_dict(command.valid),
     }  # fmt: skip
     after_it = f"compress --model {training.out} --int8, or evaluate"
-    return launch(objective, model.task, dataset, command.data, training, command.valid, config, accelerator, after_it)
+    return launch(
+        objective,
+        model.task,
+        dataset,
+        command.data,
+        training,
+        command.valid,
+        config,
+        accelerator,
+        after_it,
+    )
 
 
 def _int8(command: Compress, model: Any, section: dict[str, Any], config: dict[str, Any]) -> Path:
@@ -120,20 +147,39 @@ def _int8(command: Compress, model: Any, section: dict[str, Any], config: dict[s
 
     out = Path(command.training.out)
     if out.exists() and any(out.iterdir()) and not command.training.overwrite:
-        raise UserError(f"{out}: already holds files; --overwrite replaces the model, or name another --out")
-    utterances = open_eval(command.data, "valid", model.task.degradation, model.task.sample_rate, limit=command.calibration_files)
+        raise UserError(
+            f"{out}: already holds files; --overwrite replaces the model, or name another --out"
+        )
+    utterances = open_eval(
+        command.data,
+        "valid",
+        model.task.degradation,
+        model.task.sample_rate,
+        limit=command.calibration_files,
+    )
 
     def use(network: nn.Module) -> None:
         module = with_inner(model.module, network)
         sampled = endpoint(model.role, module, model.task)
         for i in range(len(utterances)):
-            restore(model.task, sampled, utterances[i]["degraded"], 5 if model.role == "teacher" else None, 0, i)
+            restore(
+                model.task,
+                sampled,
+                utterances[i]["degraded"],
+                5 if model.role == "teacher" else None,
+                0,
+                i,
+            )
             if model.role == "student":
                 restore(model.task, sampled, utterances[i]["degraded"], 1, 0, i)
 
     network, names = quantize(inner(model.module), use)
     section["int8"] = names
-    config |= {"network": section, "objective": {"name": "int8"}, "training": dict(model.config.get("training") or {})}
+    config |= {
+        "network": section,
+        "objective": {"name": "int8"},
+        "training": dict(model.config.get("training") or {}),
+    }
     tensors = with_inner(model.module, network).state_dict()
     save_folder(out, with_predictor(tensors, model.task), config)
     write_text(out / "README.md", model_card(config))

@@ -24,24 +24,32 @@ Tasks = Literal["enhance", "dereverb", "codec", "bandwidth", "vocode", "phase"]
 
 @dataclass(frozen=True)
 class Degrade:
-    """Make a task's degraded speech of clean speech: a file of a file, or of a folder a corpus of pairs OUT/{clean,noisy} for --data OUT.
+    """Make a task's degraded speech of clean speech: a file of a file, or of a folder a corpus of
+    pairs OUT/{clean,noisy} for --data OUT.
 
     What is made of a recording depends on --seed and on its name alone.
     """
 
     task: Positional[Annotated[Tasks, tyro.conf.arg(metavar="TASK")]]
-    """enhance (noise), dereverb, codec, bandwidth, or vocode and phase (what is left without the phase)."""
+    """enhance (noise), dereverb, codec, bandwidth, or vocode and phase (what is left without the
+    phase).
+    """
     source: Positional[Annotated[str, tyro.conf.arg(metavar="IN")]]
-    """An audio file; or a folder, whose splits are kept ('clean/train/...' or 'train/...'; what lies in 'noise', 'noisy' and 'rir' is no
-    speech)."""
+    """An audio file; or a folder, whose splits are kept ('clean/train/...' or 'train/...'; what
+    lies in 'noise', 'noisy' and 'rir' is no speech).
+    """
     target: Positional[Annotated[str, tyro.conf.arg(metavar="OUT")]]
     sample_rate: int = 16000
     """Hz, of what is written."""
     noise: str | None = None
-    """enhance: folder of noises, or 'embedded' for synthetic ones; by default the folder 'noise' in IN."""
+    """enhance: folder of noises, or 'embedded' for synthetic ones; by default the folder 'noise' in
+    IN.
+    """
     snr_db: tuple[float, float] = (0.0, 15.0)
     rirs: str | None = None
-    """dereverb: folder of room impulse responses, or 'simulated' (pyroomacoustics); by default the folder 'rir' in IN, else simulated."""
+    """dereverb: folder of room impulse responses, or 'simulated' (pyroomacoustics); by default the
+    folder 'rir' in IN, else simulated.
+    """
     rt60_s: tuple[float, float] | None = None
     """Reverberation times of simulated rooms; by default 0.2 to 0.8."""
     codec: CodecName = "opus"
@@ -66,7 +74,8 @@ def run(command: Degrade) -> int:
 
     try:
         return _degrade(command)
-    except UserError as error:  # options of training data have the same names here, without the prefix
+    # options of training data have the same names here, without the prefix
+    except UserError as error:
         raise UserError(str(error).replace("--data.", "--")) from error
 
 
@@ -96,7 +105,9 @@ def _degrade(command: Degrade) -> int:
     made, failed = 0, []
     with progress(len(files), "files", True) as tell:
         for name, file in sorted(files.items()):
-            clean_file, noisy_file = (target / part / f"{name}.{command.format}" for part in ("clean", "noisy"))
+            clean_file, noisy_file = (
+                target / part / f"{name}.{command.format}" for part in ("clean", "noisy")
+            )
             tell(name, 1)
             if noisy_file.exists() and clean_file.exists() and not command.overwrite:
                 continue
@@ -111,13 +122,19 @@ def _degrade(command: Degrade) -> int:
             write_audio(clean_file, clean, command.sample_rate)
             write_audio(noisy_file, degraded, command.sample_rate)
             made += 1
-    say(f"{target}: {made} pairs written, {len(files) - made - len(failed)} were there already; use them with --data {target}")
+    say(
+        f"{target}: {made} pairs written, {len(files) - made - len(failed)} were there already; use them with --data {target}"
+    )
     if failed:
-        raise UserError(f"{source}: {len(failed)} of {len(files)} files could not be read ({failed[0]}, ...); see above")
+        raise UserError(
+            f"{source}: {len(failed)} of {len(files)} files could not be read ({failed[0]}, ...); see above"
+        )
     return made
 
 
-def _pair(command: Degrade, config: DataConfig, file: Path, name: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+def _pair(
+    command: Degrade, config: DataConfig, file: Path, name: str, split: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Clean and degraded, at levels that no file format clips."""
     import numpy as np
     import torch
@@ -139,7 +156,9 @@ def _pair(command: Degrade, config: DataConfig, file: Path, name: str, split: st
 
 
 @lru_cache(maxsize=8)
-def _degradation(config: DataConfig, kind: Kind, split: str, sample_rate: int) -> Degradation | None:
+def _degradation(
+    config: DataConfig, kind: Kind, split: str, sample_rate: int
+) -> Degradation | None:
     """Opened once for all files of a split."""
     from mfdistill.data.degradations import open_degradation
 
@@ -159,8 +178,16 @@ def _speech(source: Path, target: Path) -> dict[str, Path]:
     named: dict[str, Path] = {}
     for file in sorted(root.rglob("*")):
         inside = file.relative_to(root)
-        aside = inside.parts[0] in ("noise", "noisy", "rir") or target.resolve() in file.resolve().parents
-        if aside or file.suffix.lower() not in AUDIO_SUFFIXES or file.name.startswith(".") or not file.is_file():
+        aside = (
+            inside.parts[0] in ("noise", "noisy", "rir")
+            or target.resolve() in file.resolve().parents
+        )
+        if (
+            aside
+            or file.suffix.lower() not in AUDIO_SUFFIXES
+            or file.name.startswith(".")
+            or not file.is_file()
+        ):
             continue
         name = inside.with_suffix("").as_posix()
         if name in named:

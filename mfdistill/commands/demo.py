@@ -22,7 +22,9 @@ from mfdistill.search.config import SearchConfig
 
 @dataclass(frozen=True)
 class Demo:
-    """The whole chain on the embedded corpus in minutes: teacher, student, search, evaluation; ends with a table, a figure, WAV files."""
+    """The whole chain on the embedded corpus in minutes: teacher, student, search, evaluation; ends
+    with a table, a figure, WAV files.
+    """
 
     out: str = "runs/demo"
     """Folder of everything; a demo that was stopped goes on where it was."""
@@ -39,7 +41,8 @@ def run(command: Demo) -> list[dict[str, Any]]:
     """Run the chain; returns the rows of the table.
 
     Raises:
-        UserError: bad options, or espeakng-loader is missing. Interrupted: stopped by a signal, after saving.
+        UserError: bad options, or espeakng-loader is missing. Interrupted: stopped by a signal,
+            after saving.
     """
     from mfdistill.commands import evaluate, os3_search, student_distill, teacher_train
     from mfdistill.commands.plan import AFTER_S, BATCH, BEFORE_S, make_plan, plan_student
@@ -48,7 +51,9 @@ def run(command: Demo) -> list[dict[str, Any]]:
 
     least = (BEFORE_S + AFTER_S) / 60
     if command.minutes <= least:
-        raise UserError(f"--minutes {command.minutes:g}: what surrounds the training takes {least:.1f} minutes; give more")
+        raise UserError(
+            f"--minutes {command.minutes:g}: what surrounds the training takes {least:.1f} minutes; give more"
+        )
     began = time.monotonic()
     out, data = Path(command.out), command.data
     teacher, student = str(out / "teacher"), str(out / "student")
@@ -65,7 +70,9 @@ def run(command: Demo) -> list[dict[str, Any]]:
 
     valid = ValidOptions(valid_files=4, valid_metrics=("pesq",))
     plan = make_plan(command)
-    tell(f"1 of 4, a teacher; {plan['steps']['teacher']} updates fit into {command.minutes:g} minutes on this machine")
+    tell(
+        f"1 of 4, a teacher; {plan['steps']['teacher']} updates fit into {command.minutes:g} minutes on this machine"
+    )
     teacher_train.run(
         TeacherTrain(
             task=command.task,
@@ -88,10 +95,26 @@ def run(command: Demo) -> list[dict[str, Any]]:
         )
     )
     tell("3 of 4, O3S search")
-    os3_search.run(OS3Search(student=student, data=data, search=SearchConfig(nfe=2, metric="pesq", limit=6, iterations=4)))
+    os3_search.run(
+        OS3Search(
+            student=student,
+            data=data,
+            search=SearchConfig(nfe=2, metric="pesq", limit=6, iterations=4),
+        )
+    )
     tell("4 of 4, evaluation")
     metrics = ("pesq", "estoi", "lsd", "spksim")
     results = str(out / "evaluation")
-    rows = evaluate.run(Evaluate(student=student, teacher=teacher, out=results, limit=8, audio=2, data=data, metrics=metrics))
+    rows = evaluate.run(
+        Evaluate(
+            student=student,
+            teacher=teacher,
+            out=results,
+            limit=8,
+            audio=2,
+            data=data,
+            metrics=metrics,
+        )
+    )
     tell(f"done; look at {results}/quality.png, listen to {results}/audio")
     return rows

@@ -21,7 +21,8 @@ def run_foreign(command: StudentDistill, teacher: Any, accelerator: Any) -> Path
     """Distil a Mel flow; returns the run's folder.
 
     Raises:
-        UserError: bad options, a preset of another system, data, vocabulary or front end. Interrupted: stopped by a signal, after saving.
+        UserError: bad options, a preset of another system, data, vocabulary or front end.
+            Interrupted: stopped by a signal, after saving.
     """
     from mfdistill.commands.training import finish
     from mfdistill.commands.tts_options import SYSTEMS, check_preset
@@ -40,12 +41,19 @@ def run_foreign(command: StudentDistill, teacher: Any, accelerator: Any) -> Path
     training, options, guidance = command.training, command.tts, command.guidance
     check_preset(command.preset, teacher.task.config.name, str(command.teacher))
     if command.data.source == "embedded":
-        raise UserError(f"--data: needed for a teacher of kind {teacher.task.config.name}: a folder of speech with texts or tokens "
-                        "(layout: docs/foreign-tts.md)")
+        raise UserError(
+            f"--data: needed for a teacher of kind {teacher.task.config.name}: a folder of speech with texts or tokens "
+            "(layout: docs/foreign-tts.md)"
+        )
     if command.causal:
-        raise UserError("--causal: not for teachers of other systems; CosyVoice's stream as they are (--tts.streaming-share)")
+        raise UserError(
+            "--causal: not for teachers of other systems; CosyVoice's stream as they are (--tts.streaming-share)"
+        )
     task: ForeignTask = foreign_task(
-        teacher.task.config.name, teacher.task.config.mel.n_mels, mel_mean=options.mel_mean, mel_std=options.mel_std
+        teacher.task.config.name,
+        teacher.task.config.mel.n_mels,
+        mel_mean=options.mel_mean,
+        mel_std=options.mel_std,
     )
     told = guidance.range
     set_guidance(teacher, guidance.strength, told, guidance.rule, str(command.teacher))
@@ -54,24 +62,44 @@ def run_foreign(command: StudentDistill, teacher: Any, accelerator: Any) -> Path
         "guidance_strength": None if told else teacher.guidance_strength,
         **({"sizes": command.sizes} if command.sizes else {}),
     }  # fmt: skip
-    student = Student.from_teacher(teacher, command.nfe, parent, command.interval, guidance_input=None if told is None else told[1])
+    student = Student.from_teacher(
+        teacher,
+        command.nfe,
+        parent,
+        command.interval,
+        guidance_input=None if told is None else told[1],
+    )
     student.task = task
     if command.checkpoint_activations:
         recompute_activations(student.network)
     settings: Any = getattr(command, command.objective)
     if getattr(settings, "spectral", 0.0):
-        raise UserError("--integral.spectral: compares waveforms, which this student does not make; leave it out")
+        raise UserError(
+            "--integral.spectral: compares waveforms, which this student does not make; leave it out"
+        )
     if options.data_free:
         if command.objective != "integral":
-            raise UserError(f"--objective {command.objective}: needs recordings; with --tts.data-free take --objective integral")
+            raise UserError(
+                f"--objective {command.objective}: needs recordings; with --tts.data-free take --objective integral"
+            )
         settings = replace(settings, state="rollout")
     vocabulary = open_vocabulary(command, teacher) if task.frames_first else None
     front = open_front(command, teacher, accelerator.device)
     ratio = 1 if task.config.name == "matcha" else 2 if front is None else front.ratio
-    sets = [TTSSet(command.data.source, options, task, vocabulary, ratio, training.seed, split) for split in ("train", "valid")]
-    chunks = task.config.name.startswith("cosyvoice") and getattr(teacher.network.config, "static_chunk_size", 0) > 0
-    batches = ForeignBatches(task, front, options.streaming_share if chunks else 0.0, told, training.seed)
-    objective = OBJECTIVES[command.objective][1](student, teacher, task.path, settings, training.seed)
+    sets = [
+        TTSSet(command.data.source, options, task, vocabulary, ratio, training.seed, split)
+        for split in ("train", "valid")
+    ]
+    chunks = (
+        task.config.name.startswith("cosyvoice")
+        and getattr(teacher.network.config, "static_chunk_size", 0) > 0
+    )
+    batches = ForeignBatches(
+        task, front, options.streaming_share if chunks else 0.0, told, training.seed
+    )
+    objective = OBJECTIVES[command.objective][1](
+        student, teacher, task.path, settings, training.seed
+    )
     model_config = {
         **student.config, "objective": {"name": command.objective, **to_dict(settings)}, "data": to_dict(command.data),
         "tts": to_dict(options), "guidance": to_dict(guidance), "valid": to_dict(command.valid),
@@ -81,37 +109,68 @@ def run_foreign(command: StudentDistill, teacher: Any, accelerator: Any) -> Path
     if command.valid.valid_files > 0:
         raws = valid_batches(sets[1], command.valid.valid_files, training.batch_size)
         teacher.to(accelerator.device)
-        validate = make_foreign_validate(objective, batches, raws, command.valid.valid_nfe, training.seed)
+        validate = make_foreign_validate(
+            objective, batches, raws, command.valid.valid_nfe, training.seed
+        )
     if accelerator.is_main_process:
         params = sum(p.numel() for p in objective.parameters() if p.requires_grad)
-        say(f"student of {task.config.name}, {params / 1e6:.2f} M parameters, guidance "
-            + (f"told, {told[0]:g} to {told[1]:g}" if told else f"{teacher.guidance_strength:g}, learnt") + f", on {accelerator.device}")
+        say(
+            f"student of {task.config.name}, {params / 1e6:.2f} M parameters, guidance "
+            + (
+                f"told, {told[0]:g} to {told[1]:g}"
+                if told
+                else f"{teacher.guidance_strength:g}, learnt"
+            )
+            + f", on {accelerator.device}"
+        )
         say(f"data {command.data.source}: {sets[0].summary}")
         if command.preset is None and training.lr > 1e-4:
-            fitting = next((f"--preset {name} takes" for name, kinds in SYSTEMS.items() if task.config.name in kinds), "take for example")
+            fitting = next(
+                (
+                    f"--preset {name} takes"
+                    for name, kinds in SYSTEMS.items()
+                    if task.config.name in kinds
+                ),
+                "take for example",
+            )
             say(f"--lr {training.lr:g} is much for a pretrained network; {fitting} 2e-5")
-    out = train(objective, sets[0], batches, training, model_config=model_config, validate=validate, accelerator=accelerator)
+    out = train(
+        objective,
+        sets[0],
+        batches,
+        training,
+        model_config=model_config,
+        validate=validate,
+        accelerator=accelerator,
+    )
     if accelerator.is_main_process:
         if front is not None:
             write_tensors(out / FRONT, front.state_dict())
         if vocabulary is not None:
             write_text(out / VOCAB, "\n".join(vocabulary.symbols) + "\n")
         finish(out)
-        say(f"{out}: model.safetensors, config.json, log.jsonl, curves.png, README.md; go on with: mfdistill export {out} ...")
+        say(
+            f"{out}: model.safetensors, config.json, log.jsonl, curves.png, README.md; go on with: mfdistill export {out} ..."
+        )
     return out
 
 
-def set_guidance(teacher: Any, strength: float | None, told: tuple[float, float] | None, rule: str, where: str) -> None:
+def set_guidance(
+    teacher: Any, strength: float | None, told: tuple[float, float] | None, rule: str, where: str
+) -> None:
     """The teacher's guidance as the options say; ``strength`` None leaves its own.
 
     Raises:
         UserError: a teacher without a null condition.
     """
     if teacher.task.config.name == "matcha" and (strength or told):
-        raise UserError(f"{where}: Matcha-TTS was trained without a null condition, so guidance has no meaning; leave --guidance out")
+        raise UserError(
+            f"{where}: Matcha-TTS was trained without a null condition, so guidance has no meaning; leave --guidance out"
+        )
     teacher.guidance_rule = rule
     if told is not None:
-        teacher.guidance_strength = told[1]  # the null branch is computed; every sample's own strength is in its condition
+        # the null branch is computed; every sample's own strength is in its condition
+        teacher.guidance_strength = told[1]
     elif strength is not None:
         teacher.guidance_strength = strength
 
@@ -125,7 +184,9 @@ def open_vocabulary(command: StudentDistill, teacher: Any) -> Vocabulary:
     place = resolve(str(command.teacher))
     beside = (place if place.is_dir() else place.parent) / VOCAB
     if command.tts.vocab is None and not beside.is_file():
-        raise UserError(f"--tts.vocab: no {VOCAB} beside {command.teacher}; give the one that belongs to this checkpoint")
+        raise UserError(
+            f"--tts.vocab: no {VOCAB} beside {command.teacher}; give the one that belongs to this checkpoint"
+        )
     vocabulary = Vocabulary.read(command.tts.vocab or beside)
     vocabulary.check(teacher.network.config.text_num_embeds)
     return vocabulary
@@ -144,12 +205,16 @@ def open_front(command: StudentDistill, teacher: Any, device: Any) -> TokenFront
     front = load_front(place, device)
     mels = teacher.task.config.mel.n_mels
     if front.spk_embed_affine_layer.out_features != mels:
-        raise UserError(f"{place}: its front end is for {front.spk_embed_affine_layer.out_features} Mel bands, the teacher has {mels}")
+        raise UserError(
+            f"{place}: its front end is for {front.spk_embed_affine_layer.out_features} Mel bands, the teacher has {mels}"
+        )
     return front
 
 
 def valid_batches(dataset: Any, files: int, most: int) -> list[dict[str, Any]]:
-    """The first held-out utterances, ``files`` of them or a few more, as micro-batches of global indices that no training sample has."""
+    """The first held-out utterances, ``files`` of them or a few more, as micro-batches of global
+    indices that no training sample has.
+    """
     raws, number, first = [], 0, 2**31 // most
     while sum(len(raw["index"]) for raw in raws) < min(files, len(dataset.rows)):
         raw = dataset.group(number, most)

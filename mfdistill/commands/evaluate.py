@@ -21,10 +21,14 @@ _WIDE = 140  # columns of a terminal that the whole table fits into
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Compare unprocessed input, teacher, student and regression network on whole utterances: table, JSON, CSV, figure, WAV files."""
+    """Compare unprocessed input, teacher, student and regression network on whole utterances:
+    table, JSON, CSV, figure, WAV files.
+    """
 
     student: str | None = None
-    """The student's folder; steps are equal ones, and searched ones where its config.json has them."""
+    """The student's folder; steps are equal ones, and searched ones where its config.json has
+    them.
+    """
     teacher: str | None = None
     """The teacher's folder; by default the one the student was made from, if it is still there."""
     regression: str | None = None
@@ -38,8 +42,9 @@ class Evaluate:
     teacher_nfe: tuple[int, ...] = (1, 2, 5, 10, 20)
     """Euler steps of the teacher."""
     teacher_solver: tuple[str, ...] = ()
-    """Other solvers of the teacher, each run once from 0 to 1: methods, compositions such as 2xmidpoint+1xeuler@0.2, or folders and
-    files of learned solvers."""
+    """Other solvers of the teacher, each run once from 0 to 1: methods, compositions such as
+    2xmidpoint+1xeuler@0.2, or folders and files of learned solvers.
+    """
     student_nfe: tuple[int, ...] = (1, 2, 3)
     """Equal steps of the student."""
     audio: int = 4
@@ -66,14 +71,19 @@ class Entry:
     @property
     def label(self) -> str:
         number = f"-{self.nfe}" if self.model in ("teacher", "student") else ""
-        return self.model + number + (f"-{self.schedule}" if self.schedule not in ("", "uniform") else "")
+        return (
+            self.model
+            + number
+            + (f"-{self.schedule}" if self.schedule not in ("", "uniform") else "")
+        )
 
 
 def run(command: Evaluate) -> list[dict[str, Any]]:
     """Evaluate as ``command`` says; returns the rows of the table.
 
     Raises:
-        UserError: nothing to evaluate, checkpoints of different tasks, bad data, a metric that is unknown or not installed.
+        UserError: nothing to evaluate, checkpoints of different tasks, bad data, a metric that is
+            unknown or not installed.
     """
     from accelerate import Accelerator
 
@@ -88,25 +98,59 @@ def run(command: Evaluate) -> list[dict[str, Any]]:
     named(command.metrics)
     accelerator = Accelerator()
     task, entries = _entries(command, accelerator.device)
-    utterances = open_eval(command.data, command.split, task.degradation, task.sample_rate, limit=command.limit)
+    utterances = open_eval(
+        command.data, command.split, task.degradation, task.sample_rate, limit=command.limit
+    )
     main = accelerator.is_main_process
     if main:
         what = f"{len(utterances)} utterances of {command.data.source} ({command.split})"
-        say(f"evaluating '{task.config.name}' at {task.sample_rate} Hz: {len(entries)} systems on {what}")
+        say(
+            f"evaluating '{task.config.name}' at {task.sample_rate} Hz: {len(entries)} systems on {what}"
+        )
     rows, details = [], []
     share = -(-len(utterances) // accelerator.num_processes)
-    with scoring_pool(command.workers) as pool, progress(len(entries) * share, "utterances", main) as tell:
+    with (
+        scoring_pool(command.workers) as pool,
+        progress(len(entries) * share, "utterances", main) as tell,
+    ):
         for entry in entries:
             scores, rtf = _score(command, entry, task, utterances, accelerator, pool, tell)
-            about = {"task": task.config.name, "model": entry.model, "nfe": entry.nfe, "schedule": entry.schedule}
-            made = (entry.source.config.get("objective") or {}).get("name") if entry.source is not None else None
+            about = {
+                "task": task.config.name,
+                "model": entry.model,
+                "nfe": entry.nfe,
+                "schedule": entry.schedule,
+            }
+            made = (
+                (entry.source.config.get("objective") or {}).get("name")
+                if entry.source is not None
+                else None
+            )
             rows.append(
                 about
-                | {"objective": made, "network": None if entry.source is None else entry.source.config["network"]["name"]}
-                | {"params": None if entry.source is None else entry.source.params, "split": command.split}
-                | {"sample_rate": task.sample_rate, "pesq_mode": pesq_mode(task.sample_rate), "rtf": rtf, "checkpoint": entry.checkpoint}
+                | {
+                    "objective": made,
+                    "network": None
+                    if entry.source is None
+                    else entry.source.config["network"]["name"],
+                }
+                | {
+                    "params": None if entry.source is None else entry.source.params,
+                    "split": command.split,
+                }
+                | {
+                    "sample_rate": task.sample_rate,
+                    "pesq_mode": pesq_mode(task.sample_rate),
+                    "rtf": rtf,
+                    "checkpoint": entry.checkpoint,
+                }
                 | {"times": list(entry.steps) if isinstance(entry.steps, Sequence) else None}
-                | summarise([{key: value for key, value in row.items() if key != "utterance"} for row in scores])
+                | summarise(
+                    [
+                        {key: value for key, value in row.items() if key != "utterance"}
+                        for row in scores
+                    ]
+                )
             )
             details += [about | row for row in scores]
     if main:
@@ -167,7 +211,13 @@ def _solved(solvers: Sequence[str], teacher: Model, path: str) -> list[Entry]:
 
 
 def _score(
-    command: Evaluate, entry: Entry, task: Task, utterances: Any, accelerator: Any, pool: Any, tell: Callable[[str, float], None]
+    command: Evaluate,
+    entry: Entry,
+    task: Task,
+    utterances: Any,
+    accelerator: Any,
+    pool: Any,
+    tell: Callable[[str, float], None],
 ) -> tuple[list[dict[str, Any]], float | None]:
     """Rows of one system and its real-time factor (measured on the main process)."""
     import torch
@@ -182,7 +232,9 @@ def _score(
         if entry.source is None:
             return task.degrade(wave[None])[0]
         own, text = entry.source.task, text_of(task, utterances[index])
-        return restore(own, entry.source.endpoint, wave, entry.steps, command.seed, index, text=text)
+        return restore(
+            own, entry.source.endpoint, wave, entry.steps, command.seed, index, text=text
+        )
 
     heard = {utterances.names[i] for i in range(min(command.audio, len(utterances)))}
 
@@ -191,12 +243,16 @@ def _score(
         if name in heard:
             write_audio(_wav(command, name, entry.label), wave, task.sample_rate, subtype="FLOAT")
 
-    rows = score_system(system, utterances, command.metrics, task.sample_rate, accelerator, pool, keep, task)
+    rows = score_system(
+        system, utterances, command.metrics, task.sample_rate, accelerator, pool, keep, task
+    )
     rtf = None
     if entry.source is not None and accelerator.is_main_process:
         wave = utterances[0]["degraded"].to(accelerator.device)
         wait = torch.cuda.synchronize if wave.is_cuda else None
-        rtf = measure_rtf(lambda: system(wave, 0), len(wave) / task.sample_rate, repeats=3, synchronise=wait)
+        rtf = measure_rtf(
+            lambda: system(wave, 0), len(wave) / task.sample_rate, repeats=3, synchronise=wait
+        )
     accelerator.wait_for_everyone()
     return rows, rtf
 
@@ -206,7 +262,12 @@ def _wav(command: Evaluate, name: str, label: str) -> Path:
 
 
 def _write(
-    command: Evaluate, task: Task, utterances: Any, rows: list[dict[str, Any]], details: list[dict[str, Any]], entries: Sequence[Entry]
+    command: Evaluate,
+    task: Task,
+    utterances: Any,
+    rows: list[dict[str, Any]],
+    details: list[dict[str, Any]],
+    entries: Sequence[Entry],
 ) -> None:
     from mfdistill.audio.io import write_audio
     from mfdistill.checkpoint import write_text
@@ -216,28 +277,69 @@ def _write(
     out = Path(command.out)
     write_table(out / "evaluation", rows)
     write_table(out / "utterances", details)
-    quality_plot(rows, out / "quality.png", title=f"{task.config.name}, {task.sample_rate} Hz, {rows[0]['n']} utterances")
-    card: Mapping[str, Any] = next((entry.source.config for entry in reversed(entries) if entry.source is not None), {})
+    quality_plot(
+        rows,
+        out / "quality.png",
+        title=f"{task.config.name}, {task.sample_rate} Hz, {rows[0]['n']} utterances",
+    )
+    card: Mapping[str, Any] = next(
+        (entry.source.config for entry in reversed(entries) if entry.source is not None), {}
+    )
     write_text(out / "README.md", model_card(card, rows))
     for item in (utterances[i] for i in range(min(command.audio, len(utterances)))):
-        write_audio(_wav(command, item["name"], "clean"), item["clean"].numpy(), task.sample_rate, subtype="FLOAT")
-    _show(rows, f"{task.config.name}, {task.sample_rate} Hz, {rows[0]['n']} utterances ({command.split}), mean ± 95 % confidence")
-    say(f"{out}: evaluation.csv and .json, utterances.csv and .json, quality.png, README.md" + (", audio/" if command.audio else ""))
+        write_audio(
+            _wav(command, item["name"], "clean"),
+            item["clean"].numpy(),
+            task.sample_rate,
+            subtype="FLOAT",
+        )
+    _show(
+        rows,
+        f"{task.config.name}, {task.sample_rate} Hz, {rows[0]['n']} utterances ({command.split}), mean ± 95 % confidence",
+    )
+    say(
+        f"{out}: evaluation.csv and .json, utterances.csv and .json, quality.png, README.md"
+        + (", audio/" if command.audio else "")
+    )
 
 
 def _show(rows: Sequence[Mapping[str, Any]], title: str) -> None:
-    """The table; a narrow terminal gets it without intervals and with the model's columns in one."""
+    """The table; a narrow terminal gets it without intervals and with the model's columns in
+    one.
+    """
     from rich.console import Console
 
     from mfdistill.report import table
 
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=_WIDE)
-    metrics = [column for column in rows[-1] if f"{column}_ci95" in rows[-1] and column not in ("dnsmos_sig", "dnsmos_bak")]
+    console = (
+        Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=_WIDE)
+    )
+    metrics = [
+        column
+        for column in rows[-1]
+        if f"{column}_ci95" in rows[-1] and column not in ("dnsmos_sig", "dnsmos_bak")
+    ]
     if console.width >= _WIDE:
-        console.print(table(rows, ["model", "nfe", "schedule", "params", "rtf", *metrics], title=title))
+        console.print(
+            table(rows, ["model", "nfe", "schedule", "params", "rtf", *metrics], title=title)
+        )
         return
-    short = [{"system": f"{row['model']} {row['nfe'] or ''} {row['schedule'].replace('uniform', '')}".strip()} | dict(row) for row in rows]
-    plain = [{key: value for key, value in row.items() if not key.endswith("_ci95")} for row in short]
+    short = [
+        {
+            "system": f"{row['model']} {row['nfe'] or ''} {row['schedule'].replace('uniform', '')}".strip()
+        }
+        | dict(row)
+        for row in rows
+    ]
+    plain = [
+        {key: value for key, value in row.items() if not key.endswith("_ci95")} for row in short
+    ]
     console.print(table(plain, ["system", "rtf", *metrics], title=title.split(", mean")[0]))
-    sizes = {row["model"]: f"{row['model']} {row['params'] / 1e6:.2f} M parameters" for row in rows if row["params"]}
-    console.print(f"{', '.join(sizes.values())}; confidence intervals are in evaluation.csv (or widen the terminal)")
+    sizes = {
+        row["model"]: f"{row['model']} {row['params'] / 1e6:.2f} M parameters"
+        for row in rows
+        if row["params"]
+    }
+    console.print(
+        f"{', '.join(sizes.values())}; confidence intervals are in evaluation.csv (or widen the terminal)"
+    )

@@ -31,7 +31,9 @@ class Export:
     target: Positional[Annotated[str, tyro.conf.arg(metavar="OUT")]]
     """File to write."""
     layout: str = "meanflowse"
-    """meanflowse (.ckpt), chatterbox (s3gen_meanflow.safetensors), cosyvoice (flow.pt, of CosyVoice 2 and 3) or f5 (.safetensors, .pt)."""
+    """meanflowse (.ckpt), chatterbox (s3gen_meanflow.safetensors), cosyvoice (flow.pt, of CosyVoice
+    2 and 3) or f5 (.safetensors, .pt).
+    """
     base: str | None = None
     """File of that system whose other tensors go along (chatterbox, cosyvoice)."""
     overwrite: bool = False
@@ -42,13 +44,16 @@ def run(command: Export) -> Path:
     """Export as ``command`` says; returns the file.
 
     Raises:
-        UserError: no such layout, no student, one that the layout cannot hold, or a file that is there already or cannot be written.
+        UserError: no such layout, no student, one that the layout cannot hold, or a file that is
+            there already or cannot be written.
     """
     from mfdistill.distill.logs import say
     from mfdistill.students import load_student
 
     if command.layout not in LAYOUTS:
-        raise UserError(f"--layout {command.layout}: unknown; this version has: {', '.join(LAYOUTS)}")
+        raise UserError(
+            f"--layout {command.layout}: unknown; this version has: {', '.join(LAYOUTS)}"
+        )
     target = Path(command.target)
     if target.exists() and not command.overwrite:
         raise UserError(f"{target}: already there; --overwrite replaces it")

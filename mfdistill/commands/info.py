@@ -21,12 +21,16 @@ from mfdistill.errors import UserError
 
 @dataclass(frozen=True)
 class Info:
-    """What a checkpoint is, or, without one, which versions are installed and what this machine computes on."""
+    """What a checkpoint is, or, without one, which versions are installed and what this machine
+    computes on.
+    """
 
     checkpoint: Positional[str | None] = None
     """A model's folder, or a checkpoint of another system."""
     sizes: str | None = None
-    """JSON file with the sizes of another system's text-to-speech network, where they are not the published ones."""
+    """JSON file with the sizes of another system's text-to-speech network, where they are not the
+    published ones.
+    """
 
 
 def run(command: Info) -> dict[str, str]:
@@ -38,7 +42,9 @@ def run(command: Info) -> dict[str, str]:
     from rich.console import Console
     from rich.table import Table
 
-    facts = _versions() if command.checkpoint is None else describe(command.checkpoint, command.sizes)
+    facts = (
+        _versions() if command.checkpoint is None else describe(command.checkpoint, command.sizes)
+    )
     shown = Table(box=None, show_header=False, pad_edge=False)
     shown.add_column(style="bold", no_wrap=True)
     shown.add_column(overflow="fold")
@@ -49,7 +55,9 @@ def run(command: Info) -> dict[str, str]:
 
 
 def describe(checkpoint: str, sizes: str | None = None) -> dict[str, str]:
-    """Role, task, network, parameters, schedules and history of a model folder, without loading its weights; or of a foreign file."""
+    """Role, task, network, parameters, schedules and history of a model folder, without loading its
+    weights; or of a foreign file.
+    """
     from mfdistill.checkpoint import load_config
 
     if _is_foreign(Path(checkpoint)):
@@ -62,16 +70,25 @@ def describe(checkpoint: str, sizes: str | None = None) -> dict[str, str]:
     config = load_config(checkpoint)
     folder = Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent
     task, training, parent = (config.get(key) or {} for key in ("task", "training", "parent"))
-    stft, network, objective = task.get("stft") or {}, config.get("network") or {}, config.get("objective") or {}
+    stft, network, objective = (
+        task.get("stft") or {},
+        config.get("network") or {},
+        config.get("objective") or {},
+    )
     weights, front = folder / "model.safetensors", config.get("predictor") or {}
     own_count, front_count = parameters(weights) if weights.is_file() else (None, None)
     schedules = {len(config["schedule"]) - 1: config["schedule"]} if config.get("schedule") else {}
     schedules |= {int(nfe): times for nfe, times in (config.get("schedules") or {}).items()}
     searched = config.get("schedules") or {}
-    own: dict[str, Any] = {"kind": config.get("kind") or "", "task": mel_task(task), "path": ""} if "mel" in task else {
-        "task": f"{task.get('name')} at {stft.get('sample_rate')} Hz, STFT {stft.get('n_fft')}/{stft.get('hop')} {stft.get('window')}",
-        "path": f"prior around {task.get('prior_mean')}, {task.get('prior_shape')} spread {task.get('sigma_0')} to {task.get('sigma_1')}",
-    }
+    own: dict[str, Any] = (
+        {"kind": config.get("kind") or "", "task": mel_task(task), "path": ""}
+        if "mel" in task
+        else {
+            "task": f"{task.get('name')} at {stft.get('sample_rate')} Hz, STFT {stft.get('n_fft')}/{stft.get('hop')} {stft.get('window')}",
+            "path": f"prior around {task.get('prior_mean')}, {task.get('prior_shape')} spread "
+            f"{task.get('sigma_0')} to {task.get('sigma_1')}",
+        }
+    )
     facts = {
         "role": str(config.get("role")),
         **own,
@@ -86,12 +103,17 @@ def describe(checkpoint: str, sizes: str | None = None) -> dict[str, str]:
         "parent": listed(parent) if isinstance(parent, Mapping) else str(parent),
     }  # fmt: skip
     for nfe, times in sorted(schedules.items()):
-        facts[f"schedule, {nfe} NFE"] = " ".join(f"{t:.4g}" for t in times) + (" (searched)" if str(nfe) in searched else "")
+        facts[f"schedule, {nfe} NFE"] = " ".join(f"{t:.4g}" for t in times) + (
+            " (searched)" if str(nfe) in searched else ""
+        )
     if "mel" in task:
         from mfdistill.commands.info_foreign import front_end, next_steps
 
         kind, role = str(task.get("name")), str(config.get("role"))
-        facts |= {"front end": front_end(folder, kind), "next": next_steps(checkpoint, kind, role, ours=True)}
+        facts |= {
+            "front end": front_end(folder, kind),
+            "next": next_steps(checkpoint, kind, role, ours=True),
+        }
     return {key: value for key, value in facts.items() if value}
 
 
@@ -108,7 +130,10 @@ def _guidance(config: Mapping[str, Any]) -> str:
     if (largest := config.get("guidance_input")) is not None:
         return f"an input, strength up to {largest:g}"
     parent = config.get("parent")
-    strength = config.get("guidance_strength", parent.get("guidance_strength") if isinstance(parent, Mapping) else None)
+    strength = config.get(
+        "guidance_strength",
+        parent.get("guidance_strength") if isinstance(parent, Mapping) else None,
+    )
     return f"strength {strength:g}" if isinstance(strength, (int, float)) else ""
 
 
@@ -126,7 +151,8 @@ def _predictor(section: Mapping[str, Any], count: int | None) -> str:
 
 
 def parameters(file: Path) -> tuple[int, int]:
-    """Numbers in a safetensors file, from its header alone: of the model, and of the predictor in front of it.
+    """Numbers in a safetensors file, from its header alone: of the model, and of the predictor in
+    front of it.
 
     Raises:
         UserError: damaged.
@@ -136,7 +162,9 @@ def parameters(file: Path) -> tuple[int, int]:
             (size,) = struct.unpack("<Q", handle.read(8))
             header = json.loads(handle.read(size) if size < 2**27 else b"")
     except (OSError, ValueError, struct.error) as error:
-        raise UserError(f"{file}: damaged or no safetensors file ({error}); copy or train it again") from error
+        raise UserError(
+            f"{file}: damaged or no safetensors file ({error}); copy or train it again"
+        ) from error
     counts = [0, 0]
     for name, tensor in header.items():
         if name != "__metadata__":
@@ -147,12 +175,22 @@ def parameters(file: Path) -> tuple[int, int]:
 def _versions() -> dict[str, str]:
     import torch
 
-    facts = {"mfdistill": mfdistill.__version__, "python": platform.python_version(), "torch": torch.__version__}
+    facts = {
+        "mfdistill": mfdistill.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
     for name in ("torchaudio", "accelerate", "safetensors", "datasets", "tyro"):
         facts[name] = _version(name)
-    facts["metrics"] = ", ".join(f"{name} {_version(name)}" for name in ("pesq", "pystoi", "resemblyzer", "speechmos"))
+    facts["metrics"] = ", ".join(
+        f"{name} {_version(name)}" for name in ("pesq", "pystoi", "resemblyzer", "speechmos")
+    )
     facts["embedded corpus"] = "espeakng-loader " + _version("espeakng-loader")
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
     return facts | {"computes on": device}
 
 

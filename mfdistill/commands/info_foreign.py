@@ -8,7 +8,8 @@ from typing import Any
 
 
 def describe_foreign(checkpoint: str, sizes: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """Kind, role, task, network and parameters of another system's checkpoint, and for text-to-speech flows what can be done with it.
+    """Kind, role, task, network and parameters of another system's checkpoint, and for
+    text-to-speech flows what can be done with it.
 
     Args:
         sizes: of a network whose file does not hold them, where they are not the published ones.
@@ -27,7 +28,9 @@ def describe_foreign(checkpoint: str, sizes: Mapping[str, Any] | None = None) ->
     if kind in (*FOREIGN_TASKS, "chatterbox"):
         return describe_mel_flow(place, kind, sizes)
     if sizes is not None:
-        raise UserError(f"--sizes: is for text-to-speech flows, and {checkpoint} is of kind {kind}; leave it out")
+        raise UserError(
+            f"--sizes: is for text-to-speech flows, and {checkpoint} is of kind {kind}; leave it out"
+        )
     model = open_model(checkpoint)
     stft, network = model.task.config.stft, model.config["network"]
     facts = {
@@ -40,7 +43,9 @@ def describe_foreign(checkpoint: str, sizes: Mapping[str, Any] | None = None) ->
         "parameters": f"{model.params:,}",
     }
     if model.config.get("schedule"):
-        facts[f"schedule, {len(model.config['schedule']) - 1} NFE"] = " ".join(f"{t:.4g}" for t in model.config["schedule"])
+        facts[f"schedule, {len(model.config['schedule']) - 1} NFE"] = " ".join(
+            f"{t:.4g}" for t in model.config["schedule"]
+        )
     return facts
 
 
@@ -55,7 +60,9 @@ def describe_mel_flow(place: Path, kind: str, sizes: Mapping[str, Any] | None) -
     from mfdistill.teachers.mel_flow import MIXER, checkpoint_file
 
     file = checkpoint_of(place) if kind in ("f5", "f5-unett") else checkpoint_file(place)
-    role = "student" if any(name.endswith(MIXER) for name in read_foreign(file).names()) else "teacher"
+    role = (
+        "student" if any(name.endswith(MIXER) for name in read_foreign(file).names()) else "teacher"
+    )
     model: Any = (load_student if role == "student" else load_teacher)(place, kind, config=sizes)
     network = model.config["network"]
     facts = {
@@ -69,7 +76,9 @@ def describe_mel_flow(place: Path, kind: str, sizes: Mapping[str, Any] | None) -
     }
     if role == "student":
         times = " ".join(f"{t:.4g}" for t in model.schedule)
-        facts[f"schedule, {len(model.schedule) - 1} NFE"] = f"{times} (the usual one; the file holds none)"
+        facts[f"schedule, {len(model.schedule) - 1} NFE"] = (
+            f"{times} (the usual one; the file holds none)"
+        )
     return facts | {"next": next_steps(str(place), kind, role)}
 
 
@@ -80,25 +89,46 @@ def front_end(place: Path, kind: str) -> str:
 
     folder = place if place.is_dir() else place.parent
     if kind in ("f5", "f5-unett"):
-        return f"symbols of {VOCAB}, " + ("beside it" if (folder / VOCAB).is_file() else "which is not beside it: give --tts.vocab")
+        return f"symbols of {VOCAB}, " + (
+            "beside it"
+            if (folder / VOCAB).is_file()
+            else "which is not beside it: give --tts.vocab"
+        )
     if kind == "matcha":
         return "none here: features mu of Matcha-TTS's own encoder"
-    return "speech tokens and speaker, in it" if has_front(place) else "none in it: features mu and spks, or --tts.front FILE"
+    return (
+        "speech tokens and speaker, in it"
+        if has_front(place)
+        else "none in it: features mu and spks, or --tts.front FILE"
+    )
 
 
 def guidance_of(kind: str, role: str, strength: float) -> str:
     if role == "student":
         return "none: part of what it learnt"
-    return "none: trained without a null condition" if kind == "matcha" else f"strength {strength:g}, changed by --guidance.strength"
+    return (
+        "none: trained without a null condition"
+        if kind == "matcha"
+        else f"strength {strength:g}, changed by --guidance.strength"
+    )
 
 
 def next_steps(place: str, kind: str, role: str, ours: bool = False) -> str:
     """Commands that take it; ``ours``: a folder of this program."""
-    layout = {"f5": "f5", "f5-unett": "f5", "cosyvoice2": "cosyvoice", "cosyvoice3": "cosyvoice"}.get(kind)
+    layout = {
+        "f5": "f5",
+        "f5-unett": "f5",
+        "cosyvoice2": "cosyvoice",
+        "cosyvoice3": "cosyvoice",
+    }.get(kind)
     if role == "student" and ours and layout:
         return f"mfdistill export {place} FILE --layout {layout}: docs/foreign-tts.md"
     if role == "student":
-        return "load_student in Python" + ("" if ours else ", or the program that serves it") + ": docs/foreign-tts.md"
+        return (
+            "load_student in Python"
+            + ("" if ours else ", or the program that serves it")
+            + ": docs/foreign-tts.md"
+        )
     from mfdistill.commands.tts_options import SYSTEMS
 
     preset = next((f" --preset {name}" for name, kinds in SYSTEMS.items() if kind in kinds), "")

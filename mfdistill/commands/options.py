@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 class Corpus(DataConfig):
     """Speech, noise and the recipe of training samples."""
 
-    source: Annotated[str, tyro.conf.arg(name="data", prefix_name=False, metavar="FOLDER|HUB-ID")] = "embedded"
-    """'embedded' (synthesised with espeak-ng), a folder, a parquet file, or a hub id such as 'owner/name'."""
+    source: Annotated[
+        str, tyro.conf.arg(name="data", prefix_name=False, metavar="FOLDER|HUB-ID")
+    ] = "embedded"
+    """'embedded' (synthesised with espeak-ng), a folder, a parquet file, or a hub id such as
+    'owner/name'.
+    """
 
 
 @dataclass(frozen=True)
@@ -32,14 +36,19 @@ class TaskOptions:
     sigma_1: float | None = None
     """Spread at the data."""
     prior_mean: Literal["y", "zero", "e"] | None = None
-    """The flow starts around the condition's features, around zero, or around a predictor's estimate."""
+    """The flow starts around the condition's features, around zero, or around a predictor's
+    estimate.
+    """
     prior_shape: Literal["flat", "magnitude", "profile"] | None = None
-    """Spread everywhere the same, following the condition's magnitude, or one for every frequency (needs --spread data, or bandwidth's
-    preset)."""
+    """Spread everywhere the same, following the condition's magnitude, or one for every frequency
+    (needs --spread data, or bandwidth's preset).
+    """
     prior_floor: float | None = None
     """Magnitude below which that spread stops shrinking."""
     temperature: float | None = None
-    """Factor on the prior's noise in sampling (1); training draws all of it. Less is less varied, and for speech synthesis often better."""
+    """Factor on the prior's noise in sampling (1); training draws all of it. Less is less varied,
+    and for speech synthesis often better.
+    """
     n_mels: int | None = None
     """Bands of the vocoder's Mel spectrogram."""
     normalise: Literal["peak", "none"] | None = None
@@ -68,7 +77,12 @@ class ValidOptions:
 
 
 def task_config(
-    name: str, sample_rate: int, options: TaskOptions, causal: bool = False, framing: str | None = None, with_predictor: bool = False
+    name: str,
+    sample_rate: int,
+    options: TaskOptions,
+    causal: bool = False,
+    framing: str | None = None,
+    with_predictor: bool = False,
 ) -> TaskConfig:
     """The preset of a task with the options that are given.
 
@@ -83,10 +97,16 @@ def task_config(
 
     preset = default_task(name, sample_rate, causal, framing)
     if options.prior_mean == "e" and not with_predictor:
-        raise UserError("--prior-mean e: needs the predictor whose estimate that is; name its folder with --predictor")
+        raise UserError(
+            "--prior-mean e: needs the predictor whose estimate that is; name its folder with --predictor"
+        )
     if with_predictor and options.prior_mean in (None, "e"):
         preset = predicted(preset)
-    given = {item.name: value for item in fields(options) if (value := getattr(options, item.name)) is not None}
+    given = {
+        item.name: value
+        for item in fields(options)
+        if (value := getattr(options, item.name)) is not None
+    }
     stft = {key: value for key, value in given.items() if hasattr(preset.stft, key)}
     own = {key: value for key, value in given.items() if key not in stft}
     if own.get("prior_shape", "profile") != "profile":
@@ -94,8 +114,12 @@ def task_config(
     return replace(preset, stft=replace(preset.stft, **stft), **own)
 
 
-def task_options(config: Mapping[str, Any], where: str) -> tuple[str, int, TaskOptions, bool, str | None]:
-    """The inverse of ``task_config``: name, sample rate, options that differ from the preset's, whether it is causal, framing."""
+def task_options(
+    config: Mapping[str, Any], where: str
+) -> tuple[str, int, TaskOptions, bool, str | None]:
+    """The inverse of ``task_config``: name, sample rate, options that differ from the preset's,
+    whether it is causal, framing.
+    """
     from mfdistill.tasks import FRAMINGS, default_task, predicted, read_task_config
 
     task = read_task_config(config, where)
@@ -106,7 +130,9 @@ def task_options(config: Mapping[str, Any], where: str) -> tuple[str, int, TaskO
     preset = predicted(preset) if task.prior_mean == "e" else preset
     changed: dict[str, Any] = {}
     for item in fields(TaskOptions):
-        own, other = (whole.stft if hasattr(whole.stft, item.name) else whole for whole in (task, preset))
+        own, other = (
+            whole.stft if hasattr(whole.stft, item.name) else whole for whole in (task, preset)
+        )
         if getattr(own, item.name) != getattr(other, item.name):
             changed[item.name] = getattr(own, item.name)
     return task.name, stft.sample_rate, TaskOptions(**changed), stft.causal, framing

@@ -14,12 +14,18 @@ from mfdistill.search.config import SearchConfig
 
 @dataclass(frozen=True)
 class OS3Search:
-    """Place a student's steps by ternary search (O3S) on the validation split; the schedule is written into its config.json."""
+    """Place a student's steps by ternary search (O3S) on the validation split; the schedule is
+    written into its config.json.
+    """
 
     student: str = "runs/student"
-    """The student's folder, or a checkpoint file of another system, which becomes a folder at --out."""
+    """The student's folder, or a checkpoint file of another system, which becomes a folder at
+    --out.
+    """
     out: str | None = None
-    """Another folder for o3s.json and o3s.png than the student's; the student stays as it is then."""
+    """Another folder for o3s.json and o3s.png than the student's; the student stays as it is
+    then.
+    """
     data: Corpus = field(default_factory=Corpus)
     """By default what the student was trained on."""
     search: OmitArgPrefixes[SearchConfig] = field(default_factory=SearchConfig)
@@ -70,7 +76,9 @@ def run(command: OS3Search) -> dict[str, Any]:
     if accelerator.is_main_process:
         better = "higher" if direction > 0 else "lower"
         many = utterances_text(len(utterances), search.limit)
-        say(f"{folder}: placing {search.nfe} steps by {column} ({better} is better) on {many} of {command.data.source}")
+        say(
+            f"{folder}: placing {search.nfe} steps by {column} ({better} is better) on {many} of {command.data.source}"
+        )
     found = run_search(folder, task, utterances, search, accelerator, out=search_out)
     if accelerator.is_main_process:
         _show(found, Path(search_out or folder))
@@ -78,7 +86,8 @@ def run(command: OS3Search) -> dict[str, Any]:
 
 
 def imported(file: Path, out: str | None, accelerator: Any) -> Path:
-    """The folder ``out`` with the student of another system's checkpoint, which a schedule can be written into.
+    """The folder ``out`` with the student of another system's checkpoint, which a schedule can be
+    written into.
 
     Raises:
         UserError: no ``out``, or a file that holds no student.
@@ -87,7 +96,9 @@ def imported(file: Path, out: str | None, accelerator: Any) -> Path:
     from mfdistill.students import load_student, save_student
 
     if out is None:
-        raise UserError(f"--student {file}: a checkpoint of another system cannot hold a schedule; name a folder for it with --out")
+        raise UserError(
+            f"--student {file}: a checkpoint of another system cannot hold a schedule; name a folder for it with --out"
+        )
     if accelerator.is_main_process and not (Path(out) / "config.json").is_file():
         save_student(load_student(file), out)
     accelerator.wait_for_everyone()
@@ -103,15 +114,32 @@ def _show(found: dict[str, Any], folder: Path) -> None:
     sign, column = found["direction"], found["column"]
 
     def row(what: str, schedule: list[float], score: float | None) -> dict[str, Any]:
-        return {"schedule": what, "times": " ".join(f"{t:.3f}" for t in schedule), column: None if score is None else sign * score}
+        return {
+            "schedule": what,
+            "times": " ".join(f"{t:.3f}" for t in schedule),
+            column: None if score is None else sign * score,
+        }
 
     rows = [row(start["name"], start["from"], start["from_score"]) for start in found["starts"]]
-    rows += [row(f"from {start['name']}", start["schedule"], start["score"]) for start in found["starts"]]
-    Console().print(table(rows, title=f"O3S, {found['nfe']} NFE, {found['n']} utterances, {found['scored']} schedules scored"))
+    rows += [
+        row(f"from {start['name']}", start["schedule"], start["score"]) for start in found["starts"]
+    ]
+    Console().print(
+        table(
+            rows,
+            title=f"O3S, {found['nfe']} NFE, {found['n']} utterances, {found['scored']} schedules scored",
+        )
+    )
     Console().print(comparison_table(found))
     last = found["rounds"][-1]
-    say(f"{folder}: stopped with {found['n']} utterances: {found['stopped']}; {last['ended_early']} of {last['visits']} lines ended early; "
-        f"{sum(part['scored'] for part in found['rounds'])} schedules scored, {found['sampled']} utterances synthesised")
+    say(
+        f"{folder}: stopped with {found['n']} utterances: {found['stopped']}; {last['ended_early']} of {last['visits']} lines ended early; "
+        f"{sum(part['scored'] for part in found['rounds'])} schedules scored, {found['sampled']} utterances synthesised"
+    )
     times = " ".join(f"{t:.3f}" for t in found["schedule"])
-    kept = f", and schedule {times} in config.json" if (folder / "config.json").is_file() else f"; schedule {times}"
+    kept = (
+        f", and schedule {times} in config.json"
+        if (folder / "config.json").is_file()
+        else f"; schedule {times}"
+    )
     say(f"{folder}: o3s.json, o3s.png{kept}")

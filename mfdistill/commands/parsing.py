@@ -1,7 +1,7 @@
 """From the words of a command line to the dataclass of one command, by tyro. Imports no torch.
 
-Options come from, the later before the earlier: the command's defaults; the data of the checkpoint that it starts from;
-``--config runs/x/config.json``; the command line.
+Options come from, the later before the earlier: the command's defaults; the data of the checkpoint
+that it starts from; ``--config runs/x/config.json``; the command line.
 """
 
 from __future__ import annotations
@@ -65,7 +65,11 @@ ROLES = {
     "teacher-train": ("teacher", "regression"), "solver-train": ("solver",), "compress": ("student", "teacher", "regression"),
 }  # fmt: skip
 """Of the runs that a command can repeat; of students where none is named."""
-_STYLE = (tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitSubcommandPrefixes, tyro.conf.PositionalMetavarFromFieldName)
+_STYLE = (
+    tyro.conf.CascadeSubcommandArgs,
+    tyro.conf.OmitSubcommandPrefixes,
+    tyro.conf.PositionalMetavarFromFieldName,
+)
 
 
 def parse(arguments: list[str]) -> Any:
@@ -81,7 +85,10 @@ def parse(arguments: list[str]) -> Any:
         raise SystemExit(0)
     name = ALIASES.get(arguments[0], arguments[0])
     if name not in COMMANDS and name not in ("-h", "--help"):
-        raise UserError(f"{name}: no such command; " + _nearest(name, [*COMMANDS, *ALIASES], ", ".join(COMMANDS)))
+        raise UserError(
+            f"{name}: no such command; "
+            + _nearest(name, [*COMMANDS, *ALIASES], ", ".join(COMMANDS))
+        )
     rest = arguments[1:]
     default = _default(name, rest) if not {"-h", "--help"} & set(rest) else None
     told = io.StringIO()
@@ -99,7 +106,10 @@ def parse(arguments: list[str]) -> Any:
 
 def _tyro(arguments: list[str], defaults: dict[str, Any]) -> tuple[Any, list[str]]:
     choices = tuple(
-        Annotated[cls, tyro.conf.subcommand(name, **{"default": defaults[name]} if name in defaults else {})]
+        Annotated[
+            cls,
+            tyro.conf.subcommand(name, **{"default": defaults[name]} if name in defaults else {}),
+        ]
         for name, cls in COMMANDS.items()
     )
     about = "Turn conditional-flow-matching speech teachers into one- to three-step MeanFlow students. A command's options: COMMAND --help."
@@ -110,23 +120,35 @@ def _tyro(arguments: list[str], defaults: dict[str, Any]) -> tuple[Any, list[str
 
 
 def _default(name: str, rest: list[str]) -> Any:
-    """The command as a repeated run or the checkpoint's data make it; None where neither is named."""
+    """The command as a repeated run or the checkpoint's data make it; None where neither is
+    named.
+    """
     cls = COMMANDS[name] if name in COMMANDS else None
     module = importlib.import_module(cls.__module__) if cls is not None else None
     if (path := _value(rest, "config")) is not None and hasattr(module, "repeat"):
         if (name_ := _value(rest, "preset")) is not None and name == "student-distill":
-            raise UserError(f"--preset {name_}: --config {path} repeats the numbers of its own run; leave one of them out")
+            raise UserError(
+                f"--preset {name_}: --config {path} repeats the numbers of its own run; leave one of them out"
+            )
         config = load_config(path)
         roles = ROLES.get(name, ("student",))
         if config.get("role") not in roles:
-            raise UserError(f"--config {path}: is of a {config.get('role')}; {name} repeats runs of a {' or '.join(roles)}")
+            raise UserError(
+                f"--config {path}: is of a {config.get('role')}; {name} repeats runs of a {' or '.join(roles)}"
+            )
         return replace(module.repeat(config, str(path)), config=str(path))  # type: ignore[union-attr]
     defaults = {} if cls is None else {item.name: item.default for item in fields(cls)}
-    chosen = preset(name_) if "preset" in defaults and (name_ := _value(rest, "preset")) is not None else {}
+    chosen = (
+        preset(name_)
+        if "preset" in defaults and (name_ := _value(rest, "preset")) is not None
+        else {}
+    )
     for option in CHECKPOINTS.get(name, ()):
         path = _value(rest, option) or defaults[option]
         if cls is not None and isinstance(path, str) and Path(path, "config.json").is_file():
-            return cls(**{option: path, "data": corpus(load_config(path).get("data"), path), **chosen})
+            return cls(
+                **{option: path, "data": corpus(load_config(path).get("data"), path), **chosen}
+            )
     if chosen and cls is not None:
         return cls(teacher=_value(rest, "teacher"), **chosen)
     return None
@@ -161,7 +183,9 @@ def _unknown(name: str, word: str) -> str:
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(text):
         _tyro([name, "--help"], {})
     options = sorted(set(re.findall(r"--[a-z][\w.-]*", text.getvalue())))
-    return f"{word}: no such option of {name}; " + _nearest(word.split("=")[0].replace("_", "-"), options, f"see mfdistill {name} --help")
+    return f"{word}: no such option of {name}; " + _nearest(
+        word.split("=")[0].replace("_", "-"), options, f"see mfdistill {name} --help"
+    )
 
 
 def _nearest(word: str, known: Sequence[str], otherwise: str) -> str:

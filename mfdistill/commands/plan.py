@@ -1,4 +1,6 @@
-"""How many updates fit into the demo's time on this machine; kept in ``plan.json``, so that a stopped demo goes on as it began."""
+"""How many updates fit into the demo's time on this machine; kept in ``plan.json``, so that a
+stopped demo goes on as it began.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ LEAST = {"teacher": 20, "student": 10}
 
 
 def make_plan(command: Demo) -> dict[str, Any]:
-    """``{"options", "threads", "seconds": {name: per update}, "steps": {name: updates}}``, measured, or as it was measured before.
+    """``{"options", "threads", "seconds": {name: per update}, "steps": {name: updates}}``,
+    measured, or as it was measured before.
 
     Raises:
         UserError: the folder holds a demo with other options, or a damaged plan.
@@ -36,7 +39,9 @@ def make_plan(command: Demo) -> dict[str, Any]:
         try:
             plan = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise UserError(f"{file}: damaged ({error}); remove the folder {command.out}") from error
+            raise UserError(
+                f"{file}: damaged ({error}); remove the folder {command.out}"
+            ) from error
         if plan.get("options") != options:
             raise UserError(f"{command.out}: holds a demo with other options; name another --out")
     else:
@@ -44,7 +49,12 @@ def make_plan(command: Demo) -> dict[str, Any]:
         threads, teacher_s, student_s = seconds_per_update(command, accelerator)
         training_s = 60 * command.minutes - BEFORE_S - AFTER_S
         steps = {"teacher": max(LEAST["teacher"], round(TEACHER_SHARE * training_s / teacher_s))}
-        plan = {"options": options, "threads": threads, "seconds": {"teacher": teacher_s, "student": student_s}, "steps": steps}
+        plan = {
+            "options": options,
+            "threads": threads,
+            "seconds": {"teacher": teacher_s, "student": student_s},
+            "steps": steps,
+        }
         plan = broadcast_object_list([plan])[0]
         if accelerator.is_main_process:
             write_json(file, plan)
@@ -53,7 +63,9 @@ def make_plan(command: Demo) -> dict[str, Any]:
 
 
 def plan_student(command: Demo, plan: dict[str, Any], elapsed_s: float) -> dict[str, Any]:
-    """The plan with the student's updates: what fits into the time left, at the pace that the teacher really had."""
+    """The plan with the student's updates: what fits into the time left, at the pace that the
+    teacher really had.
+    """
     from accelerate import Accelerator
     from accelerate.utils import broadcast_object_list
 
@@ -70,7 +82,9 @@ def plan_student(command: Demo, plan: dict[str, Any], elapsed_s: float) -> dict[
 
 
 def seconds_per_update(command: Demo, accelerator: Any) -> tuple[int, float, float]:
-    """Threads that are fastest here (one, where other programs keep the cores busy), and seconds per update of teacher and student."""
+    """Threads that are fastest here (one, where other programs keep the cores busy), and seconds
+    per update of teacher and student.
+    """
     import torch
 
     from mfdistill.commands.options import TaskOptions, task_config
@@ -85,15 +99,23 @@ def seconds_per_update(command: Demo, accelerator: Any) -> tuple[int, float, flo
 
     task = get_task(task_config(command.task, command.sample_rate, TaskOptions()))
     data = open_train(command.data, task.degradation, task.sample_rate)
-    network = build_network("compact", fit_network_config(task, data, command.network, count=1)).to(accelerator.device)
+    network = build_network("compact", fit_network_config(task, data, command.network, count=1)).to(
+        accelerator.device
+    )
     teacher = CFMTeacher(network, task)
     stream = batches(data, max(1, BATCH // accelerator.num_processes), num_workers=0)
-    raws = [next(stream) for _ in range(4)]  # made before the clock runs: files are decoded once, and by a thread of their own
-    objectives = CFMObjective(network, task.path), IntegralObjective(Student.from_teacher(teacher), teacher, task.path)
+    # made before the clock runs: files are decoded once, and by a thread of their own
+    raws = [next(stream) for _ in range(4)]
+    objectives = (
+        CFMObjective(network, task.path),
+        IntegralObjective(Student.from_teacher(teacher), teacher, task.path),
+    )
     found = []
     for threads in sorted({1, torch.get_num_threads()}):
         torch.set_num_threads(threads)
-        teacher_s, student_s = (_seconds(objective, task, raws, accelerator.device) for objective in objectives)
+        teacher_s, student_s = (
+            _seconds(objective, task, raws, accelerator.device) for objective in objectives
+        )
         found.append((teacher_s + student_s, threads, teacher_s, student_s))
     return min(found)[1:]
 

@@ -14,11 +14,13 @@ if TYPE_CHECKING:
 
 
 def open_predictor(path: str, config: TaskConfig) -> Predictor:
-    """A regression network as the predictor in front of a flow of task ``config``, or the predictor of a model that has one.
+    """A regression network as the predictor in front of a flow of task ``config``, or the predictor
+    of a model that has one.
 
     Raises:
-        UserError: nothing there, neither of the two, a regression network behind a predictor of its own, other features than the flow's,
-            or a network that sees later frames where the flow does not.
+        UserError: nothing there, neither of the two, a regression network behind a predictor of its
+            own, other features than the flow's, or a network that sees later frames where the flow
+            does not.
     """
     from mfdistill.distill.inference import open_model
     from mfdistill.search.cache import digest_tensors
@@ -28,20 +30,34 @@ def open_predictor(path: str, config: TaskConfig) -> Predictor:
     found: Any = model.task.predictor
     if model.role == "regression":
         if found is not None:
-            raise UserError(f"{what}: has a predictor in front of it; name a regression network that stands alone")
+            raise UserError(
+                f"{what}: has a predictor in front of it; name a regression network that stands alone"
+            )
         about = {"source": path, "sha256": digest_tensors(model.module.state_dict())}
-        found = Predictor(model.module, {"network": model.config["network"], "prior_mean": model.task.config.prior_mean, **about})
+        found = Predictor(
+            model.module,
+            {
+                "network": model.config["network"],
+                "prior_mean": model.task.config.prior_mean,
+                **about,
+            },
+        )
     if found is None:
-        raise UserError(f"{what}: holds a {model.role}, not a regression network; train one with teacher-train --objective regression")
+        raise UserError(
+            f"{what}: holds a {model.role}, not a regression network; train one with teacher-train --objective regression"
+        )
     if config.stft.causal and not (model.task.config.stft.causal and found.causal):
-        raise UserError(f"{what}: sees later frames, and this model must not; name a regression network that was trained with --causal")
+        raise UserError(
+            f"{what}: sees later frames, and this model must not; name a regression network that was trained with --causal"
+        )
     same_features(config, model.task.config, what)
     return found
 
 
 def repeated_predictor(config: Mapping[str, Any], where: str) -> str | None:
-    """What to name with --predictor to repeat the run of a ``config.json``: its own folder, which holds it, or, before the first save,
-    where it came from; None where the run has none."""
+    """What to name with --predictor to repeat the run of a ``config.json``: its own folder, which
+    holds it, or, before the first save, where it came from; None where the run has none.
+    """
     section = config.get("predictor")
     if not section:
         return None
@@ -50,14 +66,21 @@ def repeated_predictor(config: Mapping[str, Any], where: str) -> str | None:
 
 
 def same_features(own: TaskConfig, other: TaskConfig, what: str) -> None:
-    """Raise ``UserError`` unless two tasks make the same condition, whatever their priors: what a regression network needs."""
+    """Raise ``UserError`` unless two tasks make the same condition, whatever their priors: what a
+    regression network needs.
+    """
     from mfdistill.config import to_dict
     from mfdistill.distill.state import first_difference
 
-    theirs, ours = ({key: value for key, value in to_dict(config).items() if not key.startswith(_PRIOR)} for config in (other, own))
+    theirs, ours = (
+        {key: value for key, value in to_dict(config).items() if not key.startswith(_PRIOR)}
+        for config in (other, own)
+    )
     if different := first_difference(theirs, ours):
         key, before, now = different
-        raise UserError(f"{what}: is of another task ({key} is {before!r}, here {now!r}); choose another one or change the options")
+        raise UserError(
+            f"{what}: is of another task ({key} is {before!r}, here {now!r}); choose another one or change the options"
+        )
 
 
 _PRIOR = ("sigma_", "prior_", "temperature")

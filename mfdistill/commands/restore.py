@@ -22,7 +22,8 @@ Tell = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Restore:
-    """Run a student (or a teacher, or a regression network) on audio files: same length, rate, channels and sample format come out.
+    """Run a student (or a teacher, or a regression network) on audio files: same length, rate,
+    channels and sample format come out.
 
     A vocoder takes speech, makes its Mel spectrogram and gives back the speech made from that.
     """
@@ -38,13 +39,19 @@ class Restore:
     schedule: tuple[float, ...] | None = None
     """Times of the steps instead, such as 0 0.4 1."""
     solver: str | None = None
-    """A teacher's solver: a method, a composition such as 2xmidpoint+1xeuler@0.2, or a learned solver's folder or file; default: Euler's
-    steps. It is run once from 0 to 1, or once per step where --nfe or --schedule makes several."""
+    """A teacher's solver: a method, a composition such as 2xmidpoint+1xeuler@0.2, or a learned
+    solver's folder or file; default: Euler's steps. It is run once from 0 to 1, or once per step
+    where --nfe or --schedule makes several.
+    """
     sampler: Literal["displacement", "euler"] | None = None
-    """A student's: steps of its average velocity, or Euler's of its instantaneous one (5 by default). By default as the checkpoint was
-    trained: a MeanFlowSE file without its MeanFlow term by Euler's steps."""
+    """A student's: steps of its average velocity, or Euler's of its instantaneous one (5 by
+    default). By default as the checkpoint was
+    trained: a MeanFlowSE file without its MeanFlow term by Euler's steps.
+    """
     batch: int = 1
-    """Files of the same number of frames that are restored at once (mono ones that fit into a block); the others one by one."""
+    """Files of the same number of frames that are restored at once (mono ones that fit into a
+    block); the others one by one.
+    """
     block_s: float = 30.0
     """Longer files are restored in blocks of so many seconds, which bounds the memory."""
     overlap_s: float = 1.0
@@ -73,17 +80,28 @@ def run(command: Restore) -> list[Path]:
     jobs = _jobs(Path(command.source), Path(command.target))
     single = Path(command.source).is_file()
     accelerator = Accelerator()
-    main, rank, world = accelerator.is_main_process, accelerator.process_index, accelerator.num_processes
+    main, rank, world = (
+        accelerator.is_main_process,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
     if single and jobs[0][1].exists() and not command.overwrite:
         raise UserError(f"{jobs[0][1]}: already there; --overwrite replaces it")
     waiting = [job for job in jobs if command.overwrite or not job[1].exists()]
-    accelerator.wait_for_everyone()  # all processes share out the same list, before any of them writes a file
+    # all processes share out the same list, before any of them writes a file
+    accelerator.wait_for_everyone()
     if command.batch < 1:
         raise UserError(f"--batch {command.batch}: must be at least 1")
-    role = {None: None, "displacement": "student", "euler": None}[command.sampler] if Path(command.model).is_file() else None
+    role = (
+        {None: None, "displacement": "student", "euler": None}[command.sampler]
+        if Path(command.model).is_file()
+        else None
+    )
     model = open_model(command.model, accelerator.device, role)
     if isinstance(model.task, MelTask):
-        raise UserError(f"{command.model}: generates speech from units or text; use mfdistill synthesize")
+        raise UserError(
+            f"{command.model}: generates speech from units or text; use mfdistill synthesize"
+        )
     model, steps = sampling(command.solver, command.nfe, command.schedule, model)
     model = model if command.sampler is None else model.sampled_by(command.sampler)
     own = waiting[rank::world]
@@ -96,7 +114,9 @@ def run(command: Restore) -> list[Path]:
             ready = restore_group(model, group, steps, command, clock) if len(group) > 1 else {}
             for source, target in group:
                 try:
-                    restore_file(model, source, target, steps, command, tell, clock, ready.get(source))
+                    restore_file(
+                        model, source, target, steps, command, tell, clock, ready.get(source)
+                    )
                     done.append(target)
                 except UserError as error:
                     if single:
@@ -105,13 +125,23 @@ def run(command: Restore) -> list[Path]:
                     failed.append(str(source))
     count, failed = _together(len(done), failed, world)
     if main:
-        there = f", {len(jobs) - len(waiting)} were there already" if len(waiting) < len(jobs) else ""
-        say(f"{jobs[0][1]}: written" if single else f"{command.target}: {count} of {len(jobs)} files restored{there}")
+        there = (
+            f", {len(jobs) - len(waiting)} were there already" if len(waiting) < len(jobs) else ""
+        )
+        say(
+            f"{jobs[0][1]}: written"
+            if single
+            else f"{command.target}: {count} of {len(jobs)} files restored{there}"
+        )
         if clock.audio_s:
-            say(f"real-time factor {clock.seconds / clock.audio_s:.3g} on {accelerator.device}, batches of {command.batch}: time of "
-                "features, network and resynthesis over that of the audio, files not counted")
+            say(
+                f"real-time factor {clock.seconds / clock.audio_s:.3g} on {accelerator.device}, batches of {command.batch}: time of "
+                "features, network and resynthesis over that of the audio, files not counted"
+            )
     if failed and main:
-        raise UserError(f"{command.source}: {len(failed)} of {len(jobs)} files could not be restored ({failed[0]}, ...); see above")
+        raise UserError(
+            f"{command.source}: {len(failed)} of {len(jobs)} files could not be restored ({failed[0]}, ...); see above"
+        )
     return done
 
 
@@ -142,7 +172,9 @@ class Clock:
     audio_s: float = 0.0
 
     def measure(self, call: Callable[[], Any], audio_s: float) -> Any:
-        """What ``call`` returns, its time counted; a GPU is waited for, since the result is copied from it."""
+        """What ``call`` returns, its time counted; a GPU is waited for, since the result is copied
+        from it.
+        """
         begun = time.perf_counter()
         result = call()
         self.seconds += time.perf_counter() - begun
@@ -150,8 +182,12 @@ class Clock:
         return result
 
 
-def batched(jobs: Sequence[tuple[Path, Path]], model: Model, command: Restore) -> list[list[tuple[Path, Path]]]:
-    """Jobs in groups of at most ``command.batch`` whose features have the same number of frames, the longest first; the rest alone."""
+def batched(
+    jobs: Sequence[tuple[Path, Path]], model: Model, command: Restore
+) -> list[list[tuple[Path, Path]]]:
+    """Jobs in groups of at most ``command.batch`` whose features have the same number of frames,
+    the longest first; the rest alone.
+    """
     from mfdistill.audio.io import audio_info
     from mfdistill.errors import UserError
 
@@ -164,20 +200,36 @@ def batched(jobs: Sequence[tuple[Path, Path]], model: Model, command: Restore) -
         except UserError:  # told when its turn comes
             alone.append([job])
             continue
-        if info.channels != 1 or info.sample_rate != model.task.sample_rate or info.seconds > command.block_s:
+        if (
+            info.channels != 1
+            or info.sample_rate != model.task.sample_rate
+            or info.seconds > command.block_s
+        ):
             alone.append([job])
             continue
         samples = round(info.seconds * info.sample_rate)
-        frames = -(-samples // stft.hop) + 1 if model.task.config.whole_hops else samples // stft.hop + 1
+        frames = (
+            -(-samples // stft.hop) + 1 if model.task.config.whole_hops else samples // stft.hop + 1
+        )
         groups.setdefault(-(-frames // multiple), []).append(job)
     ordered = [group for _, group in sorted(groups.items(), reverse=True)]
-    return [group[i : i + command.batch] for group in ordered for i in range(0, len(group), command.batch)] + alone
+    return [
+        group[i : i + command.batch]
+        for group in ordered
+        for i in range(0, len(group), command.batch)
+    ] + alone
 
 
 def restore_group(
-    model: Model, group: Sequence[tuple[Path, Path]], steps: Steps | None, command: Restore, clock: Clock
+    model: Model,
+    group: Sequence[tuple[Path, Path]],
+    steps: Steps | None,
+    command: Restore,
+    clock: Clock,
 ) -> dict[Path, Any]:
-    """Restored waveforms (s,) of mono files at the task's rate, by file; those that cannot be read are missing, and told later."""
+    """Restored waveforms (s,) of mono files at the task's rate, by file; those that cannot be read
+    are missing, and told later.
+    """
     import torch
 
     from mfdistill.audio.io import is_silent, read_audio
@@ -198,17 +250,29 @@ def restore_group(
     gains = [task.gain(wave[None]) for wave in waves.values()]
 
     def call() -> Any:
-        return [wave.cpu().numpy() for wave in restore_batch(task, model.endpoint, list(waves.values()), gains, steps, command.seed)]
+        return [
+            wave.cpu().numpy()
+            for wave in restore_batch(
+                task, model.endpoint, list(waves.values()), gains, steps, command.seed
+            )
+        ]
 
     restored = clock.measure(call, sum(len(wave) for wave in waves.values()) / task.sample_rate)
     return dict(zip(waves, restored, strict=True))
 
 
 def restore_file(
-    model: Model, source: Path, target: Path, steps: Steps | None, command: Restore, tell: Tell, clock: Clock | None = None,
+    model: Model,
+    source: Path,
+    target: Path,
+    steps: Steps | None,
+    command: Restore,
+    tell: Tell,
+    clock: Clock | None = None,
     ready: Any = None,
 ) -> None:
-    """One file, by blocks. Level and noise are those of the whole file, so that blocks agree where they overlap.
+    """One file, by blocks. Level and noise are those of the whole file, so that blocks agree where
+    they overlap.
 
     Args:
         clock: counts the time. ready: the restored waveform (s,), if it was made already.
@@ -225,9 +289,12 @@ def restore_file(
 
     task = model.task
     device = next(model.module.parameters()).device
-    gains = [task.gain(torch.tensor([[peak]], device=device)) for peak in _peaks(source, command.block_s)]
+    gains = [
+        task.gain(torch.tensor([[peak]], device=device)) for peak in _peaks(source, command.block_s)
+    ]
     hop_s = task.config.stft.hop / task.sample_rate
-    frames = max(1, round((command.block_s - command.overlap_s) / hop_s))       # from block to block: whole ones, or phases would not meet
+    # from block to block: whole ones, or phases would not meet
+    frames = max(1, round((command.block_s - command.overlap_s) / hop_s))
     overlap_s = command.block_s - frames * hop_s
     count = 0
 
@@ -243,7 +310,19 @@ def restore_file(
         degraded = torch.from_numpy(np.ascontiguousarray(wave)).to(device)
 
         def call() -> Any:
-            return restore(task, model.endpoint, degraded, steps, command.seed, frame=block * frames, gain=gains[channel]).cpu().numpy()
+            return (
+                restore(
+                    task,
+                    model.endpoint,
+                    degraded,
+                    steps,
+                    command.seed,
+                    frame=block * frames,
+                    gain=gains[channel],
+                )
+                .cpu()
+                .numpy()
+            )
 
         return call() if clock is None else clock.measure(call, len(wave) / task.sample_rate)
 
@@ -279,8 +358,14 @@ def _jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
         raise UserError(f"{target}: is a file, but {source} is a folder; name a folder")
     if target.resolve() == source.resolve():
         raise UserError(f"{target}: is the folder that is read; name another one")
-    found = (file for file in sorted(source.rglob("*")) if file.suffix.lower() in AUDIO_SUFFIXES and not file.name.startswith("."))
-    files = [file for file in found if file.is_file() and target.resolve() not in file.resolve().parents]
+    found = (
+        file
+        for file in sorted(source.rglob("*"))
+        if file.suffix.lower() in AUDIO_SUFFIXES and not file.name.startswith(".")
+    )
+    files = [
+        file for file in found if file.is_file() and target.resolve() not in file.resolve().parents
+    ]
     if not files:
         raise UserError(f"{source}: no audio files in it ({', '.join(sorted(AUDIO_SUFFIXES))})")
     return [(file, target / file.relative_to(source)) for file in files]

@@ -10,8 +10,12 @@ if TYPE_CHECKING:
     from mfdistill.flow import Tableau
 
 
-def sampling(solver: str | None, nfe: int | None, schedule: Sequence[float] | None, model: Model) -> tuple[Model, Steps | None]:
-    """The model under the solver that --solver names, and the steps; errors as the two functions below."""
+def sampling(
+    solver: str | None, nfe: int | None, schedule: Sequence[float] | None, model: Model
+) -> tuple[Model, Steps | None]:
+    """The model under the solver that --solver names, and the steps; errors as the two functions
+    below.
+    """
     if solver is None:
         return model, chosen_steps(nfe, schedule, model)
     found, steps = solver_steps(solver, nfe)
@@ -32,8 +36,15 @@ def chosen_steps(nfe: int | None, schedule: Sequence[float] | None, model: Model
         raise UserError(f"--nfe {nfe}: must be at least 1")
     if schedule is not None:
         times = list(schedule)
-        if len(times) < 2 or times[0] != 0 or times[-1] != 1 or any(b <= a for a, b in zip(times, times[1:], strict=False)):
-            raise UserError(f"--schedule {' '.join(f'{t:g}' for t in times)}: needs times that ascend from 0 to 1, such as 0 0.4 1")
+        if (
+            len(times) < 2
+            or times[0] != 0
+            or times[-1] != 1
+            or any(b <= a for a, b in zip(times, times[1:], strict=False))
+        ):
+            raise UserError(
+                f"--schedule {' '.join(f'{t:g}' for t in times)}: needs times that ascend from 0 to 1, such as 0 0.4 1"
+            )
         return times
     if model.role == "regression" and (nfe or 1) != 1:
         raise UserError(f"--nfe {nfe}: a regression network has one evaluation; leave it out")
@@ -41,7 +52,8 @@ def chosen_steps(nfe: int | None, schedule: Sequence[float] | None, model: Model
 
 
 def solver_steps(text: str, nfe: int | None) -> tuple[str | Tableau, int | None]:
-    """A solver as --solver names it, and how many of its steps make ``nfe`` evaluations; None is one step.
+    """A solver as --solver names it, and how many of its steps make ``nfe`` evaluations; None is
+    one step.
 
     Raises:
         UserError: no such solver, or evaluations that make no whole steps.
@@ -53,5 +65,7 @@ def solver_steps(text: str, nfe: int | None) -> tuple[str | Tableau, int | None]
     solver = find_solver(text)
     each = stages(solver)
     if nfe is not None and nfe % each:
-        raise UserError(f"--nfe {nfe}: one step of {text} has {each} evaluations; give a multiple of that, or leave --nfe out")
+        raise UserError(
+            f"--nfe {nfe}: one step of {text} has {each} evaluations; give a multiple of that, or leave --nfe out"
+        )
     return solver, None if nfe is None else nfe // each

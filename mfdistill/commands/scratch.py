@@ -1,4 +1,6 @@
-"""Students that are trained without a teacher, and the recipe of MeanFlowSE as a preset of student-distill. Without torch."""
+"""Students that are trained without a teacher, and the recipe of MeanFlowSE as a preset of
+student-distill. Without torch.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ MEANFLOWSE = "meanflowse-vbdmd"
 
 @dataclass(frozen=True)
 class ScratchOptions:
-    """What a student is where no --teacher says it (--objective meanflow --meanflow.teacher-free)."""
+    """What a student is where no --teacher says it (--objective meanflow
+    --meanflow.teacher-free).
+    """
 
     task: Literal["enhance", "vocode", "phase", "dereverb", "codec", "bandwidth"] = "enhance"
     sample_rate: int = 16000
@@ -34,7 +38,9 @@ class ScratchOptions:
 
 
 def meanflowse_preset() -> dict[str, Any]:
-    """Fields of ``StudentDistill`` for MeanFlowSE's recipe (arXiv 2509.14858 and its program): see docs/meanflowse.md."""
+    """Fields of ``StudentDistill`` for MeanFlowSE's recipe (arXiv 2509.14858 and its program): see
+    docs/meanflowse.md.
+    """
     from mfdistill.commands.options import Corpus
 
     return {
@@ -42,18 +48,44 @@ def meanflowse_preset() -> dict[str, Any]:
         "objective": "meanflow",
         "interval": "delta",
         "scratch": ScratchOptions(
-            features="meanflowse", backbone="ncsnpp", unet=UNetSizes(size="published", fourier_scale=16.0, time="log")
+            features="meanflowse",
+            backbone="ncsnpp",
+            unet=UNetSizes(size="published", fourier_scale=16.0, time="log"),
         ),
         "data": Corpus(source="VoiceBank-DEMAND", crop_s=255 * 128 / 16000, gain_db=(0.0, 0.0)),
         "training": TrainConfig(
-            out="runs/meanflowse", epochs=150, batch_size=8, lr=1e-4, schedule="constant", warmup=0, weight_decay=0.0, betas=(0.9, 0.999),
-            grad_clip=0.0, ema_decay=0.999, valid_epochs=1, best_metric="pesq_1",
+            out="runs/meanflowse",
+            epochs=150,
+            batch_size=8,
+            lr=1e-4,
+            schedule="constant",
+            warmup=0,
+            weight_decay=0.0,
+            betas=(0.9, 0.999),
+            grad_clip=0.0,
+            ema_decay=0.999,
+            valid_epochs=1,
+            best_metric="pesq_1",
         ),
         "valid": ValidOptions(valid_files=10, valid_nfe=(1,)),
         "meanflow": MeanFlowConfig(
-            teacher_free=True, mf_first_order_coef=0.5, mf_jvp_impl="fd", mf_jvp_eps=1e-3, mf_jvp_chunk=1, mf_jvp_clip=5.0,
-            mf_weight_final=0.25, mf_warmup_frac=0.5, mf_skip_weight_thresh=0.05, mf_r_equals_t_prob=0.1, mf_delta_gamma_start=8.0,
-            mf_delta_gamma_end=1.0, mf_delta_warmup_frac=0.7, T_rev=1.0, t_eps=0.03, time_kind="start-gap", min_gap=1e-6,
+            teacher_free=True,
+            mf_first_order_coef=0.5,
+            mf_jvp_impl="fd",
+            mf_jvp_eps=1e-3,
+            mf_jvp_chunk=1,
+            mf_jvp_clip=5.0,
+            mf_weight_final=0.25,
+            mf_warmup_frac=0.5,
+            mf_skip_weight_thresh=0.05,
+            mf_r_equals_t_prob=0.1,
+            mf_delta_gamma_start=8.0,
+            mf_delta_gamma_end=1.0,
+            mf_delta_warmup_frac=0.7,
+            T_rev=1.0,
+            t_eps=0.03,
+            time_kind="start-gap",
+            min_gap=1e-6,
         ),
     }
 
@@ -78,18 +110,28 @@ def scratch_student(command: StudentDistill) -> tuple[Student, Task, Any]:
 
     scratch = command.scratch
     if command.objective != "meanflow" or not command.meanflow.teacher_free:
-        raise UserError("--teacher: name one; only --objective meanflow --meanflow.teacher-free does without")
+        raise UserError(
+            "--teacher: name one; only --objective meanflow --meanflow.teacher-free does without"
+        )
     if scratch.features == "meanflowse":
         if scratch.task != "enhance" or scratch.sample_rate != 16000:
-            raise UserError("--scratch.features meanflowse: is for --scratch.task enhance at 16000 Hz; take 'own'")
+            raise UserError(
+                "--scratch.features meanflowse: is for --scratch.task enhance at 16000 Hz; take 'own'"
+            )
         config = task_of("meanflowse", NCSNppConfig(), {}, "--scratch.features")
     else:
         config = task_config(scratch.task, scratch.sample_rate, TaskOptions(), command.causal)
     task = get_task(fit_task(config, scratch.backbone))
     dataset = open_task_train(command.data, task)
-    sizes = fit_network(task, dataset, scratch.backbone, scratch.network, scratch.unet, measured(command.training))
+    sizes = fit_network(
+        task, dataset, scratch.backbone, scratch.network, scratch.unet, measured(command.training)
+    )
     torch.manual_seed(command.training.seed)
     network = build_network(scratch.backbone, sizes)
     description = {"name": scratch.backbone, "config": to_dict(sizes)}
     name: str = network.time_embedding_name  # type: ignore[assignment]
-    return Student(network, name, task, command.nfe, description, None, command.interval).train(), task, dataset
+    return (
+        Student(network, name, task, command.nfe, description, None, command.interval).train(),
+        task,
+        dataset,
+    )

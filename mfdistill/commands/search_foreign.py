@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 def search_foreign(command: OS3Search, folder: Path, accelerator: Any) -> dict[str, Any]:
-    """Place the steps of the student in ``folder`` by the distance to its teacher, or by a metric of audio; returns what ``o3s.json``
-    holds.
+    """Place the steps of the student in ``folder`` by the distance to its teacher, or by a metric
+    of audio; returns what ``o3s.json`` holds.
 
     Raises:
         UserError: a teacher, data, vocabulary, vocoder or front end that is not there any more.
@@ -44,11 +44,15 @@ def search_foreign(command: OS3Search, folder: Path, accelerator: Any) -> dict[s
     student = load_student(folder, device=accelerator.device)
     task: Any = student.task
     if task.config.name == "matcha" and not by_teacher:
-        raise UserError(f"--metric {search.metric}: needs audio, which is not made for Matcha-TTS here; take --metric {TEACHER_MSE}")
+        raise UserError(
+            f"--metric {search.metric}: needs audio, which is not made for Matcha-TTS here; take --metric {TEACHER_MSE}"
+        )
     vocabulary = Vocabulary.read(folder / VOCAB) if task.frames_first else None
     front = load_front(folder, accelerator.device) if (folder / FRONT).is_file() else None
     ratio = 1 if task.config.name == "matcha" else 2 if front is None else front.ratio
-    dataset = TTSSet(command.data.source, made.tts, task, vocabulary, ratio, made.training.seed, "valid")
+    dataset = TTSSet(
+        command.data.source, made.tts, task, vocabulary, ratio, made.training.seed, "valid"
+    )
     batches = ForeignBatches(task, front, 0.0, made.guidance.range, made.training.seed)
     vocoder = None if by_teacher else open_mel_vocoder(search.vocoder, task, accelerator.device)
     if teacher is not None:
@@ -58,8 +62,19 @@ def search_foreign(command: OS3Search, folder: Path, accelerator: Any) -> dict[s
         def scorer(raws: Sequence[Mapping[str, Any]]) -> Scorer:
             if vocoder is None:
                 assert teacher is not None
-                return FlowScorer(student, teacher, batches, raws, search.seed, accelerator, search.teacher_steps, search.teacher_solver)
-            return SpeechScorer(student, batches, raws, search.metric, vocoder, search.seed, accelerator, pool)
+                return FlowScorer(
+                    student,
+                    teacher,
+                    batches,
+                    raws,
+                    search.seed,
+                    accelerator,
+                    search.teacher_steps,
+                    search.teacher_solver,
+                )
+            return SpeechScorer(
+                student, batches, raws, search.metric, vocoder, search.seed, accelerator, pool
+            )
 
         def blocks() -> Iterator[Block]:
             seen = 0  # whole micro-batches, so that a block may have a few more than its span
@@ -67,13 +82,18 @@ def search_foreign(command: OS3Search, folder: Path, accelerator: Any) -> dict[s
                 raws = valid_batches(dataset, last, made.training.batch_size)
                 raws, seen = raws[seen:], len(raws)
                 if raws:
-                    yield scorer(raws), [str(index) for raw in raws for index in raw["index"].tolist()]
+                    yield (
+                        scorer(raws),
+                        [str(index) for raw in raws for index in raw["index"].tolist()],
+                    )
 
         if accelerator.is_main_process:
             _, column, direction = resolve_metric(search.metric)
             better = "higher" if direction > 0 else "lower"
             many = utterances_text(len(dataset.rows), search.limit)
-            say(f"{folder}: placing {search.nfe} steps by {column} ({better} is better) on {many} of {command.data.source}")
+            say(
+                f"{folder}: placing {search.nfe} steps by {column} ({better} is better) on {many} of {command.data.source}"
+            )
         return search_with(blocks(), student, search, accelerator, Path(command.out or folder))
 
 
@@ -90,7 +110,11 @@ def open_teacher(command: OS3Search, folder: Path, config: Any, made: Any) -> An
     own = command.search.teacher
     if own is None and made.teacher is None:
         raise UserError(f"--teacher: {folder} does not say whose student it is; name its teacher")
-    teacher: Any = load_teacher(own or str(made.teacher), None if own else made.kind, config=None if own else read_sizes(made.sizes))
+    teacher: Any = load_teacher(
+        own or str(made.teacher),
+        None if own else made.kind,
+        config=None if own else read_sizes(made.sizes),
+    )
     told = made.guidance.range
     strength = None if told else (config.get("parent") or {}).get("guidance_strength")
     set_guidance(teacher, strength, told, made.guidance.rule, str(own or made.teacher))

@@ -18,7 +18,9 @@ from mfdistill.search.config import SolverConfig
 
 @dataclass(frozen=True)
 class SolverTrain:
-    """Learn a few-step Runge-Kutta solver for a teacher, whose network stays as it is; for --teacher-solver and --solver."""
+    """Learn a few-step Runge-Kutta solver for a teacher, whose network stays as it is; for
+    --teacher-solver and --solver.
+    """
 
     teacher: Annotated[str, tyro.conf.arg(metavar="FOLDER|FILE")]
     """The teacher's folder, or a checkpoint file of another system."""
@@ -31,7 +33,15 @@ class SolverTrain:
     """By default what the teacher was trained on."""
     training: OmitArgPrefixes[TrainConfig] = field(
         default_factory=lambda: TrainConfig(
-            out="runs/solver", steps=1000, batch_size=8, lr=3e-3, warmup=0, weight_decay=0.0, ema_decay=0.9, valid_every=100, save_every=100
+            out="runs/solver",
+            steps=1000,
+            batch_size=8,
+            lr=3e-3,
+            warmup=0,
+            weight_decay=0.0,
+            ema_decay=0.9,
+            valid_every=100,
+            save_every=100,
         )
     )
     valid_files: int = 8
@@ -73,15 +83,23 @@ def run(command: SolverTrain) -> Path:
     teacher = load_teacher(command.teacher, command.kind)
     task = getattr(teacher, "task", None)
     if task is None:
-        raise UserError(f"{command.teacher}: has no task of this program; name a folder that teacher-train wrote")
+        raise UserError(
+            f"{command.teacher}: has no task of this program; name a folder that teacher-train wrote"
+        )
     if isinstance(task, (MelTask, ForeignTask)):
-        raise UserError(f"--teacher {command.teacher}: makes Mel spectrograms ({task.config.name}); solvers are learnt behind teachers "
-                        "that restore recordings")
+        raise UserError(
+            f"--teacher {command.teacher}: makes Mel spectrograms ({task.config.name}); solvers are learnt behind teachers "
+            "that restore recordings"
+        )
     if getattr(teacher, "branches", 1) != 1:
-        raise UserError(f"{command.teacher}: has guidance, which a solver is not learned through; load it with guidance strength 0")
+        raise UserError(
+            f"{command.teacher}: has guidance, which a solver is not learned through; load it with guidance strength 0"
+        )
     solver = start(command.solver)
     if solver.b_raw.numel() != command.solver.nfe:
-        raise UserError(f"--start {command.solver.start}: has {solver.b_raw.numel()} evaluations, --nfe says {command.solver.nfe}")
+        raise UserError(
+            f"--start {command.solver.start}: has {solver.b_raw.numel()} evaluations, --nfe says {command.solver.nfe}"
+        )
     dataset = open_train(command.data, task.degradation, task.sample_rate)
     objective = SolverObjective(solver, teacher, task, command.solver, training.seed)
     model_config = {
@@ -90,9 +108,15 @@ def run(command: SolverTrain) -> Path:
         "solver": to_dict(command.solver),
         "objective": {"name": "solver"},
         "schedule": None,
-        "parent": {"teacher": command.teacher, "kind": command.kind, "sha256": digest_tensors(teacher.network.state_dict())},
+        "parent": {
+            "teacher": command.teacher,
+            "kind": command.kind,
+            "sha256": digest_tensors(teacher.network.state_dict()),
+        },
         "data": to_dict(command.data),
     }
     valid = ValidOptions(valid_files=command.valid_files, valid_nfe=(), valid_metrics=())
     after = f"evaluate --teacher {command.teacher} --teacher-solver {training.out}"
-    return launch(objective, task, dataset, command.data, training, valid, model_config, accelerator, after)
+    return launch(
+        objective, task, dataset, command.data, training, valid, model_config, accelerator, after
+    )

@@ -1,4 +1,6 @@
-"""teacher-train for Mel tasks: what is learnt from the corpus first (units or alphabet, Mel statistics), and the frame network."""
+"""teacher-train for Mel tasks: what is learnt from the corpus first (units or alphabet, Mel
+statistics), and the frame network.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +38,14 @@ class SpeechOptions:
     prompt_s: float = 3.0
     """Of an utterance, the beginning that is given where systems are compared."""
     vocoder: str = "griffin-lim"
-    """'griffin-lim', or the folder of a vocode model with the same Mel spectrogram; kept in config.json."""
+    """'griffin-lim', or the folder of a vocode model with the same Mel spectrogram; kept in
+    config.json.
+    """
 
 
 def open_task(command: TeacherTrain, start: Model | None) -> tuple[MelTask, Corpus]:
-    """The task with what the training split taught, or that of the model to ``start`` from, or of the run to be resumed, and the data with
-    the task's crops.
+    """The task with what the training split taught, or that of the model to ``start`` from, or of
+    the run to be resumed, and the data with the task's crops.
 
     Raises:
         UserError: bad data or options.
@@ -54,24 +58,41 @@ def open_task(command: TeacherTrain, start: Model | None) -> tuple[MelTask, Corp
     from mfdistill.tasks import get_task, read_task_config
 
     if command.objective != "cfm" or command.causal:
-        raise UserError(f"--task {command.task}: is trained with --objective cfm, not causal; leave the others out")
+        raise UserError(
+            f"--task {command.task}: is trained with --objective cfm, not causal; leave the others out"
+        )
     data = command.data
     if data.crop_s == DataConfig.crop_s:
         data = replace(data, crop_s=CROP_S[command.task])
     training = command.training
     if training.resume and (Path(training.out) / "config.json").is_file():
-        config: Any = read_task_config(load_config(training.out)["task"], f"{training.out}/config.json: task")
+        config: Any = read_task_config(
+            load_config(training.out)["task"], f"{training.out}/config.json: task"
+        )
     elif start is not None:
-        config, vocoder, temperature = start.task.config, command.speech.vocoder, command.task_options.temperature
+        config, vocoder, temperature = (
+            start.task.config,
+            command.speech.vocoder,
+            command.task_options.temperature,
+        )
         config = config if vocoder == SpeechOptions.vocoder else replace(config, vocoder=vocoder)
         config = config if temperature is None else replace(config, temperature=temperature)
     else:
-        preset: Any = task_config(command.task, command.sample_rate, command.task_options, command.causal, command.framing)
+        preset: Any = task_config(
+            command.task, command.sample_rate, command.task_options, command.causal, command.framing
+        )
         speech = command.speech
         config = replace(
-            preset, unit_levels=speech.levels, text=speech.text, language=speech.language, prompt_s=speech.prompt_s, vocoder=speech.vocoder
+            preset,
+            unit_levels=speech.levels,
+            text=speech.text,
+            language=speech.language,
+            prompt_s=speech.prompt_s,
+            vocoder=speech.vocoder,
         )
-        say(f"learning {f'{speech.levels} x {speech.units} units' if command.task == 'token2mel' else 'the alphabet'} from {data.source}")
+        say(
+            f"learning {f'{speech.levels} x {speech.units} units' if command.task == 'token2mel' else 'the alphabet'} from {data.source}"
+        )
         config = learn_task(data, config, speech.units, training.seed)
     return get_task(config), data  # type: ignore[return-value]
 
@@ -87,19 +108,32 @@ def open_start(init: str, task: str) -> Model:
 
     start = open_model(init)
     if start.role != "teacher" or start.task.config.name != task:
-        raise UserError(f"--init {init}: is a {start.role} of {start.task.config.name}; name a teacher of {task}")
+        raise UserError(
+            f"--init {init}: is a {start.role} of {start.task.config.name}; name a teacher of {task}"
+        )
     return start
 
 
-def frames_config(task: MelTask, sizes: FramesSizes, dataset: Any, residual_std: float | None = None) -> FramesConfig:
-    """Sizes completed by what follows from task and data. ``residual_std``: already measured (by the run that is resumed)."""
+def frames_config(
+    task: MelTask, sizes: FramesSizes, dataset: Any, residual_std: float | None = None
+) -> FramesConfig:
+    """Sizes completed by what follows from task and data. ``residual_std``: already measured (by
+    the run that is resumed).
+    """
     own = {item.name: getattr(sizes, item.name) for item in fields(FramesSizes)}
-    fitted = FramesConfig(**own, mels=task.config.n_mels, vocabulary=task.vocabulary, speaker=task.speaker_dim)
-    return replace(fitted, coarse=True, residual_std=residual_std or coarse_std(task, dataset)) if task.voiced else fitted
+    fitted = FramesConfig(
+        **own, mels=task.config.n_mels, vocabulary=task.vocabulary, speaker=task.speaker_dim
+    )
+    return (
+        replace(fitted, coarse=True, residual_std=residual_std or coarse_std(task, dataset))
+        if task.voiced
+        else fitted
+    )
 
 
 def coarse_std(task: MelTask, dataset: Any, count: int = 4, batch_size: int = 16) -> float:
-    """Deviation of standardised bands from their coarse spectrogram, over the generated frames of some training batches, to two digits.
+    """Deviation of standardised bands from their coarse spectrogram, over the generated frames of
+    some training batches, to two digits.
 
     Args:
         dataset: ``data.speech.SpeechSet``.
@@ -116,7 +150,9 @@ def coarse_std(task: MelTask, dataset: Any, count: int = 4, batch_size: int = 16
 
 
 def run(command: TeacherTrain) -> Path:
-    """Train a Mel teacher as ``command`` says; returns the run's folder (errors as ``teacher_train.run``)."""
+    """Train a Mel teacher as ``command`` says; returns the run's folder (errors as
+    ``teacher_train.run``).
+    """
     import torch
 
     from mfdistill.commands.training import launch, measured
@@ -152,18 +188,32 @@ def run(command: TeacherTrain) -> Path:
     }
     objective = CFMObjective(network, task.path, command.times, training.seed)
     after = f"student-distill --teacher {training.out}"
-    return launch(objective, task, dataset, data, training, command.valid, model_config, accelerator, after)
+    return launch(
+        objective, task, dataset, data, training, command.valid, model_config, accelerator, after
+    )
 
 
 def repeated(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The options of ``TeacherTrain`` that only Mel tasks have, from the ``config.json`` of a run."""
+    """The options of ``TeacherTrain`` that only Mel tasks have, from the ``config.json`` of a
+    run.
+    """
     from mfdistill.audio.units import unpack_codebook
     from mfdistill.tasks import read_task_config
 
     task: MelTaskConfig = read_task_config(config.get("task") or {}, f"{where}: task")  # type: ignore[assignment]
-    network = from_dict(FramesConfig, (config.get("network") or {}).get("config") or {}, f"{where}: network")
-    units = unpack_codebook(task.codebook, task.unit_levels).shape[1] if task.codebook else SpeechOptions.units
+    network = from_dict(
+        FramesConfig, (config.get("network") or {}).get("config") or {}, f"{where}: network"
+    )
+    units = (
+        unpack_codebook(task.codebook, task.unit_levels).shape[1]
+        if task.codebook
+        else SpeechOptions.units
+    )
     return {
-        "speech": SpeechOptions(units, task.unit_levels, task.text, task.language, task.prompt_s, task.vocoder),
-        "frames": FramesSizes(**{item.name: getattr(network, item.name) for item in fields(FramesSizes)}),
+        "speech": SpeechOptions(
+            units, task.unit_levels, task.text, task.language, task.prompt_s, task.vocoder
+        ),
+        "frames": FramesSizes(
+            **{item.name: getattr(network, item.name) for item in fields(FramesSizes)}
+        ),
     }

@@ -23,9 +23,11 @@ Write = Callable[["np.ndarray"], None]
 
 @dataclass(frozen=True)
 class Stream:
-    """Run a causal student (or teacher, or regression network) hop by hop on a file, raw samples or a microphone; or verify its promises.
+    """Run a causal student (or teacher, or regression network) hop by hop on a file, raw samples or
+    a microphone; or verify its promises.
 
-    What comes out equals what the whole signal would give, delayed by the stream's offset where it is live.
+    What comes out equals what the whole signal would give, delayed by the stream's offset where it
+    is live.
     """
 
     source: Positional[Annotated[str | None, tyro.conf.arg(metavar="IN")]] = None
@@ -37,15 +39,19 @@ class Stream:
     nfe: int | None = None
     """Network evaluations; default: the schedule saved with a student, 1 for a teacher."""
     solver: str | None = None
-    """A teacher's solver: a method, a composition such as 2xmidpoint+1xeuler@0.2, or a learned solver's folder or file; default: Euler's
-    steps. One step of it, or as many as --nfe makes."""
+    """A teacher's solver: a method, a composition such as 2xmidpoint+1xeuler@0.2, or a learned
+    solver's folder or file; default: Euler's steps. One step of it, or as many as --nfe makes.
+    """
     runner: Literal["eager", "compile", "cuda-graph", "onnx"] = "eager"
     """What computes a hop; onnx is the fastest on CPUs and compile takes a while to start."""
     gain: Annotated[str, tyro.conf.arg(metavar="auto|peak|FACTOR")] = "auto"
-    """Factor on the input, undone at the output; 'peak' is one over the running peak, 'auto' that where the model was trained at the
-    peak, else 1."""
+    """Factor on the input, undone at the output; 'peak' is one over the running peak, 'auto' that
+    where the model was trained at the peak, else 1.
+    """
     paced: bool = False
-    """Take a file's samples at the pace at which they would be recorded, as a test of whether the machine keeps up."""
+    """Take a file's samples at the pace at which they would be recorded, as a test of whether the
+    machine keeps up.
+    """
     dtype: Literal["int16", "float32"] = "int16"
     """Of raw samples: little-endian, one channel, at the model's rate."""
     threads: int = 1
@@ -62,7 +68,8 @@ def run(command: Stream) -> list[dict[str, Any]]:
     """Stream, export or verify as ``command`` says; returns the rows of the printed table.
 
     Raises:
-        UserError: options that do not go together, a model that cannot stream, bad input, or a promise that is not kept.
+        UserError: options that do not go together, a model that cannot stream, bad input, or a
+            promise that is not kept.
     """
     import torch
 
@@ -78,7 +85,9 @@ def run(command: Stream) -> list[dict[str, Any]]:
     if command.source is None or command.target is None:
         raise UserError("stream: needs IN and OUT: files, '-' for raw samples, 'mic' and 'speaker'")
     if command.paced and command.source in ("-", "mic"):
-        raise UserError(f"--paced: {'stdin' if command.source == '-' else 'a microphone'} has a pace of its own; leave it out")
+        raise UserError(
+            f"--paced: {'stdin' if command.source == '-' else 'a microphone'} has a pace of its own; leave it out"
+        )
     return _stream(command)
 
 
@@ -123,7 +132,9 @@ def _steps(command: Stream, model: Any) -> tuple[int | None, Any]:
     if command.solver is None:
         return command.nfe, "euler"
     if isinstance(model, Student):
-        raise UserError(f"--solver {command.solver}: a student is not integrated; solvers are for teachers")
+        raise UserError(
+            f"--solver {command.solver}: a student is not integrated; solvers are for teachers"
+        )
     solver, steps = solver_steps(command.solver, command.nfe)
     return steps, solver
 
@@ -135,9 +146,13 @@ def _export(command: Stream) -> list[dict[str, Any]]:
     from mfdistill.students.step import StreamStep, plan
 
     model = _open(str(command.student))
-    step = StreamStep(model, plan(model, *_steps(command, model)), _gain(command), fold=True, matrix=True)
+    step = StreamStep(
+        model, plan(model, *_steps(command, model)), _gain(command), fold=True, matrix=True
+    )
     write_bytes(Path(str(command.export)), onnx_bytes(step))
-    say(f"{command.export}: written; samples, noise and {len(step.names)} states in, output and states out, {step.stft.hop} samples a hop")
+    say(
+        f"{command.export}: written; samples, noise and {len(step.names)} states in, output and states out, {step.stft.hop} samples a hop"
+    )
     return []
 
 
@@ -151,17 +166,31 @@ def _verify(command: Stream) -> list[dict[str, Any]]:
 
     model = _open(str(command.verify))
     if getattr(model, "task", None) is None:
-        raise UserError(f"--verify {command.verify}: has no task of this program, so it cannot stream audio")
+        raise UserError(
+            f"--verify {command.verify}: has no task of this program, so it cannot stream audio"
+        )
     console, rows = Console(), []
     facts = latency(model.task.config.stft)
-    console.print(", ".join(f"{name} {value:g} ms" for name, value in facts.ms().items()) + f" at {facts.sample_rate} Hz")
+    console.print(
+        ", ".join(f"{name} {value:g} ms" for name, value in facts.ms().items())
+        + f" at {facts.sample_rate} Hz"
+    )
     table = Table("promise", "measured", "allowed", "")
     for check in verify(model, (command.nfe,) if command.nfe else (1, 2, 5)):
         table.add_row(check.name, check.measured, check.limit, "ok" if check.passed else "BROKEN")
-        rows.append({"name": check.name, "measured": check.measured, "limit": check.limit, "passed": check.passed})
+        rows.append(
+            {
+                "name": check.name,
+                "measured": check.measured,
+                "limit": check.limit,
+                "passed": check.passed,
+            }
+        )
     console.print(table)
     if broken := [row["name"] for row in rows if not row["passed"]]:
-        raise UserError(f"--verify {command.verify}: {len(broken)} of {len(rows)} promises are broken ({broken[0]}, ...)")
+        raise UserError(
+            f"--verify {command.verify}: {len(broken)} of {len(rows)} promises are broken ({broken[0]}, ...)"
+        )
     return rows
 
 
@@ -173,7 +202,12 @@ def _stream(command: Stream) -> list[dict[str, Any]]:
 
     model = _open(str(command.student))
     restorer = StreamRestorer(
-        model, *_steps(command, model), gain=_gain(command), seeds=[command.seed], runner=command.runner, fold=True,
+        model,
+        *_steps(command, model),
+        gain=_gain(command),
+        seeds=[command.seed],
+        runner=command.runner,
+        fold=True,
         temperature=_temperature(model),
     )
     facts = restorer.latency
@@ -186,11 +220,20 @@ def _stream(command: Stream) -> list[dict[str, Any]]:
     with _sink(command, facts.sample_rate) as write:
         _pump(restorer, first, blocks, clock, write)
     summary = clock.summary()
-    say(", ".join(f"{name} {value:.4g}" for name, value in summary.items()) + f", state {restorer.state_bytes} bytes")
+    say(
+        ", ".join(f"{name} {value:.4g}" for name, value in summary.items())
+        + f", state {restorer.state_bytes} bytes"
+    )
     return [summary]
 
 
-def _pump(restorer: StreamRestorer, block: np.ndarray | None, blocks: Iterator[np.ndarray], clock: HopClock, write: Write) -> None:
+def _pump(
+    restorer: StreamRestorer,
+    block: np.ndarray | None,
+    blocks: Iterator[np.ndarray],
+    clock: HopClock,
+    write: Write,
+) -> None:
     import torch
 
     try:
@@ -198,7 +241,7 @@ def _pump(restorer: StreamRestorer, block: np.ndarray | None, blocks: Iterator[n
             samples = torch.from_numpy(block)
             write(clock.run(lambda samples=samples: restorer.push(samples)).numpy())
             block = next(blocks, None)
-    except KeyboardInterrupt:       # how a live stream ends
+    except KeyboardInterrupt:  # how a live stream ends
         pass
     write(restorer.flush()[0].numpy())
 
@@ -225,7 +268,9 @@ def _raw_blocks(dtype: str, hop: int) -> Iterator[np.ndarray]:
 
     width = np.dtype(dtype).itemsize
     while data := sys.stdin.buffer.read(hop * width):
-        values = np.frombuffer(data[: len(data) // width * width], np.dtype(dtype).newbyteorder("<"))
+        values = np.frombuffer(
+            data[: len(data) // width * width], np.dtype(dtype).newbyteorder("<")
+        )
         yield values.astype(np.float32) / (32768 if dtype == "int16" else 1)
 
 
@@ -235,9 +280,12 @@ def _sink(command: Stream, rate: int) -> Iterator[Write]:
     import numpy as np
 
     if command.target == "-":
+
         def write_raw(wave: np.ndarray) -> None:
             whole = (wave * 32768).round().clip(-32768, 32767) if command.dtype == "int16" else wave
-            sys.stdout.buffer.write(whole.astype(np.dtype(command.dtype).newbyteorder("<")).tobytes())
+            sys.stdout.buffer.write(
+                whole.astype(np.dtype(command.dtype).newbyteorder("<")).tobytes()
+            )
             sys.stdout.buffer.flush()
 
         yield write_raw
@@ -256,6 +304,8 @@ def _device() -> Any:
 
     try:
         import sounddevice  # type: ignore[import-not-found]
-    except (ImportError, OSError) as error:     # OSError: the package without its PortAudio
-        raise UserError(f"mic, speaker: need the package sounddevice and PortAudio ({error}); pip install 'mfdistill[live]'") from error
+    except (ImportError, OSError) as error:  # OSError: the package without its PortAudio
+        raise UserError(
+            f"mic, speaker: need the package sounddevice and PortAudio ({error}); pip install 'mfdistill[live]'"
+        ) from error
     return sounddevice

@@ -24,36 +24,56 @@ class StudentDistill:
     """Distil a teacher into a student that needs one to three network evaluations."""
 
     teacher: Annotated[str | None, tyro.conf.arg(metavar="FOLDER|HUB-ID")] = None
-    """The teacher's folder, or a checkpoint file of another system; without one, 'scratch' says what is trained."""
+    """The teacher's folder, or a checkpoint file of another system; without one, 'scratch' says
+    what is trained.
+    """
     kind: str | None = None
     """Kind of a checkpoint file that does not show it itself, such as flowse or sgmse."""
     preset: Preset | None = None
-    """Defaults for a text-to-speech teacher: f5 is for 3 steps (--nfe 2 for two), cosyvoice2 (and 3) for one; '-paper': with the paper's
-    16 Euler steps of the teacher instead of 4 midpoint steps."""
+    """Defaults for a text-to-speech teacher: f5 is for 3 steps (--nfe 2 for two), cosyvoice2 (and
+    3) for one; '-paper': with the paper's 16 Euler steps of the teacher instead of 4 midpoint
+    steps.
+    """
     sizes: str | None = None
-    """JSON file with the sizes of another system's network, where they are not the published ones."""
+    """JSON file with the sizes of another system's network, where they are not the published
+    ones.
+    """
     objective: Literal["integral", "meanflow"] = "integral"
-    """'integral' learns the teacher's displacements and needs no derivative; 'meanflow' learns the MeanFlow identity."""
+    """'integral' learns the teacher's displacements and needs no derivative; 'meanflow' learns the
+    MeanFlow identity.
+    """
     interval: Literal["mixed", "delta", "unit"] = "mixed"
-    """How the end of the interval is embedded: 'mixed' with its beginning; 'delta', its length beside it as in MeanFlowSE; 'unit', both
-    anew and smoothly, for derivatives of networks with fast time embeddings (the student then does not begin at the teacher)."""
+    """How the end of the interval is embedded: 'mixed' with its beginning; 'delta', its length
+    beside it as in MeanFlowSE; 'unit', both anew and smoothly, for derivatives of networks with
+    fast time embeddings (the student then does not begin at the teacher).
+    """
     causal: bool = False
-    """The student sees no later frame, so that it streams, whatever its teacher sees (see mfdistill stream)."""
+    """The student sees no later frame, so that it streams, whatever its teacher sees (see mfdistill
+    stream).
+    """
     predictor: str | None = None
-    """For --causal: folder of a causal regression network in the place of the teacher's predictor, where that sees later frames."""
+    """For --causal: folder of a causal regression network in the place of the teacher's predictor,
+    where that sees later frames.
+    """
     nfe: int = 1
     """Steps of the schedule that is saved with the student, equal ones; os3-search places them."""
     config: str | None = None
     """config.json of a run to repeat; the other options override it."""
     checkpoint_activations: bool = False
-    """Compute blocks again in the backward pass instead of keeping them: less memory, a third more time (text-to-speech networks)."""
+    """Compute blocks again in the backward pass instead of keeping them: less memory, a third more
+    time (text-to-speech networks).
+    """
     guidance: GuidanceOptions = field(default_factory=GuidanceOptions)
     tts: TTSOptions = field(default_factory=TTSOptions)
     scratch: ScratchOptions = field(default_factory=ScratchOptions)
     data: Corpus = field(default_factory=Corpus)
     """By default what the teacher was trained on."""
-    training: OmitArgPrefixes[TrainConfig] = field(default_factory=lambda: TrainConfig(out="runs/student", steps=3000, lr=5e-4))
-    valid: OmitArgPrefixes[ValidOptions] = field(default_factory=lambda: ValidOptions(valid_nfe=(1, 2)))
+    training: OmitArgPrefixes[TrainConfig] = field(
+        default_factory=lambda: TrainConfig(out="runs/student", steps=3000, lr=5e-4)
+    )
+    valid: OmitArgPrefixes[ValidOptions] = field(
+        default_factory=lambda: ValidOptions(valid_nfe=(1, 2))
+    )
     integral: IntegralConfig = field(default_factory=IntegralConfig)
     meanflow: MeanFlowConfig = field(default_factory=MeanFlowConfig)
 
@@ -113,7 +133,9 @@ def run(command: StudentDistill) -> Path:
     if command.nfe < 1:
         raise UserError(f"--nfe {command.nfe}: must be at least 1")
     if command.predictor is not None and not command.causal:
-        raise UserError("--predictor: takes the place of a teacher's for --causal students; leave it out, or train a teacher with it")
+        raise UserError(
+            "--predictor: takes the place of a teacher's for --causal students; leave it out, or train a teacher with it"
+        )
     accelerator = make_accelerator(training)
     if command.teacher is None:
         return run_scratch(command, accelerator)
@@ -124,17 +146,31 @@ def run(command: StudentDistill) -> Path:
     check_preset(command.preset, None, command.teacher)
     check_unused({"tts": command.tts, "guidance": command.guidance}, command.teacher)
     if task is None:
-        raise UserError(f"--teacher {command.teacher}: does not say its prior's spread; give it with --sizes FILE (JSON with sigma_y)")
-    parent = {"teacher": command.teacher, "kind": command.kind, "sha256": digest_tensors(teacher.network.state_dict())}
+        raise UserError(
+            f"--teacher {command.teacher}: does not say its prior's spread; give it with --sizes FILE (JSON with sigma_y)"
+        )
+    parent = {
+        "teacher": command.teacher,
+        "kind": command.kind,
+        "sha256": digest_tensors(teacher.network.state_dict()),
+    }
     start = causal_start(teacher, _replaced(command, task)) if command.causal else teacher
     student = Student.from_teacher(start, command.nfe, parent, command.interval)
     task = getattr(start, "task", task)
     dataset = open_task_train(command.data, task)
     settings = getattr(command, command.objective)
-    if isinstance(settings, IntegralConfig) and settings.state == "data" and not getattr(teacher, "straight", True):
-        say("integral.state: 'rollout', since this teacher's states do not lie on straight paths to the data")
+    if (
+        isinstance(settings, IntegralConfig)
+        and settings.state == "data"
+        and not getattr(teacher, "straight", True)
+    ):
+        say(
+            "integral.state: 'rollout', since this teacher's states do not lie on straight paths to the data"
+        )
         settings = replace(settings, state="rollout")
-    objective = OBJECTIVES[command.objective][1](student, teacher, task.path, settings, training.seed)
+    objective = OBJECTIVES[command.objective][1](
+        student, teacher, task.path, settings, training.seed
+    )
     model_config = {
         **student.config,
         "objective": {"name": command.objective, **to_dict(settings)},
@@ -142,7 +178,17 @@ def run(command: StudentDistill) -> Path:
         "valid": to_dict(command.valid),
     }
     after = f"os3-search --student {training.out}"
-    return launch(objective, task, dataset, command.data, training, command.valid, model_config, accelerator, after)
+    return launch(
+        objective,
+        task,
+        dataset,
+        command.data,
+        training,
+        command.valid,
+        model_config,
+        accelerator,
+        after,
+    )
 
 
 def _replaced(command: StudentDistill, task: Any) -> Any:
@@ -153,8 +199,12 @@ def _replaced(command: StudentDistill, task: Any) -> Any:
     if command.predictor is None:
         return None
     if task.predictor is None:
-        raise UserError(f"--predictor {command.predictor}: the teacher has none, so there is none to replace; leave it out")
-    return open_predictor(command.predictor, replace(task.config, stft=replace(task.config.stft, causal=True)))
+        raise UserError(
+            f"--predictor {command.predictor}: the teacher has none, so there is none to replace; leave it out"
+        )
+    return open_predictor(
+        command.predictor, replace(task.config, stft=replace(task.config.stft, causal=True))
+    )
 
 
 def run_scratch(command: StudentDistill, accelerator: Any) -> Path:
@@ -173,4 +223,14 @@ def run_scratch(command: StudentDistill, accelerator: Any) -> Path:
         "valid": to_dict(command.valid),
     }
     after = f"os3-search --student {command.training.out}"
-    return launch(objective, task, dataset, command.data, command.training, command.valid, model_config, accelerator, after)
+    return launch(
+        objective,
+        task,
+        dataset,
+        command.data,
+        command.training,
+        command.valid,
+        model_config,
+        accelerator,
+        after,
+    )

@@ -13,7 +13,16 @@ if TYPE_CHECKING:
     from mfdistill.commands.synthesize import Synthesize
 
 FILES = ("prompt", "tokens_from", "tokens", "prompt_tokens", "speaker")
-FIELDS = ("prompt", "tokens_from", "text", "prompt_text", "tokens", "prompt_tokens", "speaker", "out")
+FIELDS = (
+    "prompt",
+    "tokens_from",
+    "text",
+    "prompt_text",
+    "tokens",
+    "prompt_tokens",
+    "speaker",
+    "out",
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,9 @@ def jobs_of(command: Synthesize) -> list[Job]:
     if command.list is None:
         return [job_of(vars(command) | {"out": None}, Path(command.out), "", "--")]
     if any(getattr(command, name) is not None for name in FIELDS[:-1]):
-        raise UserError("--list: holds the prompts, texts and recordings itself; leave these options out")
+        raise UserError(
+            "--list: holds the prompts, texts and recordings itself; leave these options out"
+        )
     file, jobs = Path(command.list), []
     for number, row in enumerate(read_list(file), start=1):
         paths = {name: str(file.parent / row[name]) for name in FILES if row.get(name)}
@@ -55,18 +66,29 @@ def jobs_of(command: Synthesize) -> list[Job]:
 
 
 def job_of(values: Mapping[str, Any], out: Path, where: str, prefix: str) -> Job:
-    """One utterance from its fields; empty ones count as missing, but an empty text is told as such."""
+    """One utterance from its fields; empty ones count as missing, but an empty text is told as
+    such.
+    """
     from mfdistill.errors import UserError
 
     given = {name: values.get(name) or None for name in FIELDS if name != "out"}
-    text, spoken = values.get("text"), [name for name in ("text", "tokens_from", "tokens") if given[name]]
+    text, spoken = (
+        values.get("text"),
+        [name for name in ("text", "tokens_from", "tokens") if given[name]],
+    )
     if text is not None and not str(text).strip() and spoken in ([], ["text"]):
         raise UserError(f"{prefix}text: empty; give some words")
     if not given["prompt"]:
         raise UserError(f"{prefix}prompt: missing; name a recording of the voice")
     if len(spoken) != 1:
-        raise UserError(f"{prefix}text: give either a text or a recording with tokens-from (CosyVoice: speech tokens with tokens)")
-    return Job(out=out, where=where, **{name: None if value is None else str(value) for name, value in given.items()})  # type: ignore[arg-type]
+        raise UserError(
+            f"{prefix}text: give either a text or a recording with tokens-from (CosyVoice: speech tokens with tokens)"
+        )
+    return Job(
+        out=out,
+        where=where,
+        **{name: None if value is None else str(value) for name, value in given.items()},
+    )  # type: ignore[arg-type]
 
 
 def read_list(file: Path) -> list[dict[str, str]]:
@@ -86,15 +108,23 @@ def read_list(file: Path) -> list[dict[str, str]]:
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise UserError(f"{file}, line {number}: no JSON ({error}); write an object per line") from error
+                raise UserError(
+                    f"{file}, line {number}: no JSON ({error}); write an object per line"
+                ) from error
             if not isinstance(row, dict):
-                raise UserError(f"{file}, line {number}: {line[:40]!r} is no JSON object; write one per line")
+                raise UserError(
+                    f"{file}, line {number}: {line[:40]!r} is no JSON object; write one per line"
+                )
             rows.append(row)
     else:
         rows = [dict(row) for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)]
     if not rows:
-        raise UserError(f"{file}: has no rows; write a header ({', '.join(FIELDS)}) and a row per utterance")
+        raise UserError(
+            f"{file}: has no rows; write a header ({', '.join(FIELDS)}) and a row per utterance"
+        )
     for name in (name for row in rows for name in row):
         if name not in FIELDS:
-            raise UserError(f"{file}: unknown column {name!r}; the columns are {', '.join(FIELDS)}, separated by tabs")
+            raise UserError(
+                f"{file}: unknown column {name!r}; the columns are {', '.join(FIELDS)}, separated by tabs"
+            )
     return rows

@@ -19,7 +19,9 @@ Voice = Callable[[Job], "Speech"]
 
 @dataclass(frozen=True)
 class Synthesize:
-    """Speak a text, units or speech tokens in the voice of a prompt: models of token2mel, text2mel, F5-TTS and CosyVoice."""
+    """Speak a text, units or speech tokens in the voice of a prompt: models of token2mel, text2mel,
+    F5-TTS and CosyVoice.
+    """
 
     model: Positional[Annotated[str, tyro.conf.arg(metavar="STUDENT")]]
     """The model's folder."""
@@ -32,26 +34,37 @@ class Synthesize:
     prompt_text: str | None = None
     """text2mel, F5-TTS: what the prompt says."""
     tokens: str | None = None
-    """CosyVoice: speech tokens of what is to be said, by its own tokenizer (.npy, .txt, or .safetensors with tokens)."""
+    """CosyVoice: speech tokens of what is to be said, by its own tokenizer (.npy, .txt, or
+    .safetensors with tokens).
+    """
     prompt_tokens: str | None = None
     """CosyVoice: speech tokens of the prompt."""
     speaker: str | None = None
-    """CosyVoice: the speaker's x-vector (.npy, .txt, or .safetensors with embedding); default: the embedding in --prompt-tokens."""
+    """CosyVoice: the speaker's x-vector (.npy, .txt, or .safetensors with embedding); default: the
+    embedding in --prompt-tokens.
+    """
     out: str | None = None
     """The file to write; with --list, the folder."""
     list: str | None = None
-    """TSV (with a header line) or JSONL file instead: a row per utterance with prompt, what is said (text, tokens_from or tokens),
-    prompt_text, prompt_tokens, speaker, out (a name in the folder --out; default: the row's number). Its paths are relative to its own
-    folder."""
+    """TSV (with a header line) or JSONL file instead: a row per utterance with prompt, what is said
+    (text, tokens_from or tokens), prompt_text, prompt_tokens, speaker, out (a name in the folder
+    --out; default: the row's number). Its paths are relative to its own folder.
+    """
     nfe: int | None = None
-    """Network evaluations; default: the schedule saved with a student, 10 for a teacher (F5-TTS: 32)."""
+    """Network evaluations; default: the schedule saved with a student, 10 for a teacher (F5-TTS:
+    32).
+    """
     schedule: tuple[float, ...] | None = None
     """Times of the steps instead, such as 0 0.4 1."""
     vocoder: str | None = None
-    """Another vocoder than the model's: a vocode model's folder, or griffin-lim. F5-TTS: vocos, the folder of a copy of it, or griffin-lim;
-    default: vocos where its package is installed."""
+    """Another vocoder than the model's: a vocode model's folder, or griffin-lim. F5-TTS: vocos, the
+    folder of a copy of it, or griffin-lim;
+    default: vocos where its package is installed.
+    """
     guidance: float | None = None
-    """F5-TTS, CosyVoice: strength of a teacher's guidance, or what a student that is told it is told; default: the system's own."""
+    """F5-TTS, CosyVoice: strength of a teacher's guidance, or what a student that is told it is
+    told; default: the system's own.
+    """
     speed: float = 1.0
     """Of a text or of speech tokens; 2 is twice as fast."""
     seed: int = 0
@@ -61,7 +74,8 @@ class Synthesize:
 
 
 def run(command: Synthesize) -> list[dict[str, Any]]:
-    """Synthesise as ``command`` says; returns a row per utterance written: file, seconds of audio, real-time factors.
+    """Synthesise as ``command`` says; returns a row per utterance written: file, seconds of audio,
+    real-time factors.
 
     A list's bad rows are told one by one, and the others are spoken.
 
@@ -78,7 +92,11 @@ def run(command: Synthesize) -> list[dict[str, Any]]:
     jobs = jobs_of(command)
     if command.list is None and jobs[0].out.exists() and not command.overwrite:
         raise UserError(f"{jobs[0].out}: already there; --overwrite replaces it")
-    rate, voice = own_voice(command) if (kind := foreign_kind(command.model)) is None else foreign_voice(command, kind, device())
+    rate, voice = (
+        own_voice(command)
+        if (kind := foreign_kind(command.model)) is None
+        else foreign_voice(command, kind, device())
+    )
     rows, failed = [], 0
     for job in jobs:
         if job.out.exists() and not command.overwrite:
@@ -92,14 +110,22 @@ def run(command: Synthesize) -> list[dict[str, Any]]:
             say(f"left out: {job.where}: {error}")
             continue
         row = rows[-1]
-        say(f"{row['file']}: {row['seconds']:.2f} s, RTF {row['rtf_flow']:.4f} (flow), {row['rtf']:.3f} (whole)")
+        say(
+            f"{row['file']}: {row['seconds']:.2f} s, RTF {row['rtf_flow']:.4f} (flow), {row['rtf']:.3f} (whole)"
+        )
     if command.list is not None:
         total = sum(row["seconds"] for row in rows) or 1.0
-        flow, whole = (sum(row[key] * row["seconds"] for row in rows) / total for key in ("rtf_flow", "rtf"))
+        flow, whole = (
+            sum(row[key] * row["seconds"] for row in rows) / total for key in ("rtf_flow", "rtf")
+        )
         there = len(jobs) - len(rows) - failed
-        say(f"{command.out}: {len(rows)} of {len(jobs)} spoken, {there} were there already; RTF {flow:.4f} (flow), {whole:.3f} (whole)")
+        say(
+            f"{command.out}: {len(rows)} of {len(jobs)} spoken, {there} were there already; RTF {flow:.4f} (flow), {whole:.3f} (whole)"
+        )
     if failed:
-        raise UserError(f"{command.list}: {failed} of {len(jobs)} rows could not be spoken; see above")
+        raise UserError(
+            f"{command.list}: {failed} of {len(jobs)} rows could not be spoken; see above"
+        )
     return rows
 
 
@@ -111,7 +137,12 @@ def speak(voice: Voice, job: Job, rate: int) -> dict[str, Any]:
     job.out.parent.mkdir(parents=True, exist_ok=True)
     write_audio(job.out, speech.wave.cpu().numpy(), rate)
     seconds = len(speech.wave) / rate
-    return {"file": str(job.out), "seconds": seconds, "rtf_flow": speech.flow_s / seconds, "rtf": speech.whole_s / seconds}
+    return {
+        "file": str(job.out),
+        "seconds": seconds,
+        "rtf_flow": speech.flow_s / seconds,
+        "rtf": speech.whole_s / seconds,
+    }
 
 
 def own_voice(command: Synthesize) -> tuple[int, Voice]:
@@ -130,9 +161,13 @@ def own_voice(command: Synthesize) -> tuple[int, Voice]:
     where = device()
     model = open_model(command.model, where)
     if not isinstance(model.task, MelTask):
-        raise UserError(f"{command.model}: is a {model.task.config.name} model, which restores recordings; use mfdistill restore")
+        raise UserError(
+            f"{command.model}: is a {model.task.config.name} model, which restores recordings; use mfdistill restore"
+        )
     if command.guidance is not None:
-        raise UserError(f"--guidance: {command.model} was trained without; leave it out (it is for F5-TTS and CosyVoice)")
+        raise UserError(
+            f"--guidance: {command.model} was trained without; leave it out (it is for F5-TTS and CosyVoice)"
+        )
     if command.vocoder is not None:
         model.task.config = replace(model.task.config, vocoder=command.vocoder)
         attach_vocoder(model.task, where)
@@ -141,7 +176,9 @@ def own_voice(command: Synthesize) -> tuple[int, Voice]:
     def voice(job: Job) -> Speech:
         for name in ("tokens", "prompt_tokens", "speaker"):
             if getattr(job, name) is not None:
-                raise UserError(f"--{name.replace('_', '-')}: is for students of CosyVoice; {command.model} takes --tokens-from or --text")
+                raise UserError(
+                    f"--{name.replace('_', '-')}: is for students of CosyVoice; {command.model} takes --tokens-from or --text"
+                )
         prompt, source = (heard(path, rate, where) for path in (job.prompt, job.tokens_from))
         assert prompt is not None
         return synthesise(model, prompt, source=source, text=job.text, prompt_text=job.prompt_text, speed=command.speed, steps=steps,
@@ -160,7 +197,9 @@ def heard(path: str | None, rate: int, where: Any) -> Any:
 
     from mfdistill.audio.io import read_audio
 
-    return None if path is None else torch.from_numpy(read_audio(path, rate, silent="error")).to(where)
+    return (
+        None if path is None else torch.from_numpy(read_audio(path, rate, silent="error")).to(where)
+    )
 
 
 def device() -> Any:

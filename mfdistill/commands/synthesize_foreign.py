@@ -13,10 +13,12 @@ _F5, _COSYVOICE = ("text", "prompt_text"), ("tokens", "prompt_tokens", "speaker"
 
 
 def foreign_voice(command: Synthesize, kind: str, where: Any) -> tuple[int, Voice]:
-    """Sample rate and voice of a folder of ``kind`` (``tasks.foreign.FOREIGN_TASKS``) on the device ``where``.
+    """Sample rate and voice of a folder of ``kind`` (``tasks.foreign.FOREIGN_TASKS``) on the device
+    ``where``.
 
     Raises:
-        UserError: a kind that cannot be spoken with here, a damaged folder, a vocoder that is not there, bad options.
+        UserError: a kind that cannot be spoken with here, a damaged folder, a vocoder that is not
+            there, bad options.
     """
     from mfdistill.distill.foreign_speaker import COSYVOICE_KINDS, F5_KINDS
     from mfdistill.errors import UserError
@@ -25,8 +27,10 @@ def foreign_voice(command: Synthesize, kind: str, where: Any) -> tuple[int, Voic
         return _f5(command, where)
     if kind in COSYVOICE_KINDS:
         return _cosyvoice(command, where)
-    raise UserError(f"{command.model}: a model of kind {kind} starts from its text encoder's output, which is not here; "
-                    "sample it from Python, or export it (docs/foreign-tts.md)")
+    raise UserError(
+        f"{command.model}: a model of kind {kind} starts from its text encoder's output, which is not here; "
+        "sample it from Python, or export it (docs/foreign-tts.md)"
+    )
 
 
 def _f5(command: Synthesize, where: Any) -> tuple[int, Voice]:
@@ -35,11 +39,22 @@ def _f5(command: Synthesize, where: Any) -> tuple[int, Voice]:
     from mfdistill.distill.f5_synthesis import open_f5, speak_f5
 
     speaker = open_f5(command.model, where, command.guidance, command.vocoder)
-    steps, rate = chosen_steps(command.nfe, command.schedule, speaker.model), speaker.task.sample_rate
+    steps, rate = (
+        chosen_steps(command.nfe, command.schedule, speaker.model),
+        speaker.task.sample_rate,
+    )
 
     def voice(job: Job) -> Speech:
         _only(job, _F5, "F5-TTS reads text: give --text and --prompt-text")
-        return speak_f5(speaker, heard(job.prompt, rate, where), job.prompt_text or "", job.text or "", command.speed, steps, command.seed)
+        return speak_f5(
+            speaker,
+            heard(job.prompt, rate, where),
+            job.prompt_text or "",
+            job.text or "",
+            command.speed,
+            steps,
+            command.seed,
+        )
 
     return rate, voice
 
@@ -52,18 +67,34 @@ def _cosyvoice(command: Synthesize, where: Any) -> tuple[int, Voice]:
     from mfdistill.errors import UserError
 
     speaker = open_cosyvoice(command.model, where, command.guidance, command.vocoder)
-    steps, rate = chosen_steps(command.nfe, command.schedule, speaker.model), speaker.task.sample_rate
+    steps, rate = (
+        chosen_steps(command.nfe, command.schedule, speaker.model),
+        speaker.task.sample_rate,
+    )
 
     def voice(job: Job) -> Speech:
-        _only(job, _COSYVOICE, "CosyVoice's text becomes speech tokens in its own program: give --tokens and --prompt-tokens")
+        _only(
+            job,
+            _COSYVOICE,
+            "CosyVoice's text becomes speech tokens in its own program: give --tokens and --prompt-tokens",
+        )
         if job.prompt_tokens is None:
-            raise UserError("--prompt-tokens: missing; give the prompt's speech tokens, by CosyVoice's tokenizer")
+            raise UserError(
+                "--prompt-tokens: missing; give the prompt's speech tokens, by CosyVoice's tokenizer"
+            )
         if job.speaker is None and not has_embedding(job.prompt_tokens):
-            raise UserError("--speaker: missing; give the speaker's x-vector, by CosyVoice's encoder, or --prompt-tokens with an embedding")
+            raise UserError(
+                "--speaker: missing; give the speaker's x-vector, by CosyVoice's encoder, or --prompt-tokens with an embedding"
+            )
         embedding = read_embedding(job.speaker or job.prompt_tokens)
-        prompt_tokens, tokens = read_tokens(job.prompt_tokens, "--prompt-tokens"), read_tokens(str(job.tokens))
+        prompt_tokens, tokens = (
+            read_tokens(job.prompt_tokens, "--prompt-tokens"),
+            read_tokens(str(job.tokens)),
+        )
         prompt = heard(job.prompt, rate, where)
-        return speak_cosyvoice(speaker, prompt, prompt_tokens, tokens, embedding, command.speed, steps, command.seed)
+        return speak_cosyvoice(
+            speaker, prompt, prompt_tokens, tokens, embedding, command.speed, steps, command.seed
+        )
 
     return rate, voice
 

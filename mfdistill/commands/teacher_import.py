@@ -14,16 +14,22 @@ from mfdistill.errors import UserError
 
 @dataclass(frozen=True)
 class TeacherImport:
-    """Convert another system's checkpoint into a folder of this program, once; all commands take that folder."""
+    """Convert another system's checkpoint into a folder of this program, once; all commands take
+    that folder.
+    """
 
     file: Positional[str]
-    """The checkpoint: F5-TTS's .safetensors or .pt, CosyVoice's flow.pt, a .ckpt of Matcha-TTS, FlowSE, SGMSE or MeanFlowSE, ..."""
+    """The checkpoint: F5-TTS's .safetensors or .pt, CosyVoice's flow.pt, a .ckpt of Matcha-TTS,
+    FlowSE, SGMSE or MeanFlowSE, ...
+    """
     out: Positional[str]
     """Folder to write."""
     kind: str | None = None
     """Kind of the checkpoint, where it does not show it itself."""
     sizes: str | None = None
-    """JSON file with the network's sizes, where they are not the published ones (names as in the system's own configuration)."""
+    """JSON file with the network's sizes, where they are not the published ones (names as in the
+    system's own configuration).
+    """
     vocab: str | None = None
     """F5-TTS's vocab.txt; default: beside the file."""
     overwrite: bool = False
@@ -39,7 +45,12 @@ def run(command: TeacherImport) -> Path:
     from mfdistill.teachers.imported import VOCAB, import_teacher
 
     teacher: Any = import_teacher(
-        command.file, command.out, command.kind, read_sizes(command.sizes), command.vocab, command.overwrite
+        command.file,
+        command.out,
+        command.kind,
+        read_sizes(command.sizes),
+        command.vocab,
+        command.overwrite,
     )
     params = sum(p.numel() for p in teacher.network.parameters())
     kind = teacher.config.get("kind") or (teacher.config.get("parent") or {}).get("kind") or "cfm"

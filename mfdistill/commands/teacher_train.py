@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import OmitArgPrefixes
 
-from mfdistill.commands.options import Corpus, TaskOptions, ValidOptions, corpus, task_config, task_options
+from mfdistill.commands.options import (
+    Corpus,
+    TaskOptions,
+    ValidOptions,
+    corpus,
+    task_config,
+    task_options,
+)
 from mfdistill.commands.speech_train import MEL_TASKS, SpeechOptions, repeated
 from mfdistill.config import from_dict, to_dict
 from mfdistill.distill.settings import TrainConfig
@@ -24,36 +31,55 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TeacherTrain:
-    """Train a flow-matching teacher on a folder of speech (or, for comparison, a regression network of the same size)."""
+    """Train a flow-matching teacher on a folder of speech (or, for comparison, a regression network
+    of the same size).
+    """
 
-    task: Literal["vocode", "enhance", "phase", "dereverb", "codec", "bandwidth", "token2mel", "text2mel"] = "vocode"
-    """Mel spectrogram to speech, noisy to clean speech, STFT magnitudes to speech, reverberant to dry, coded to what was coded, or
-    band-limited to full-band speech, speech units or text (with a prompt) to a Mel spectrogram."""
+    task: Literal[
+        "vocode", "enhance", "phase", "dereverb", "codec", "bandwidth", "token2mel", "text2mel"
+    ] = "vocode"
+    """Mel spectrogram to speech, noisy to clean speech, STFT magnitudes to speech, reverberant to
+    dry, coded to what was coded, or band-limited to full-band speech, speech units or text (with a
+    prompt) to a Mel spectrogram.
+    """
     sample_rate: int = 16000
     """Hz: 16000, or 8000 at a fraction of the cost."""
     causal: bool = False
     """Frames and network see nothing later, so that the model streams (see mfdistill stream)."""
     framing: Literal["32/16", "16/8", "40/20"] | None = None
-    """Window and hop in milliseconds; a causal model's total latency is their sum. By default 40/20 for codec, 32/16 for other tasks."""
+    """Window and hop in milliseconds; a causal model's total latency is their sum. By default 40/20
+    for codec, 32/16 for other tasks.
+    """
     spread: Literal["preset", "data"] = "preset"
-    """'data' measures the prior's spread on the training data (Stream.FM's rule) where --sigma-0 does not give it: one number, or with
-    --prior-shape profile (bandwidth's) one for every frequency."""
+    """'data' measures the prior's spread on the training data (Stream.FM's rule) where --sigma-0
+    does not give it: one number, or with --prior-shape profile (bandwidth's) one for every
+    frequency.
+    """
     objective: Literal["cfm", "regression"] = "cfm"
     """'regression' predicts the clean features at once, without noise: the baseline of evaluate."""
     spectral: float = 0.0
-    """Weight of a magnitude loss in the objective 'regression', as --integral.spectral for students."""
+    """Weight of a magnitude loss in the objective 'regression', as --integral.spectral for
+    students.
+    """
     predictor: str | None = None
-    """Folder of a regression network of the same task (or of a model that has one) that stands, frozen, in front of the flow: the flow
-    starts around its estimate and sees it beside the input."""
+    """Folder of a regression network of the same task (or of a model that has one) that stands,
+    frozen, in front of the flow: the flow starts around its estimate and sees it beside the input.
+    """
     init: str | None = None
     """Folder of a checkpoint to start from instead of random weights (its network is used)."""
     config: str | None = None
     """config.json of a run to repeat; the other options override it."""
     data: Corpus = field(default_factory=Corpus)
-    training: OmitArgPrefixes[TrainConfig] = field(default_factory=lambda: TrainConfig(out="runs/teacher"))
-    valid: OmitArgPrefixes[ValidOptions] = field(default_factory=lambda: ValidOptions(valid_nfe=(1, 10)))
+    training: OmitArgPrefixes[TrainConfig] = field(
+        default_factory=lambda: TrainConfig(out="runs/teacher")
+    )
+    valid: OmitArgPrefixes[ValidOptions] = field(
+        default_factory=lambda: ValidOptions(valid_nfe=(1, 10))
+    )
     backbone: Backbone = "compact"
-    """Network: compact (sizes in 'network'), or NCSN++, DCUNet or causal NCSN++ (sizes in 'unet')."""
+    """Network: compact (sizes in 'network'), or NCSN++, DCUNet or causal NCSN++ (sizes in
+    'unet').
+    """
     network: CompactSizes = field(default_factory=CompactSizes)
     unet: UNetSizes = field(default_factory=UNetSizes)
     times: TimeConfig = field(default_factory=TimeConfig)
@@ -68,7 +94,9 @@ def repeat(config: Mapping[str, Any], where: str) -> TeacherTrain:
     from mfdistill.commands.predictor import repeated_predictor
     from mfdistill.commands.training import saved_training, saved_valid
 
-    name, sample_rate, options, causal, framing = task_options(config.get("task") or {}, f"{where}: task")
+    name, sample_rate, options, causal, framing = task_options(
+        config.get("task") or {}, f"{where}: task"
+    )
     objective = dict(config.get("objective") or {})
     mel = repeated(config, where) if name in MEL_TASKS else {}
     sizes = {} if mel else (config.get("network") or {}).get("config") or {}
@@ -76,7 +104,12 @@ def repeat(config: Mapping[str, Any], where: str) -> TeacherTrain:
     network = from_dict(CompactConfig, sizes if backbone == "compact" else {}, f"{where}: network")
     large = {}
     if backbone in CONFIGS:
-        large = {"backbone": backbone, "unet": chosen_sizes(backbone, from_dict(CONFIGS[backbone], sizes, f"{where}: network"))}
+        large = {
+            "backbone": backbone,
+            "unet": chosen_sizes(
+                backbone, from_dict(CONFIGS[backbone], sizes, f"{where}: network")
+            ),
+        }
     parent = config.get("parent") or {}
     return TeacherTrain(
         task=name,  # type: ignore[arg-type]
@@ -91,7 +124,9 @@ def repeat(config: Mapping[str, Any], where: str) -> TeacherTrain:
         data=corpus(config.get("data"), where),
         training=saved_training(dict(config), where),
         **saved_valid(config, where),
-        network=CompactSizes(**{item.name: getattr(network, item.name) for item in fields(CompactSizes)}),
+        network=CompactSizes(
+            **{item.name: getattr(network, item.name) for item in fields(CompactSizes)}
+        ),
         times=from_dict(TimeConfig, objective.get("times") or {}, f"{where}: objective.times"),
         task_options=options,
         **large,
@@ -100,11 +135,17 @@ def repeat(config: Mapping[str, Any], where: str) -> TeacherTrain:
 
 
 def own_profile(task: Mapping[str, Any], causal: bool, framing: str | None) -> bool:
-    """Whether a run's spread over the frequencies is not its preset's: it was measured, and is too long to be an option."""
+    """Whether a run's spread over the frequencies is not its preset's: it was measured, and is too
+    long to be an option.
+    """
     from mfdistill.tasks import default_task
 
     profile = tuple(task.get("prior_profile") or ())
-    return bool(profile) and profile != default_task(task["name"], task["stft"]["sample_rate"], causal, framing).prior_profile
+    return (
+        bool(profile)
+        and profile
+        != default_task(task["name"], task["stft"]["sample_rate"], causal, framing).prior_profile
+    )
 
 
 def run(command: TeacherTrain) -> Path:
@@ -116,9 +157,15 @@ def run(command: TeacherTrain) -> Path:
     from mfdistill.errors import UserError
 
     if command.spectral and command.objective != "regression":
-        raise UserError("--spectral: belongs to --objective regression; for a student it is --integral.spectral")
-    if command.predictor is not None and (command.objective == "regression" or command.task in MEL_TASKS):
-        raise UserError("--predictor: stands in front of a restoration task's flow; not with --objective regression, token2mel or text2mel")
+        raise UserError(
+            "--spectral: belongs to --objective regression; for a student it is --integral.spectral"
+        )
+    if command.predictor is not None and (
+        command.objective == "regression" or command.task in MEL_TASKS
+    ):
+        raise UserError(
+            "--predictor: stands in front of a restoration task's flow; not with --objective regression, token2mel or text2mel"
+        )
     if command.task in MEL_TASKS:
         from mfdistill.commands.speech_train import run as run_mel
 
@@ -140,28 +187,44 @@ def run(command: TeacherTrain) -> Path:
     accelerator = make_accelerator(training)
     front = command.predictor is not None
     preset = fit_task(
-        task_config(command.task, command.sample_rate, command.task_options, command.causal, command.framing, front), command.backbone
+        task_config(
+            command.task,
+            command.sample_rate,
+            command.task_options,
+            command.causal,
+            command.framing,
+            front,
+        ),
+        command.backbone,
     )
     predictor = None if command.predictor is None else open_predictor(command.predictor, preset)
     task = get_task(preset, predictor)
     parent: dict[str, Any] | None = None
     dataset = open_train(command.data, task.degradation, task.sample_rate)
     if command.spread == "data":
-        task = get_task(spread_of(training, task, dataset, command.task_options.sigma_0 is not None), predictor)
+        task = get_task(
+            spread_of(training, task, dataset, command.task_options.sigma_0 is not None), predictor
+        )
     if command.init is not None:
         start = open_model(command.init)
         if start.role == "student":
             same_role(command.init)
         if start.task.predictor is not None and predictor is None:
-            raise UserError(f"--init {command.init}: has a predictor in front of it; add --predictor {command.init}")
+            raise UserError(
+                f"--init {command.init}: has a predictor in front of it; add --predictor {command.init}"
+            )
         if start.task.predictor is None and predictor is not None:
-            raise UserError(f"--init {command.init}: was trained without a predictor; name a model that has one, or leave --init out")
+            raise UserError(
+                f"--init {command.init}: was trained without a predictor; name a model that has one, or leave --init out"
+            )
         same_task(task, start.task, f"--init {command.init}")
         network, description = start.module, dict(start.config["network"])
         parent = {"init": command.init, "sha256": digest_tensors(network.state_dict())}
     else:
         wanted = replace(command.network, causal=command.network.causal or command.causal)
-        sizes = fit_network(task, dataset, command.backbone, wanted, command.unet, measured(training))
+        sizes = fit_network(
+            task, dataset, command.backbone, wanted, command.unet, measured(training)
+        )
         torch.manual_seed(training.seed)
         network = build_network(command.backbone, sizes)
         description = {"name": command.backbone, "config": to_dict(sizes)}
@@ -184,8 +247,20 @@ def run(command: TeacherTrain) -> Path:
         "data": to_dict(command.data),
         "valid": to_dict(command.valid),
     }
-    after = {"teacher": "student-distill --teacher", "regression": "evaluate --regression"}[role] + f" {training.out}"
-    return launch(objective, task, dataset, command.data, training, command.valid, model_config, accelerator, after)
+    after = {"teacher": "student-distill --teacher", "regression": "evaluate --regression"}[
+        role
+    ] + f" {training.out}"
+    return launch(
+        objective,
+        task,
+        dataset,
+        command.data,
+        training,
+        command.valid,
+        model_config,
+        accelerator,
+        after,
+    )
 
 
 def same_role(init: str) -> None:
@@ -196,7 +271,8 @@ def same_role(init: str) -> None:
 
 
 def spread_of(training: TrainConfig, task: Task, dataset: Any, given: bool) -> TaskConfig:
-    """The task with its prior's spread measured on the data, or as the run to be resumed has measured it.
+    """The task with its prior's spread measured on the data, or as the run to be resumed has
+    measured it.
 
     Raises:
         UserError: a spread was given too.
@@ -210,8 +286,16 @@ def spread_of(training: TrainConfig, task: Task, dataset: Any, given: bool) -> T
     if given:
         raise UserError("--sigma-0 and --spread data exclude each other: give one of them")
     if training.resume and (Path(training.out) / "config.json").is_file():
-        return from_dict(TaskConfig, load_config(training.out).get("task") or {}, f"{training.out}/config.json: task")
+        return from_dict(
+            TaskConfig,
+            load_config(training.out).get("task") or {},
+            f"{training.out}/config.json: task",
+        )
     found = measure_spread(task, dataset)
-    profile = f", profile {min(found.prior_profile):g} to {max(found.prior_profile):g}" if found.prior_profile else ""
+    profile = (
+        f", profile {min(found.prior_profile):g} to {max(found.prior_profile):g}"
+        if found.prior_profile
+        else ""
+    )
     say(f"spread measured on the data: sigma_0 {found.sigma_0:g}{profile}")
     return found

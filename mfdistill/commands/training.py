@@ -1,4 +1,6 @@
-"""What teacher-train and student-distill have in common: validation set, summary, the run, and its figure and card."""
+"""What teacher-train and student-distill have in common: validation set, summary, the run, and its
+figure and card.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def launch(
     accelerator: Any,
     after: str,
 ) -> Path:
-    """Train, then draw the curves and write the model card; ``after`` is the command to go on with."""
+    """Train, then draw the curves and write the model card; ``after`` is the command to go on
+    with.
+    """
     from mfdistill.data import open_eval
     from mfdistill.distill.logs import say
     from mfdistill.distill.train import train
@@ -41,23 +45,42 @@ def launch(
     role, training = model_config["role"], in_steps(training, dataset)
     validate = None
     if valid.valid_files > 0:
-        utterances = open_eval(data, "valid", task.degradation, task.sample_rate, limit=valid.valid_files)
+        utterances = open_eval(
+            data, "valid", task.degradation, task.sample_rate, limit=valid.valid_files
+        )
         metrics = valid.valid_metrics
         if isinstance(task, MelTask):
-            metrics = () if metrics == ValidOptions.valid_metrics else metrics  # PESQ says nothing about generated speech
+            # PESQ says nothing about generated speech
+            metrics = () if metrics == ValidOptions.valid_metrics else metrics
             if metrics:
                 attach_vocoder(task, accelerator.device)
-        validate = make_validate(objective, role, task, utterances, valid.valid_nfe, metrics, training.seed, data.crop_s)
+        validate = make_validate(
+            objective, role, task, utterances, valid.valid_nfe, metrics, training.seed, data.crop_s
+        )
     if accelerator.is_main_process:
         params = sum(p.numel() for p in objective.parameters() if p.requires_grad)
         processes = f" x {accelerator.num_processes}" if accelerator.num_processes > 1 else ""
-        say(f"{role} '{task.config.name}' at {task.sample_rate} Hz, {params / 1e6:.2f} M parameters, on {accelerator.device}{processes}")
+        say(
+            f"{role} '{task.config.name}' at {task.sample_rate} Hz, {params / 1e6:.2f} M parameters, on {accelerator.device}{processes}"
+        )
         say(f"data {data.source}: {dataset.summary}")
-        say(f"training for {training.steps} updates of {training.batch_size} x {data.crop_s:g} s into {training.out}")
-    out = train(objective, dataset, task, training, model_config=model_config, validate=validate, accelerator=accelerator)
+        say(
+            f"training for {training.steps} updates of {training.batch_size} x {data.crop_s:g} s into {training.out}"
+        )
+    out = train(
+        objective,
+        dataset,
+        task,
+        training,
+        model_config=model_config,
+        validate=validate,
+        accelerator=accelerator,
+    )
     if accelerator.is_main_process:
         finish(out)
-        say(f"{out}: model.safetensors, config.json, log.jsonl, curves.png, README.md; go on with: mfdistill {after}")
+        say(
+            f"{out}: model.safetensors, config.json, log.jsonl, curves.png, README.md; go on with: mfdistill {after}"
+        )
     return out
 
 
@@ -74,13 +97,25 @@ def finish(out: Path) -> None:
 
 def saved_training(config: dict[str, Any], where: str) -> TrainConfig:
     """The settings of a run from its ``config.json``, ready to be given again."""
-    section = {key: value for key, value in config.get("training", {}).items() if key not in ("step", "hours", "processes")}
-    return from_dict(TrainConfig, {**section, "resume": False, "overwrite": False}, f"{where}: training")
+    section = {
+        key: value
+        for key, value in config.get("training", {}).items()
+        if key not in ("step", "hours", "processes")
+    }
+    return from_dict(
+        TrainConfig, {**section, "resume": False, "overwrite": False}, f"{where}: training"
+    )
 
 
 def saved_valid(config: Mapping[str, Any], where: str) -> dict[str, ValidOptions]:
-    """What a run measured in validation, as a field of its command; nothing where its ``config.json`` does not say."""
-    return {"valid": from_dict(ValidOptions, config["valid"], f"{where}: valid")} if config.get("valid") else {}
+    """What a run measured in validation, as a field of its command; nothing where its
+    ``config.json`` does not say.
+    """
+    return (
+        {"valid": from_dict(ValidOptions, config["valid"], f"{where}: valid")}
+        if config.get("valid")
+        else {}
+    )
 
 
 def same_task(own: Task, other: Task, what: str) -> None:
@@ -90,11 +125,15 @@ def same_task(own: Task, other: Task, what: str) -> None:
 
     if different := first_difference(to_dict(other.config), to_dict(own.config)):
         key, theirs, ours = different
-        raise UserError(f"{what}: is of another task ({key} is {theirs!r}, here {ours!r}); choose another one or change the options")
+        raise UserError(
+            f"{what}: is of another task ({key} is {theirs!r}, here {ours!r}); choose another one or change the options"
+        )
 
 
 def measured(training: TrainConfig) -> float | None:
     """``residual_std`` of the run to be resumed, if there is one."""
     if not (training.resume and (Path(training.out) / "config.json").is_file()):
         return None
-    return ((load_config(training.out).get("network") or {}).get("config") or {}).get("residual_std")
+    return ((load_config(training.out).get("network") or {}).get("config") or {}).get(
+        "residual_std"
+    )

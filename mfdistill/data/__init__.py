@@ -1,4 +1,6 @@
-"""Datasets to training batches and evaluation utterances. ``DataConfig`` loads at once, the rest (torch, datasets) when it is asked for."""
+"""Datasets to training batches and evaluation utterances. ``DataConfig`` loads at once, the rest
+(torch, datasets) when it is asked for.
+"""
 
 from __future__ import annotations
 

@@ -8,20 +8,25 @@ _ENDS = re.compile(r"(?<=[.!?;:,])\s+|(?<=[。！？；：，])")
 
 
 def text_chunks(text: str, most: int) -> list[str]:
-    """``text`` in parts of at most ``most`` bytes (UTF-8): whole clauses as F5-TTS joins them, ended by punctuation; a longer clause is
-    divided evenly at its spaces, and a longer word (or Chinese) between its characters. White space is made single.
+    """``text`` in parts of at most ``most`` bytes (UTF-8): whole clauses as F5-TTS joins them,
+    ended by punctuation; a longer clause is divided evenly at its spaces, and a longer word (or
+    Chinese) between its characters. White space is made single.
 
     Raises:
         ValueError: fewer bytes than a character may have (4).
     """
     if most < 4:
         raise ValueError(f"parts of {most} bytes cannot hold every character")
-    clauses = [clause for part in _ENDS.split(" ".join(text.split())) for clause in _divided(part, most)]
+    clauses = [
+        clause for part in _ENDS.split(" ".join(text.split())) for clause in _divided(part, most)
+    ]
     return _joined(clauses, most)
 
 
 def _joined(parts: list[str], most: int) -> list[str]:
-    """Neighbours together while they fit; a space goes after one that ends with a character of one byte."""
+    """Neighbours together while they fit; a space goes after one that ends with a character of one
+    byte.
+    """
     chunks: list[str] = []
     for part in filter(None, parts):
         together = f"{chunks[-1]}{' ' if chunks[-1][-1].isascii() else ''}{part}" if chunks else ""
@@ -33,7 +38,9 @@ def _joined(parts: list[str], most: int) -> list[str]:
 
 
 def _divided(clause: str, most: int) -> list[str]:
-    """A clause that is too long, in as few parts as it needs and none much shorter than the others: short ones are spoken slowly."""
+    """A clause that is too long, in as few parts as it needs and none much shorter than the others:
+    short ones are spoken slowly.
+    """
     size = _size(clause)
     if size <= most:
         return [clause]

@@ -1,6 +1,8 @@
-"""How degraded speech is made from clean speech on the fly: a function of the clean samples and of one random generator, nothing else.
+"""How degraded speech is made from clean speech on the fly: a function of the clean samples and of
+one random generator, nothing else.
 
-What a corpus has recorded goes first: where it holds degraded twins, nothing is made (see ``sources``).
+What a corpus has recorded goes first: where it holds degraded twins, nothing is made (see
+``sources``).
 """
 
 from __future__ import annotations
@@ -25,15 +27,18 @@ from mfdistill.data.waves import Waves
 from mfdistill.errors import UserError
 from mfdistill.tasks.config import Degradation as Kind
 
-EVAL_SNRS_DB = (2.5, 7.5, 12.5, 17.5)  # VoiceBank-DEMAND's test set (Valentini-Botinhao et al., 2016)
+# VoiceBank-DEMAND's test set (Valentini-Botinhao et al., 2016)
+EVAL_SNRS_DB = (2.5, 7.5, 12.5, 17.5)
 SIMULATED = 256  # rooms of a split
 _ROOMS = {"train": 0, "valid": 1, "test": 2}
 
 
 @dataclass(frozen=True)
 class Degradation:
-    """``train(rng, clean (s,)) -> degraded (s,)``; ``evaluate(rng, clean, i)`` for the i-th utterance of a set, with what is to be said of
-    it (``snr_db``). Both float32, aligned with the clean samples."""
+    """``train(rng, clean (s,)) -> degraded (s,)``; ``evaluate(rng, clean, i)`` for the i-th
+    utterance of a set, with what is to be said of it (``snr_db``). Both float32, aligned with the
+    clean samples.
+    """
 
     train: Callable[[np.random.Generator, np.ndarray], np.ndarray]
     evaluate: Callable[[np.random.Generator, np.ndarray, int], tuple[np.ndarray, dict[str, Any]]]
@@ -46,11 +51,20 @@ def kind_of(degradation: Kind | bool) -> Kind:
 
 
 def made_anyway(config: DataConfig, kind: Kind) -> bool:
-    """Whether the configuration names a way to make the degradation, so that a corpus's own degraded twins are not wanted."""
-    return {"noise": config.noise, "reverb": config.rirs, "codec": config.codec, "bandwidth": config.cutoff}.get(kind) is not None
+    """Whether the configuration names a way to make the degradation, so that a corpus's own
+    degraded twins are not wanted.
+    """
+    return {
+        "noise": config.noise,
+        "reverb": config.rirs,
+        "codec": config.codec,
+        "bandwidth": config.cutoff,
+    }.get(kind) is not None
 
 
-def open_degradation(config: DataConfig, kind: Kind, split: str, sample_rate: int) -> Degradation | None:
+def open_degradation(
+    config: DataConfig, kind: Kind, split: str, sample_rate: int
+) -> Degradation | None:
     """What a split's clean speech goes through; None where it goes through nothing.
 
     Raises:
@@ -65,14 +79,20 @@ def open_degradation(config: DataConfig, kind: Kind, split: str, sample_rate: in
     if kind == "codec":
         name, (low, high) = config.codec or "opus", config.codec_kbps or (6.0, 6.0)
         rates = f" at {low:g} to {high:g} kbit/s" if name == "opus" else ""
-        return _same(lambda rng, clean: coded(clean, sample_rate, name, float(rng.uniform(low, high))), f"{name}{rates}")
+        return _same(
+            lambda rng, clean: coded(clean, sample_rate, name, float(rng.uniform(low, high))),
+            f"{name}{rates}",
+        )
     cutoffs = config.cutoff or CUTOFFS
     limited = tuple(cutoff for cutoff in cutoffs if cutoff < 1) or cutoffs
     return Degradation(
         lambda rng, clean: random_band_limit(rng, clean, sample_rate, cutoffs),
-        # whole bands tell nothing about the extension of others, so that they are left out of evaluation
+        # whole bands tell nothing about the extension of others, so that they are left out of
+        # evaluation
         lambda rng, clean, i: (random_band_limit(rng, clean, sample_rate, limited), {}),
-        "cut off at " + ", ".join(f"{cutoff * sample_rate / 2000:g}" for cutoff in cutoffs) + " kHz",
+        "cut off at "
+        + ", ".join(f"{cutoff * sample_rate / 2000:g}" for cutoff in cutoffs)
+        + " kHz",
     )
 
 
@@ -80,7 +100,9 @@ CUTOFFS = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 """Of the Nyquist frequency: at 16 kHz, sample rates of 4, 6, ..., 16 kHz, as Stream.FM's."""
 
 
-def _same(train: Callable[[np.random.Generator, np.ndarray], np.ndarray], summary: str) -> Degradation:
+def _same(
+    train: Callable[[np.random.Generator, np.ndarray], np.ndarray], summary: str
+) -> Degradation:
     return Degradation(train, lambda rng, clean, i: (train(rng, clean), {}), summary)
 
 
@@ -91,11 +113,17 @@ def _noise(config: DataConfig, split: str, sample_rate: int) -> Degradation:
         noise = noise_segment(rng, noises[int(rng.integers(len(noises)))], clean.size)
         return mix_at_snr(clean, noise, snr_db())
 
-    def evaluate(rng: np.random.Generator, clean: np.ndarray, i: int) -> tuple[np.ndarray, dict[str, Any]]:
+    def evaluate(
+        rng: np.random.Generator, clean: np.ndarray, i: int
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         snr_db = EVAL_SNRS_DB[i % len(EVAL_SNRS_DB)]
         return mix(rng, clean, lambda: snr_db), {"snr_db": snr_db}
 
-    return Degradation(lambda rng, clean: mix(rng, clean, lambda: float(rng.uniform(*config.snr_db))), evaluate, f"{len(noises)} noises")
+    return Degradation(
+        lambda rng, clean: mix(rng, clean, lambda: float(rng.uniform(*config.snr_db))),
+        evaluate,
+        f"{len(noises)} noises",
+    )
 
 
 def _reverb(config: DataConfig, split: str, sample_rate: int) -> Degradation:
@@ -115,7 +143,9 @@ def _reverb(config: DataConfig, split: str, sample_rate: int) -> Degradation:
 
 
 @lru_cache(maxsize=4 * SIMULATED)
-def _simulated(split: int, number: int, sample_rate: int, rt60_s: tuple[float, float]) -> np.ndarray:
+def _simulated(
+    split: int, number: int, sample_rate: int, rt60_s: tuple[float, float]
+) -> np.ndarray:
     """A room of its split: the same in every run and process."""
     return simulate_response(np.random.default_rng([60, split, number]), sample_rate, rt60_s)
 

@@ -1,6 +1,8 @@
-"""Speech from espeak-ng, in a process of its own: run as a script it reads a JSON request from its standard input.
+"""Speech from espeak-ng, in a process of its own: run as a script it reads a JSON request from its
+standard input.
 
-The library is GPL-3 and holds global state, so it is never loaded into the process that trains. ``synthesise`` is what the others call.
+The library is GPL-3 and holds global state, so it is never loaded into the process that trains.
+``synthesise`` is what the others call.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from typing import Any, TypedDict
 
 
 class Speech(TypedDict):
-    """One utterance to speak; ``rate_wpm`` in words per minute, ``pitch`` and ``pitch_range`` from 0 to 100 (50 is the voice's own)."""
+    """One utterance to speak; ``rate_wpm`` in words per minute, ``pitch`` and ``pitch_range`` from
+    0 to 100 (50 is the voice's own).
+    """
 
     file: str
     voice: str
@@ -26,7 +30,8 @@ class Speech(TypedDict):
 
 
 def synthesise(jobs: list[Speech], folder: Path) -> int:
-    """Speak every job into ``folder/<file>``, raw 16-bit little-endian mono, and give the sample rate in Hz. Same jobs, same samples.
+    """Speak every job into ``folder/<file>``, raw 16-bit little-endian mono, and give the sample
+    rate in Hz. Same jobs, same samples.
 
     Raises:
         UserError: espeakng-loader is not installed, or espeak-ng fails.
@@ -50,13 +55,24 @@ def _ask(request: dict[str, Any], what: str) -> str:
     from mfdistill.errors import UserError
 
     if find_spec("espeakng_loader") is None:
-        raise UserError(f"{what}: needs the speech synthesiser espeak-ng; run: pip install espeakng-loader")
+        raise UserError(
+            f"{what}: needs the speech synthesiser espeak-ng; run: pip install espeakng-loader"
+        )
     # -P: the modules beside this file must not hide others of the same name
     ask = json.dumps(request)
-    done = subprocess.run([sys.executable, "-P", __file__], input=ask, capture_output=True, text=True, encoding="utf-8", check=False)
+    done = subprocess.run(
+        [sys.executable, "-P", __file__],
+        input=ask,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise UserError(f"espeak-ng failed ({last}); free disk space, or pip install --force-reinstall espeakng-loader")
+        raise UserError(
+            f"espeak-ng failed ({last}); free disk space, or pip install --force-reinstall espeakng-loader"
+        )
     return done.stdout
 
 
@@ -84,8 +100,11 @@ def _transcribe(language: str, texts: list[str]) -> list[str]:
     for text in texts:
         rest = ctypes.c_char_p(text.encode())
         clauses = []
-        while rest.value is not None:  # a clause at a time; the pointer moves on, and is null at the end
-            clauses.append((library.espeak_TextToPhonemes(ctypes.byref(rest), _UTF8, _IPA) or b"").decode())
+        # a clause at a time; the pointer moves on, and is null at the end
+        while rest.value is not None:
+            clauses.append(
+                (library.espeak_TextToPhonemes(ctypes.byref(rest), _UTF8, _IPA) or b"").decode()
+            )
         found.append(" ".join(clauses))
     return found
 
@@ -108,10 +127,19 @@ def _speak(folder: Path, jobs: list[Speech]) -> int:
         library.espeak_ng_SetRandSeed(number + 1)  # breath and flutter are random
         if library.espeak_SetVoiceByName(job["voice"].encode()) != 0:
             raise SystemExit(f"has no voice {job['voice']}")
-        for parameter, value in ((rate_parameter, job["rate_wpm"]), (pitch_parameter, job["pitch"]), (range_parameter, job["pitch_range"])):
+        for parameter, value in (
+            (rate_parameter, job["rate_wpm"]),
+            (pitch_parameter, job["pitch"]),
+            (range_parameter, job["pitch_range"]),
+        ):
             library.espeak_SetParameter(parameter, value, 0)
         text = job["text"].encode()
-        if library.espeak_Synth(text, ctypes.c_size_t(len(text) + 1), 0, _CHARACTERS, 0, _UTF8, None, None) != 0:
+        if (
+            library.espeak_Synth(
+                text, ctypes.c_size_t(len(text) + 1), 0, _CHARACTERS, 0, _UTF8, None, None
+            )
+            != 0
+        ):
             raise SystemExit(f"cannot speak with the voice {job['voice']}")
         library.espeak_Synchronize()
         (folder / job["file"]).write_bytes(b"".join(pieces))

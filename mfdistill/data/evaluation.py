@@ -1,4 +1,6 @@
-"""Evaluation utterances: whole recordings, and mixtures that depend on nothing but the file list."""
+"""Evaluation utterances: whole recordings, and mixtures that depend on nothing but the file
+list.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,14 @@ _SEED = 20160913  # not the training seed: every run is measured on the same mix
 
 
 def open_eval(
-    config: DataConfig, split: Literal["valid", "test"], degradation: Kind | bool, sample_rate: int, limit: int | None = None
+    config: DataConfig,
+    split: Literal["valid", "test"],
+    degradation: Kind | bool,
+    sample_rate: int,
+    limit: int | None = None,
 ) -> EvalSet:
-    """Whole utterances of a split, degraded as ``open_train`` says, at most ``limit``: the first ones in an order that goes through the
-    speakers in turn.
+    """Whole utterances of a split, degraded as ``open_train`` says, at most ``limit``: the first
+    ones in an order that goes through the speakers in turn.
 
     An utterance's mixture is the same for every ``limit``, seed and process.
 
@@ -42,11 +48,19 @@ def open_eval(
 
 
 class EvalSet(Sequence[dict[str, Any]]):
-    """``ds[i] -> {"name", "speaker", "text" (or None), "clean": (s,), "degraded": (s,), "snr_db" (None unless mixed here)}``."""
+    """``ds[i] -> {"name", "speaker", "text" (or None), "clean": (s,), "degraded": (s,), "snr_db"
+    (None unless mixed here)}``.
+    """
 
-    def __init__(self, config: DataConfig, split: str, kind: Kind, sample_rate: int, limit: int | None) -> None:
+    def __init__(
+        self, config: DataConfig, split: str, kind: Kind, sample_rate: int, limit: int | None
+    ) -> None:
         paired = kind != "none" and not made_anyway(config, kind)
-        rows = first_rows(config, split, paired, limit) if config.streaming else open_rows(config, split, paired)
+        rows = (
+            first_rows(config, split, paired, limit)
+            if config.streaming
+            else open_rows(config, split, paired)
+        )
         rows = rows.select(_in_turn(list(rows["name"]), list(rows["speaker"]))[:limit])
         self.names: list[str] = [str(name) for name in rows["name"]]
         self.speakers: list[str] = [str(speaker) for speaker in rows["speaker"]]
@@ -55,7 +69,9 @@ class EvalSet(Sequence[dict[str, Any]]):
         self.noisy = Waves(rows, "noisy", sample_rate) if "noisy" in rows.column_names else None
         if self.noisy is not None:
             check_pairs(self.clean, self.noisy)
-        self.degradation = open_degradation(config, kind, split, sample_rate) if self.noisy is None else None
+        self.degradation = (
+            open_degradation(config, kind, split, sample_rate) if self.noisy is None else None
+        )
 
     def __len__(self) -> int:
         return len(self.names)
@@ -72,18 +88,28 @@ class EvalSet(Sequence[dict[str, Any]]):
         if self.noisy is not None:
             degraded = self.noisy[i]
         elif self.degradation is not None:
-            degraded, told = self.degradation.evaluate(generator(_SEED, stable_hash(self.names[i])), clean, i)
+            degraded, told = self.degradation.evaluate(
+                generator(_SEED, stable_hash(self.names[i])), clean, i
+            )
             about |= told
         clean, degraded = limit_peak(clean, degraded)
         audio = {"clean": torch.from_numpy(clean), "degraded": torch.from_numpy(degraded)}
-        return {"name": self.names[i], "speaker": self.speakers[i], "text": self.texts[i], **about, **audio}
+        return {
+            "name": self.names[i],
+            "speaker": self.speakers[i],
+            "text": self.texts[i],
+            **about,
+            **audio,
+        }
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[i] for i in range(len(self)))
 
 
 def _in_turn(names: Sequence[str], speakers: Sequence[str]) -> list[int]:
-    """Order of the utterances: every speaker's first, then every speaker's second, ...; within a round shuffled by name."""
+    """Order of the utterances: every speaker's first, then every speaker's second, ...; within a
+    round shuffled by name.
+    """
     rounds: dict[str, int] = {}
     keys: list[tuple[int, int, int]] = []
     for i in sorted(range(len(names)), key=lambda i: stable_hash(names[i])):

@@ -1,4 +1,6 @@
-"""Folders of recordings: which files make up a split, and which noisy file belongs to which clean one."""
+"""Folders of recordings: which files make up a split, and which noisy file belongs to which clean
+one.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,22 @@ Row = dict[str, str | None]  # name, speaker, text, clean (path), noisy (path or
 def folder_rows(root: Path, split: str, names: dict[str, str], noisy: bool) -> list[Row]:
     """Utterances of one split of the folder ``root``, sorted by name.
 
-    ``split`` is 'train', 'valid' or 'test', and ``names`` what the folders of the three are called. ``noisy``: look for noisy twins too.
+    ``split`` is 'train', 'valid' or 'test', and ``names`` what the folders of the three are called.
+    ``noisy``: look for noisy twins too.
 
     Raises:
-        UserError: no such folder, no audio in it, a file without its twin, or too few files to hold some out.
+        UserError: no such folder, no audio in it, a file without its twin, or too few files to hold
+            some out.
     """
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder; name a folder of recordings, a hub id (owner/name) or 'embedded'")
-    present = {part: places for part in names if (places := _split_folder(root, part, names[part])) is not None}
+        raise UserError(
+            f"{root}: no such folder; name a folder of recordings, a hub id (owner/name) or 'embedded'"
+        )
+    present = {
+        part: places
+        for part in names
+        if (places := _split_folder(root, part, names[part])) is not None
+    }
     if not present:
         clean_folder = root / "clean" if (root / "clean").is_dir() else root
         noisy_folder = root / "noisy" if (root / "noisy").is_dir() else None
@@ -36,23 +46,39 @@ def folder_rows(root: Path, split: str, names: dict[str, str], noisy: bool) -> l
         return hold_out(rows, split, {"valid", "test"}, str(root))
     if split in present:
         rows = _rows(root, *_with(present[split], noisy))
-        return hold_out(rows, split, names.keys() - present.keys(), str(root)) if split == "train" else rows
+        return (
+            hold_out(rows, split, names.keys() - present.keys(), str(root))
+            if split == "train"
+            else rows
+        )
     if "train" not in present:
         lack = f"has no '{names['train']}' folder to take the {split} split from"
         raise UserError(f"{root}: {lack}; make one or name it with --data.train-split")
-    return hold_out(_rows(root, *_with(present["train"], noisy)), split, names.keys() - present.keys(), str(root))
+    return hold_out(
+        _rows(root, *_with(present["train"], noisy)),
+        split,
+        names.keys() - present.keys(),
+        str(root),
+    )
 
 
-def noise_files(folder: Path, split: str, what: str = "noises", option: str = "noise") -> list[Path]:
-    """Noises (or impulse responses) for a split: ``train/`` (also for valid) and ``test/`` where the folder has both, else a fifth is kept
-    for the test.
+def noise_files(
+    folder: Path, split: str, what: str = "noises", option: str = "noise"
+) -> list[Path]:
+    """Noises (or impulse responses) for a split: ``train/`` (also for valid) and ``test/`` where
+    the folder has both, else a fifth is kept for the test.
 
     Raises:
         UserError: no such folder or no audio in it.
     """
     if not folder.is_dir():
-        other = {"noise": "'embedded' for synthetic noises", "rirs": "'simulated' for simulated rooms"}[option]
-        raise UserError(f"{folder}: no such folder of {what}; name one with --data.{option}, or {other}")
+        other = {
+            "noise": "'embedded' for synthetic noises",
+            "rirs": "'simulated' for simulated rooms",
+        }[option]
+        raise UserError(
+            f"{folder}: no such folder of {what}; name one with --data.{option}, or {other}"
+        )
     if (folder / "train").is_dir() and (folder / "test").is_dir():
         return _audio(folder / ("test" if split == "test" else "train"))
     files = _audio(folder)
@@ -63,20 +89,29 @@ def noise_files(folder: Path, split: str, what: str = "noises", option: str = "n
 
 
 def hold_out(rows: list[Row], split: str, missing: Iterable[str], where: str) -> list[Row]:
-    """The part of ``rows`` that belongs to ``split`` when the ``missing`` splits are cut from these rows.
+    """The part of ``rows`` that belongs to ``split`` when the ``missing`` splits are cut from these
+    rows.
 
-    Whole speakers are held out where there are at least ten, else files; which ones depends on their names alone.
+    Whole speakers are held out where there are at least ten, else files; which ones depends on
+    their names alone.
     """
     missing = [part for part in ("valid", "test") if part in set(missing)]
     if not missing:
         return rows
-    key = "speaker" if len({row["speaker"] for row in rows if row["speaker"]}) >= 10 and all(row["speaker"] for row in rows) else "name"
+    key = (
+        "speaker"
+        if len({row["speaker"] for row in rows if row["speaker"]}) >= 10
+        and all(row["speaker"] for row in rows)
+        else "name"
+    )
     units = sorted({str(row[key]) for row in rows}, key=stable_hash)
     if len(units) <= len(missing):
         few = f"{len(units)} file(s) are too few to hold out {' and '.join(missing)}"
         raise UserError(f"{where}: {few}; add files, or folders of these names")
     count = max(1, round(HELD_OUT * len(units)))
-    owner = {unit: part for i, part in enumerate(missing) for unit in units[i * count : (i + 1) * count]}
+    owner = {
+        unit: part for i, part in enumerate(missing) for unit in units[i * count : (i + 1) * count]
+    }
     return [row for row in rows if owner.get(str(row[key]), "train") == split]
 
 
@@ -104,10 +139,18 @@ def _with(folders: tuple[Path, Path | None], noisy: bool) -> tuple[Path, Path | 
 
 
 def _audio(folder: Path) -> list[Path]:
-    found = (Path(place, file) for place, _, files in os.walk(folder, followlinks=True) for file in files)
-    files = sorted(file for file in found if file.suffix.lower() in AUDIO_SUFFIXES and not file.name.startswith("."))
+    found = (
+        Path(place, file) for place, _, files in os.walk(folder, followlinks=True) for file in files
+    )
+    files = sorted(
+        file
+        for file in found
+        if file.suffix.lower() in AUDIO_SUFFIXES and not file.name.startswith(".")
+    )
     if not files:
-        raise UserError(f"{folder}: no audio files in it ({', '.join(sorted(AUDIO_SUFFIXES))}); name a folder of recordings")
+        raise UserError(
+            f"{folder}: no audio files in it ({', '.join(sorted(AUDIO_SUFFIXES))}); name a folder of recordings"
+        )
     return files
 
 
@@ -146,7 +189,9 @@ def _need_twins(files: dict[str, Path], twins: dict[str, Path], kind: str, folde
     alone = sorted(files.keys() - twins.keys())
     if alone:
         more = f" (and {len(alone) - 1} more)" if len(alone) > 1 else ""
-        raise UserError(f"{files[alone[0]]}{more}: has no {kind} twin of the same name in {folder}; add it or remove the file")
+        raise UserError(
+            f"{files[alone[0]]}{more}: has no {kind} twin of the same name in {folder}; add it or remove the file"
+        )
 
 
 def _speaker(name: str) -> str:
@@ -157,14 +202,18 @@ def _speaker(name: str) -> str:
 
 
 def _transcripts(root: Path) -> dict[str, str]:
-    """Texts by path from ``transcripts.tsv`` (columns path, speaker, text), where the corpus has one."""
+    """Texts by path from ``transcripts.tsv`` (columns path, speaker, text), where the corpus has
+    one.
+    """
     file = root / "transcripts.tsv"
     if not file.is_file():
         return {}
     lines = file.read_text(encoding="utf-8").splitlines()
     columns = lines[0].split("\t") if lines else []
     if "path" not in columns or "text" not in columns:
-        raise UserError(f"{file}: needs the tab-separated columns 'path' and 'text'; correct its first line or remove the file")
+        raise UserError(
+            f"{file}: needs the tab-separated columns 'path' and 'text'; correct its first line or remove the file"
+        )
     path, text = columns.index("path"), columns.index("text")
     cells = (line.split("\t") for line in lines[1:])
     return {row[path]: row[text] for row in cells if len(row) > max(path, text)}

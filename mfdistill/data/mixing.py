@@ -1,4 +1,6 @@
-"""One training or evaluation sample from decoded recordings: crop, degradation, level. Numpy; randomness only from the given generator."""
+"""One training or evaluation sample from decoded recordings: crop, degradation, level. Numpy;
+randomness only from the given generator.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,18 @@ def generator(seed: int, index: int) -> np.random.Generator:
 
 
 def training_sample(
-    rng: np.random.Generator, clean: np.ndarray, noisy: np.ndarray | None, degrade: Degrade | None, crop: int, config: DataConfig
+    rng: np.random.Generator,
+    clean: np.ndarray,
+    noisy: np.ndarray | None,
+    degrade: Degrade | None,
+    crop: int,
+    config: DataConfig,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """``(clean, degraded)``, float32 ``(crop,)`` each, from a recording ``clean (s,)`` and its ``noisy`` twin or what ``degrade`` makes.
+    """``(clean, degraded)``, float32 ``(crop,)`` each, from a recording ``clean (s,)`` and its
+    ``noisy`` twin or what ``degrade`` makes.
 
-    Without either, degraded equals clean. Both get one random gain, less where one of them would clip.
+    Without either, degraded equals clean. Both get one random gain, less where one of them would
+    clip.
     """
     start = crop_start(rng, clean, crop)
     target = cut(clean, start, crop)
@@ -39,7 +48,9 @@ def training_sample(
 
 
 def crop_start(rng: np.random.Generator, wave: np.ndarray, crop: int) -> int:
-    """First sample of a crop that is not nearly silent; negative where ``wave`` is shorter than ``crop`` (zeros go around it)."""
+    """First sample of a crop that is not nearly silent; negative where ``wave`` is shorter than
+    ``crop`` (zeros go around it).
+    """
     if wave.size <= crop:
         return -int(rng.integers(crop - wave.size + 1))
     power = float(np.dot(wave, wave)) / wave.size
@@ -53,7 +64,9 @@ def crop_start(rng: np.random.Generator, wave: np.ndarray, crop: int) -> int:
 
 
 def cut(wave: np.ndarray, start: int, size: int) -> np.ndarray:
-    """``size`` samples of ``wave`` from ``start`` on, with zeros before its beginning and after its end."""
+    """``size`` samples of ``wave`` from ``start`` on, with zeros before its beginning and after its
+    end.
+    """
     if start >= 0 and start + size <= wave.size:
         return wave[start : start + size]
     out = np.zeros(size, dtype=wave.dtype)
@@ -64,7 +77,9 @@ def cut(wave: np.ndarray, start: int, size: int) -> np.ndarray:
 
 
 def noise_segment(rng: np.random.Generator, noise: np.ndarray, size: int) -> np.ndarray:
-    """``size`` samples of ``noise`` from a random place that is not nearly silent; a shorter one is repeated."""
+    """``size`` samples of ``noise`` from a random place that is not nearly silent; a shorter one is
+    repeated.
+    """
     if noise.size <= size:
         return fit_length(noise, size, rng)
     return cut(noise, crop_start(rng, noise, size), size)

@@ -1,4 +1,6 @@
-"""Synthetic noises for the embedded corpus: functions of a numpy generator, float32 ``(size,)`` of RMS 1."""
+"""Synthetic noises for the embedded corpus: functions of a numpy generator, float32 ``(size,)`` of
+RMS 1.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,9 @@ import numpy as np
 
 
 def coloured(rng: np.random.Generator, size: int, slope: float) -> np.ndarray:
-    """Gaussian noise whose power falls as ``1 / f^slope``: 0 white, 1 pink, 2 brown (flat below a thousandth of the rate)."""
+    """Gaussian noise whose power falls as ``1 / f^slope``: 0 white, 1 pink, 2 brown (flat below a
+    thousandth of the rate).
+    """
     spectrum = np.fft.rfft(rng.standard_normal(size))
     frequency = np.fft.rfftfreq(size)
     return unit(np.fft.irfft(spectrum * np.maximum(frequency, 1e-3) ** (-slope / 2), n=size))
@@ -30,10 +34,16 @@ def hum(rng: np.random.Generator, size: int, rate: int, pitch_hz: float) -> np.n
     return unit(unit(tones) + 0.1 * coloured(rng, size, 1.0))
 
 
-def modulated(rng: np.random.Generator, size: int, rate: int, cycles_hz: float, slope: float) -> np.ndarray:
-    """Coloured noise that swells and fades at irregular intervals around ``1 / cycles_hz`` s, by up to 20 dB."""
+def modulated(
+    rng: np.random.Generator, size: int, rate: int, cycles_hz: float, slope: float
+) -> np.ndarray:
+    """Coloured noise that swells and fades at irregular intervals around ``1 / cycles_hz`` s, by up
+    to 20 dB.
+    """
     count = max(2, int(size / rate * cycles_hz * 2) + 2)
-    swell_db = np.interp(np.linspace(0, count - 1, size), np.arange(count), rng.uniform(-20, 0, count))
+    swell_db = np.interp(
+        np.linspace(0, count - 1, size), np.arange(count), rng.uniform(-20, 0, count)
+    )
     return unit(coloured(rng, size, slope) * 10 ** (swell_db / 20))
 
 
@@ -44,7 +54,9 @@ def clicks(rng: np.random.Generator, size: int, rate: int, per_s: float) -> np.n
     time = np.arange(length) / rate
     for start in rng.integers(0, size - length, max(1, int(per_s * size / rate))):
         tone = np.sin(2 * np.pi * rng.uniform(300, 4000) * time) + 0.5 * rng.standard_normal(length)
-        out[start : start + length] += rng.uniform(0.2, 1.0) * tone * np.exp(-time / rng.uniform(0.002, 0.01))
+        out[start : start + length] += (
+            rng.uniform(0.2, 1.0) * tone * np.exp(-time / rng.uniform(0.002, 0.01))
+        )
     return unit(out)
 
 

@@ -1,4 +1,6 @@
-"""Sentences of the embedded corpus, written for this project; together they hold every phoneme of English many times."""
+"""Sentences of the embedded corpus, written for this project; together they hold every phoneme of
+English many times.
+"""
 
 TRAIN = (
     "The morning train was late again, so we walked along the river instead.",

@@ -1,4 +1,5 @@
-"""Every source as a Hugging Face data set with the same columns: ``name``, ``speaker``, ``text``, ``clean`` and, where there is, ``noisy``.
+"""Every source as a Hugging Face data set with the same columns: ``name``, ``speaker``, ``text``,
+``clean`` and, where there is, ``noisy``.
 
 The audio columns hold undecoded ``{"bytes", "path"}``; ``mfdistill.data.waves`` decodes them.
 """
@@ -16,13 +17,18 @@ from mfdistill.errors import UserError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_COLUMNS = {"name": ("name", "id", "file"), "speaker": ("speaker", "speaker_id"), "text": ("text", "transcription", "transcript")}
+_COLUMNS = {
+    "name": ("name", "id", "file"),
+    "speaker": ("speaker", "speaker_id"),
+    "text": ("text", "transcription", "transcript"),
+}
 SPLITS = ("train", "valid", "test")
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 
 def open_rows(config: DataConfig, split: str, noisy: bool) -> Dataset:
-    """The utterances of ``split``; ``noisy``: with a column of degraded twins where the source has them.
+    """The utterances of ``split``; ``noisy``: with a column of degraded twins where the source has
+    them.
 
     Raises:
         UserError: the source is missing, empty, incomplete or has other columns.
@@ -39,7 +45,9 @@ def open_rows(config: DataConfig, split: str, noisy: bool) -> Dataset:
         rows = _rows_dataset(folder_rows(Path(source).expanduser(), split, names, noisy))
     if config.max_files is not None and config.max_files < len(rows):
         hashes = [stable_hash(str(name)) for name in rows["name"]]
-        rows = rows.select(sorted(sorted(range(len(rows)), key=hashes.__getitem__)[: config.max_files]))
+        rows = rows.select(
+            sorted(sorted(range(len(rows)), key=hashes.__getitem__)[: config.max_files])
+        )
     return rows
 
 
@@ -59,25 +67,43 @@ def open_noises(config: DataConfig, split: str) -> Dataset:
         folder = Path(config.source).expanduser() / "noise"
         if not folder.is_dir():
             lack = "has neither noisy recordings nor a folder 'noise'"
-            raise UserError(f"{config.source}: {lack}; name a folder of noises with --data.noise, or 'embedded' for synthetic ones")
+            raise UserError(
+                f"{config.source}: {lack}; name a folder of noises with --data.noise, or 'embedded' for synthetic ones"
+            )
     files = noise_files(folder, split)
-    return _rows_dataset([{"name": file.stem, "speaker": "", "text": None, "clean": str(file), "noisy": None} for file in files])
+    return _rows_dataset(
+        [
+            {"name": file.stem, "speaker": "", "text": None, "clean": str(file), "noisy": None}
+            for file in files
+        ]
+    )
 
 
 def is_table(source: str) -> bool:
-    """True for a parquet file, a folder with parquet files, or a hub id: what ``datasets.load_dataset`` reads.
+    """True for a parquet file, a folder with parquet files, or a hub id: what
+    ``datasets.load_dataset`` reads.
 
-    A name below a folder that is here ("runs/x" beside a folder "runs") is no hub id, but a local name, right or mistyped."""
+    A name below a folder that is here ("runs/x" beside a folder "runs") is no hub id, but a local
+    name, right or mistyped.
+    """
     path = Path(source).expanduser()
     if path.is_dir():
         return next(path.rglob("*.parquet"), None) is not None
     if path.suffix == ".parquet":
         return True
-    return not path.exists() and not path.parent.is_dir() and _HUB_ID.match(source) is not None and not source.startswith(".")
+    return (
+        not path.exists()
+        and not path.parent.is_dir()
+        and _HUB_ID.match(source) is not None
+        and not source.startswith(".")
+    )
 
 
-def load_table(source: str, config: DataConfig, split: str, streaming: bool) -> tuple[Any, list[str]]:
-    """``(data set, missing)``: the table's part called ``split``, or its training part when ``split`` is one of the ``missing`` ones.
+def load_table(
+    source: str, config: DataConfig, split: str, streaming: bool
+) -> tuple[Any, list[str]]:
+    """``(data set, missing)``: the table's part called ``split``, or its training part when
+    ``split`` is one of the ``missing`` ones.
 
     Raises:
         UserError: it cannot be found or read, or has no such split.
@@ -97,7 +123,10 @@ def load_table(source: str, config: DataConfig, split: str, streaming: bool) -> 
         parts = datasets.load_dataset(target, config.subset, **options)
     except (DatasetsError, OSError, ValueError) as error:
         if target == source and not path.exists():
-            advice = "is no folder here and cannot be read from the hub", "check the name, the network and your login"
+            advice = (
+                "is no folder here and cannot be read from the hub",
+                "check the name, the network and your login",
+            )
         else:
             advice = "cannot be read", "name a parquet file or a folder of them"
         raise UserError(f"{source}: {advice[0]} ({_first_line(error)}); {advice[1]}") from error
@@ -115,7 +144,8 @@ def load_table(source: str, config: DataConfig, split: str, streaming: bool) -> 
 
 
 def uniform_columns(table: Any, config: DataConfig, noisy: bool, source: str) -> Any:
-    """Audio columns called ``clean`` and ``noisy``, undecoded; name, speaker and text where there are any; of a data set or a stream.
+    """Audio columns called ``clean`` and ``noisy``, undecoded; name, speaker and text where there
+    are any; of a data set or a stream.
 
     Raises:
         UserError: the audio columns are not there.
@@ -125,14 +155,17 @@ def uniform_columns(table: Any, config: DataConfig, noisy: bool, source: str) ->
     columns = list(table.features or next(iter(table), {}))
     wanted = {config.clean_column: "clean"}
     if config.clean_column not in columns:
-        raise UserError(f"{source}: has no column '{config.clean_column}', only {', '.join(columns)}; name one with --data.clean-column")
+        raise UserError(
+            f"{source}: has no column '{config.clean_column}', only {', '.join(columns)}; name one with --data.clean-column"
+        )
     if noisy and config.noisy_column in columns:
         wanted[config.noisy_column] = "noisy"
     for new, olds in _COLUMNS.items():
         old = next((old for old in olds if old in columns and old not in wanted), None)
         if old is not None:
             wanted[old] = new
-    for column in columns:  # first of all, and all of them: a stream would decode what is dropped later
+    # first of all, and all of them: a stream would decode what is dropped later
+    for column in columns:
         audio = table.features is not None and isinstance(table.features[column], datasets.Audio)
         if audio or wanted.get(column) in ("clean", "noisy"):
             table = table.cast_column(column, _undecoded())
@@ -145,35 +178,63 @@ def _table_rows(source: str, config: DataConfig, split: str, noisy: bool) -> Dat
     table = uniform_columns(table, config, noisy, source)
     if len(table) == 0:
         raise UserError(f"{source}: its split '{config.split(split)}' is empty")
-    names = [str(name) for name in table["name"]] if "name" in table.column_names else [f"{i:06d}" for i in range(len(table))]
-    speakers = [str(speaker) for speaker in table["speaker"]] if "speaker" in table.column_names else [""] * len(table)
-    texts = [str(text) for text in table["text"]] if "text" in table.column_names else [None] * len(table)
+    names = (
+        [str(name) for name in table["name"]]
+        if "name" in table.column_names
+        else [f"{i:06d}" for i in range(len(table))]
+    )
+    speakers = (
+        [str(speaker) for speaker in table["speaker"]]
+        if "speaker" in table.column_names
+        else [""] * len(table)
+    )
+    texts = (
+        [str(text) for text in table["text"]]
+        if "text" in table.column_names
+        else [None] * len(table)
+    )
     if split in missing or split == "train":
-        rows: list[Row] = [{"name": str(i), "speaker": speaker} for i, speaker in enumerate(speakers)]
+        rows: list[Row] = [
+            {"name": str(i), "speaker": speaker} for i, speaker in enumerate(speakers)
+        ]
         chosen = [int(str(row["name"])) for row in hold_out(rows, split, missing, source)]
     else:
         chosen = list(range(len(table)))
-    audio = table.select_columns([column for column in ("clean", "noisy") if column in table.column_names])
-    return audio.add_column("name", names).add_column("speaker", speakers).add_column("text", texts).select(chosen)
+    audio = table.select_columns(
+        [column for column in ("clean", "noisy") if column in table.column_names]
+    )
+    return (
+        audio.add_column("name", names)
+        .add_column("speaker", speakers)
+        .add_column("text", texts)
+        .select(chosen)
+    )
 
 
 def as_dataset(columns: dict[str, list[Any]]) -> Dataset:
     """A data set in memory; ``clean`` and ``noisy`` hold undecoded ``{"bytes", "path"}``."""
     import datasets
 
-    features = {column: _undecoded() if column in ("clean", "noisy") else datasets.Value("string") for column in columns}
+    features = {
+        column: _undecoded() if column in ("clean", "noisy") else datasets.Value("string")
+        for column in columns
+    }
     return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
 
 def _undecoded() -> dict[str, Any]:
-    """Type of an audio column. Not ``Audio(decode=False)``: that wants torchcodec wherever a stream or a list passes through."""
+    """Type of an audio column. Not ``Audio(decode=False)``: that wants torchcodec wherever a stream
+    or a list passes through.
+    """
     import datasets
 
     return {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
 
 
 def _rows_dataset(rows: list[Row]) -> Dataset:
-    columns: dict[str, list[Any]] = {column: [row[column] for row in rows] for column in ("name", "speaker", "text")}
+    columns: dict[str, list[Any]] = {
+        column: [row[column] for row in rows] for column in ("name", "speaker", "text")
+    }
     columns["clean"] = [{"bytes": None, "path": row["clean"]} for row in rows]
     if rows and rows[0]["noisy"] is not None:
         columns["noisy"] = [{"bytes": None, "path": row["noisy"]} for row in rows]

@@ -1,4 +1,6 @@
-"""Samples for Mel tasks: a wave, its units or text frame by frame, its speaker, and which frames are given, generated and padding."""
+"""Samples for Mel tasks: a wave, its units or text frame by frame, its speaker, and which frames
+are given, generated and padding.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ from mfdistill.errors import UserError
 from mfdistill.tasks.mel import MelTask, MelTaskConfig, Text2Mel, Token2Mel
 
 LEARN_S = 4 * 3600.0  # of speech from which statistics and units are learnt
-PARTIALS = 3          # windows of a speaker embedding in training: about what a prompt of 3 s has
+PARTIALS = 3  # windows of a speaker embedding in training: about what a prompt of 3 s has
 NO_PROMPT, NO_SPEAKER = 0.05, 0.05
 
 log = logging.getLogger(__name__)
@@ -35,7 +37,11 @@ log = logging.getLogger(__name__)
 
 def open_task_train(config: DataConfig, task: Any) -> TrainSet | StreamTrainSet | SpeechSet:
     """The training split as ``task`` wants it (errors as ``open_train``)."""
-    return SpeechSet(config, task) if isinstance(task, MelTask) else open_train(config, task.degradation, task.sample_rate)
+    return (
+        SpeechSet(config, task)
+        if isinstance(task, MelTask)
+        else open_train(config, task.degradation, task.sample_rate)
+    )
 
 
 @dataclass(frozen=True)
@@ -50,35 +56,49 @@ class _About:
 
 
 class SpeechSet(Dataset[Sample]):
-    """``ds[i] -> {"clean": (s,), "units": (n, k) or (n,), "prompt", "mask", "loss_mask": (1, 1, n), "speaker": (256,), "pitch": (1,),
-    "index"}``, a pure function of (seed, i). ``clean`` is a crop of ``config.crop_s`` seconds, at the level at which its recording peaks
-    at 1.
+    """``ds[i] -> {"clean": (s,), "units": (n, k) or (n,), "prompt", "mask", "loss_mask": (1, 1, n),
+    "speaker": (256,), "pitch": (1,), "index"}``, a pure function of (seed, i). ``clean`` is a crop
+    of ``config.crop_s`` seconds, at the level at which its recording peaks at 1.
 
-    `token2mel`: a random crop whose beginning (25 to 60 %, in 5 % of the samples nothing) is the prompt; the speaker embedding is that of
-    a random stretch of the recording, left out in 5 %. `text2mel`: a whole recording with its text; longer ones are left out; a
-    random 70 to 100 % of it is generated, as in F5-TTS.
+    `token2mel`: a random crop whose beginning (25 to 60 %, in 5 % of the samples nothing) is the
+    prompt; the speaker embedding is that of a random stretch of the recording, left out in 5 %.
+    `text2mel`: a whole recording with its text; longer ones are left out; a random 70 to 100 % of
+    it is generated, as in F5-TTS.
     """
 
     def __init__(self, config: DataConfig, task: MelTask):
         check_rate(config, task.sample_rate)
         if config.streaming:
-            raise UserError(f"--data {config.source}: Mel tasks cannot be trained from streams; leave --data.streaming out")
+            raise UserError(
+                f"--data {config.source}: Mel tasks cannot be trained from streams; leave --data.streaming out"
+            )
         self.config, self.task = config, task
         self.hop = task.config.stft.hop
-        self.count = max(2, round(config.crop_s * task.sample_rate / self.hop))          # hops of a crop; it has a frame more
+        # hops of a crop; it has a frame more
+        self.count = max(2, round(config.crop_s * task.sample_rate / self.hop))
         rows = open_rows(config, "train", False)
         self.clean = Waves(rows, "clean", task.sample_rate)
         self.speakers = sorted({str(speaker) for speaker in rows["speaker"]} - {""})
         self.texts: list[str | None] = list(rows["text"])
         self.use = list(range(len(self.clean)))
         if isinstance(task, Text2Mel):
-            self.use = [i for i in self.use if self.texts[i] and self.clean.lengths[i] <= self.count * self.hop]
+            self.use = [
+                i
+                for i in self.use
+                if self.texts[i] and self.clean.lengths[i] <= self.count * self.hop
+            ]
             if not self.use:
                 lack = f"no recording with a text lasts {config.crop_s:g} s or less"
-                raise UserError(f"--data {config.source}: {lack}; add texts (transcripts.tsv) or raise --data.crop-s")
-            for i, text in zip(self.use, prepared([str(self.texts[i]) for i in self.use], task.config), strict=True):
+                raise UserError(
+                    f"--data {config.source}: {lack}; add texts (transcripts.tsv) or raise --data.crop-s"
+                )
+            for i, text in zip(
+                self.use, prepared([str(self.texts[i]) for i in self.use], task.config), strict=True
+            ):
                 self.texts[i] = text
-        crops = np.maximum(np.round(self.clean.lengths[self.use] / (self.count * self.hop)).astype(int), 1)
+        crops = np.maximum(
+            np.round(self.clean.lengths[self.use] / (self.count * self.hop)).astype(int), 1
+        )
         self._entries = np.repeat(np.array(self.use), crops)
         self._kept: dict[int, _About] = {}
 
@@ -88,7 +108,9 @@ class SpeechSet(Dataset[Sample]):
     def recording(self, index: int) -> int:
         """Which recording sample ``index`` is cut from: a new order every epoch."""
         epoch, position = divmod(index, len(self._entries))
-        return int(np.random.default_rng([self.config.seed, epoch, 1]).permutation(self._entries)[position])
+        return int(
+            np.random.default_rng([self.config.seed, epoch, 1]).permutation(self._entries)[position]
+        )
 
     def __getitem__(self, index: int) -> Sample:
         if index < 0:
@@ -101,13 +123,21 @@ class SpeechSet(Dataset[Sample]):
         size, n = self.count * self.hop, self.count + 1
         start = 0
         if units is not None and len(wave) > size:
-            start = min(max(0, crop_start(rng, wave, size)) // self.hop, (len(wave) - size) // self.hop)
+            start = min(
+                max(0, crop_start(rng, wave, size)) // self.hop, (len(wave) - size) // self.hop
+            )
         part = wave[start * self.hop : start * self.hop + size] * np.float32(about.gain)
         valid = min(n, frames(-(-len(part) // self.hop) * self.hop, self.task.config.stft))
-        sample: Sample = {"clean": torch.from_numpy(np.pad(part, (0, size - len(part)))), "index": index}
+        sample: Sample = {
+            "clean": torch.from_numpy(np.pad(part, (0, size - len(part)))),
+            "index": index,
+        }
         mask = _span(0, valid, n)
         if units is not None:
-            first, last = 0, int(rng.uniform(0.25, 0.6) * valid) if rng.uniform() >= NO_PROMPT else 0
+            first, last = (
+                0,
+                int(rng.uniform(0.25, 0.6) * valid) if rng.uniform() >= NO_PROMPT else 0,
+            )
             prompt = _span(first, last, n)
             sample["units"] = spread_units(units, self.task.config.unit_frames, start + n)[start:]
             assert about.pitch is not None
@@ -117,7 +147,9 @@ class SpeechSet(Dataset[Sample]):
             made = max(1, round(rng.uniform(0.7, 1.0) * valid))
             first = int(rng.integers(valid - made + 1))
             prompt = mask - _span(first, first + made, n)
-            sample["units"] = torch.nn.functional.pad(self.task.spread(str(self.texts[i]), valid), (0, n - valid))
+            sample["units"] = torch.nn.functional.pad(
+                self.task.spread(str(self.texts[i]), valid), (0, n - valid)
+            )
         if about.partials is not None:
             sample["speaker"] = self._speaker(rng, about.partials)
         return sample | {"prompt": prompt, "mask": mask, "loss_mask": mask - prompt}
@@ -148,9 +180,13 @@ class SpeechSet(Dataset[Sample]):
                 units = self.task.units(wave[0] * gain, pitch)
             if self.task.speaker_dim:
                 try:
-                    partials = partial_embeddings(self.clean[i], self.task.sample_rate, cache_folder())
+                    partials = partial_embeddings(
+                        self.clean[i], self.task.sample_rate, cache_folder()
+                    )
                 except NoVoice as error:
-                    log.warning("%s: %s; trained on without a speaker embedding", self.clean.label(i), error)
+                    log.warning(
+                        "%s: %s; trained on without a speaker embedding", self.clean.label(i), error
+                    )
                     partials = np.zeros((0, self.task.speaker_dim), np.float32)
             self._kept[i] = _About(gain, pitch, units, partials)
         return self._kept[i]
@@ -163,8 +199,8 @@ class SpeechSet(Dataset[Sample]):
 
 
 def learn_task(data: DataConfig, config: MelTaskConfig, units: int, seed: int = 0) -> MelTaskConfig:
-    """``config`` with what follows from the training split: mean and deviation of every Mel band, and ``units`` units of every level or the
-    alphabet.
+    """``config`` with what follows from the training split: mean and deviation of every Mel band,
+    and ``units`` units of every level or the alphabet.
 
     Raises:
         UserError: as ``open_train``; no texts for text2mel; fewer frames than units.
@@ -181,15 +217,22 @@ def learn_task(data: DataConfig, config: MelTaskConfig, units: int, seed: int = 
         if seconds > LEARN_S:
             break
     every = torch.cat(mels, 1).double()
-    mean, std = (tuple(round(value, 4) for value in values.tolist()) for values in (every.mean(1), every.std(1).clamp(min=1e-2)))
+    mean, std = (
+        tuple(round(value, 4) for value in values.tolist())
+        for values in (every.mean(1), every.std(1).clamp(min=1e-2))
+    )
     config = replace(config, mel_mean=mean, mel_std=std)
     if isinstance(plain, Text2Mel):
         texts = [str(text) for text in rows["text"] if text]
         if not texts:
-            raise UserError(f"--data {data.source}: has no texts, which text2mel needs; add transcripts.tsv (path, speaker, text)")
+            raise UserError(
+                f"--data {data.source}: has no texts, which text2mel needs; add transcripts.tsv (path, speaker, text)"
+            )
         return replace(config, alphabet="".join(sorted(set("".join(prepared(texts, config))))))
     features = torch.cat([unit_features(mel, config.unit_frames) for mel in mels])
-    return replace(config, codebook=pack_codebook(learn_units(features, units, config.unit_levels, seed)))
+    return replace(
+        config, codebook=pack_codebook(learn_units(features, units, config.unit_levels, seed))
+    )
 
 
 def _span(first: int, last: int, n: int) -> Tensor:

@@ -1,4 +1,6 @@
-"""Training on streams too large for the disk: the same global order of samples for any number of processes, resumed by skipping."""
+"""Training on streams too large for the disk: the same global order of samples for any number of
+processes, resumed by skipping.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +31,14 @@ EVAL_LIMIT = 64  # utterances taken from a stream for validation when no limit i
 
 
 class StreamTrainSet(IterableDataset[dict[str, Any]]):
-    """Samples ``{"clean": (s,), "degraded": (s,), "index": i}`` in their global order (see ``TrainSet`` for what a sample is).
+    """Samples ``{"clean": (s,), "degraded": (s,), "index": i}`` in their global order (see
+    ``TrainSet`` for what a sample is).
 
-    The stream's files are dealt out to a fixed number of lanes (a power of two, at most 16 and at most the number of files), and sample i
-    is the next element of lane ``i % lanes``, shuffled within that lane. A rank takes every ``world``-th sample, so with up to ``lanes``
-    processes each reads only its own lanes, and a global batch holds the same samples for any ``world``. Each lane starts over when it is
-    through; what ``shuffle_buffer`` holds is kept undecoded.
+    The stream's files are dealt out to a fixed number of lanes (a power of two, at most 16 and at
+    most the number of files), and sample i is the next element of lane ``i % lanes``, shuffled
+    within that lane. A rank takes every ``world``-th sample, so with up to ``lanes`` processes each
+    reads only its own lanes, and a global batch holds the same samples for any ``world``. Each lane
+    starts over when it is through; what ``shuffle_buffer`` holds is kept undecoded.
     """
 
     def __init__(self, config: DataConfig, kind: Kind, sample_rate: int) -> None:
@@ -45,7 +49,9 @@ class StreamTrainSet(IterableDataset[dict[str, Any]]):
         self._table, missing = _open_stream(config, "train", paired)
         self._missing = [part for part in ("valid", "test") if part in missing]
         self._paired = paired and "noisy" in (self._table.column_names or [])
-        self.degradation = open_degradation(config, kind, "train", sample_rate) if not self._paired else None
+        self.degradation = (
+            open_degradation(config, kind, "train", sample_rate) if not self._paired else None
+        )
         self.files = max(int(self._table.num_shards), 1)
         self.lanes = min(MAX_LANES, 2 ** int(math.log2(self.files)))
 
@@ -58,7 +64,9 @@ class StreamTrainSet(IterableDataset[dict[str, Any]]):
         return range(first + (rank - first) % world, first + global_batch, world)
 
     def jobs(self, indices: Iterator[int]) -> Iterator[Callable[[], dict[str, Any]]]:
-        """Samples to be made, in the order of the ascending ``indices``; what lies between them is read and dropped, not decoded."""
+        """Samples to be made, in the order of the ascending ``indices``; what lies between them is
+        read and dropped, not decoded.
+        """
         lanes: dict[int, Iterator[dict[str, Any]]] = {}
         at: dict[int, int] = {}
         for index in indices:
@@ -75,36 +83,62 @@ class StreamTrainSet(IterableDataset[dict[str, Any]]):
         clean = decode(row["clean"], label, self.sample_rate)
         noisy = decode(row["noisy"], label, self.sample_rate) if self._paired else None
         if noisy is not None and noisy.shape != clean.shape:
-            raise UserError(f"{label}: noisy has {noisy.size} samples, clean {clean.size}; pairs must be aligned sample by sample")
+            raise UserError(
+                f"{label}: noisy has {noisy.size} samples, clean {clean.size}; pairs must be aligned sample by sample"
+            )
         degrade = self.degradation.train if self.degradation is not None else None
-        target, degraded = training_sample(generator(self.config.seed, index), clean, noisy, degrade, self.crop, self.config)
-        return {"clean": torch.from_numpy(target), "degraded": torch.from_numpy(degraded), "index": index}
+        target, degraded = training_sample(
+            generator(self.config.seed, index), clean, noisy, degrade, self.crop, self.config
+        )
+        return {
+            "clean": torch.from_numpy(target),
+            "degraded": torch.from_numpy(degraded),
+            "index": index,
+        }
 
     def _lane(self, lane: int) -> Iterator[dict[str, Any]]:
-        """Endless rows of one lane: its files in a new order and its rows shuffled anew in each pass."""
+        """Endless rows of one lane: its files in a new order and its rows shuffled anew in each
+        pass.
+        """
         files = range(lane, self.files, self.lanes)
         for epoch in count():
             rng = np.random.default_rng([self.config.seed, epoch, lane])
             order = rng.permutation(files)
-            # not IterableDataset.shuffle: its order changes with the version of datasets, and version 5 sleeps for 5 s at the end of a pass
-            rows = (row for file in order for row in self._table.shard(num_shards=self.files, index=int(file)))
-            kept = (row for row in rows if not self._missing or _held_out(row, self._missing) is None)
+            # not IterableDataset.shuffle: its order changes with the version of datasets, and
+            # version 5 sleeps for 5 s at the end of a pass
+            rows = (
+                row
+                for file in order
+                for row in self._table.shard(num_shards=self.files, index=int(file))
+            )
+            kept = (
+                row for row in rows if not self._missing or _held_out(row, self._missing) is None
+            )
             empty = True
             for row in _shuffled(kept, self.config.shuffle_buffer, rng):
                 empty = False
                 yield row
             if empty:
-                raise UserError(f"{self.config.source}: a part of the stream holds no training rows; use it without streaming")
+                raise UserError(
+                    f"{self.config.source}: a part of the stream holds no training rows; use it without streaming"
+                )
 
     @property
     def summary(self) -> str:
         """One line for logs."""
-        kind = "degraded twins" if self._paired else self.degradation.summary if self.degradation is not None else "no degradation"
+        kind = (
+            "degraded twins"
+            if self._paired
+            else self.degradation.summary
+            if self.degradation is not None
+            else "no degradation"
+        )
         return f"stream of {self.files} file(s) in {self.lanes} lane(s), {kind}"
 
 
 def first_rows(config: DataConfig, split: str, noisy: bool, limit: int | None) -> Dataset:
-    """The first ``limit`` rows of a stream's split as a data set in memory, with the columns of ``open_rows``.
+    """The first ``limit`` rows of a stream's split as a data set in memory, with the columns of
+    ``open_rows``.
 
     Raises:
         UserError: there are none.
@@ -115,17 +149,25 @@ def first_rows(config: DataConfig, split: str, noisy: bool, limit: int | None) -
     rows = (row for row in table if split not in parts or _held_out(row, parts) == split)
     taken = list(islice(rows, limit))
     if not taken:
-        raise UserError(f"{config.source}: its split '{config.split(split)}' is empty; name another one with --data.{split}-split")
+        raise UserError(
+            f"{config.source}: its split '{config.split(split)}' is empty; name another one with --data.{split}-split"
+        )
     columns: dict[str, list[Any]] = {
         "name": [str(row.get("name") or f"{i:06d}") for i, row in enumerate(taken)],
         "speaker": [str(row.get("speaker") or "") for row in taken],
         "text": [row.get("text") for row in taken],
-        **{column: [row[column] for row in taken] for column in ("clean", "noisy") if column in taken[0]},
+        **{
+            column: [row[column] for row in taken]
+            for column in ("clean", "noisy")
+            if column in taken[0]
+        },
     }
     return as_dataset(columns)
 
 
-def _shuffled(rows: Iterator[dict[str, Any]], size: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
+def _shuffled(
+    rows: Iterator[dict[str, Any]], size: int, rng: np.random.Generator
+) -> Iterator[dict[str, Any]]:
     """Each row takes the place of a random one among the ``size`` that are held."""
     held = list(islice(rows, size))
     for row in rows:
@@ -138,7 +180,9 @@ def _shuffled(rows: Iterator[dict[str, Any]], size: int, rng: np.random.Generato
 
 def _open_stream(config: DataConfig, split: str, noisy: bool) -> tuple[Any, list[str]]:
     if not is_table(config.source):
-        raise UserError(f"{config.source}: only hub ids and parquet files can be streamed; leave --data.streaming out for folders")
+        raise UserError(
+            f"{config.source}: only hub ids and parquet files can be streamed; leave --data.streaming out for folders"
+        )
     table, missing = load_table(config.source, config, split, streaming=True)
     return uniform_columns(table, config, noisy, config.source), missing
 

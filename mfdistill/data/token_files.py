@@ -1,4 +1,6 @@
-"""Speech tokens and speaker embeddings of CosyVoice out of files: numpy, text, or the features of docs/foreign-tts.md."""
+"""Speech tokens and speaker embeddings of CosyVoice out of files: numpy, text, or the features of
+docs/foreign-tts.md.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def read_tokens(path: str | Path, option: str = "--tokens") -> Tensor:
     """
     found = _numbers(Path(path), option, "tokens")
     if not found.numel() or bool((found != found.round()).any()) or float(found.min()) < 0:
-        raise UserError(f"{option} {path}: needs one or more integers from 0 on; take the output of CosyVoice's speech tokenizer")
+        raise UserError(
+            f"{option} {path}: needs one or more integers from 0 on; take the output of CosyVoice's speech tokenizer"
+        )
     return found.long()
 
 
@@ -34,13 +38,19 @@ def read_embedding(path: str | Path, option: str = "--speaker") -> Tensor:
     """
     found = _numbers(Path(path), option, "embedding").float()
     if not bool(found.isfinite().all()) or not bool(found.any()):
-        raise UserError(f"{option} {path}: empty, zero, or with NaN or infinity; take the output of CosyVoice's speaker encoder")
+        raise UserError(
+            f"{option} {path}: empty, zero, or with NaN or infinity; take the output of CosyVoice's speaker encoder"
+        )
     return found
 
 
 def has_embedding(path: str | Path) -> bool:
     """Whether a file of tokens is one of features with the speaker's embedding."""
-    return Path(path).suffix == ".safetensors" and Path(path).is_file() and "embedding" in load_tensors(Path(path))
+    return (
+        Path(path).suffix == ".safetensors"
+        and Path(path).is_file()
+        and "embedding" in load_tensors(Path(path))
+    )
 
 
 def _numbers(file: Path, option: str, name: str) -> Tensor:
@@ -51,16 +61,26 @@ def _numbers(file: Path, option: str, name: str) -> Tensor:
         if file.suffix == ".safetensors":
             tensors = load_tensors(file)
             if name not in tensors:
-                raise UserError(f"{option} {file}: has {', '.join(tensors) or 'nothing'}, not {name}; {how}")
+                raise UserError(
+                    f"{option} {file}: has {', '.join(tensors) or 'nothing'}, not {name}; {how}"
+                )
             found = tensors[name].double()
         elif file.suffix == ".npy":
             found = torch.from_numpy(np.load(file, allow_pickle=False).astype(np.float64))
         else:
-            found = torch.tensor([float(word) for word in file.read_text(encoding="utf-8").replace(",", " ").split()], dtype=torch.float64)
+            found = torch.tensor(
+                [
+                    float(word)
+                    for word in file.read_text(encoding="utf-8").replace(",", " ").split()
+                ],
+                dtype=torch.float64,
+            )
     except (ValueError, OSError, EOFError) as error:
         raise UserError(f"{option} {file}: cannot be read ({error}); {how}") from error
     while found.ndim > 1 and found.shape[0] == 1:
         found = found[0]
     if found.ndim != 1:
-        raise UserError(f"{option} {file}: has shape {tuple(found.shape)}; it needs one row of numbers")
+        raise UserError(
+            f"{option} {file}: has shape {tuple(found.shape)}; it needs one row of numbers"
+        )
     return found

@@ -1,4 +1,6 @@
-"""Training samples: fixed-length crops of clean and degraded speech, each a pure function of (seed, global sample index)."""
+"""Training samples: fixed-length crops of clean and degraded speech, each a pure function of (seed,
+global sample index).
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,15 @@ from mfdistill.tasks.config import Degradation as Kind
 Sample = dict[str, Any]  # clean (s,), degraded (s,), index
 
 
-def open_train(config: DataConfig, degradation: Kind | bool, sample_rate: int) -> TrainSet | StreamTrainSet:
-    """The training split; degraded is the corpus's degraded twin, or made on the fly by ``degradation`` (True: 'noise'); with 'none' or
-    False it equals clean.
+def open_train(
+    config: DataConfig, degradation: Kind | bool, sample_rate: int
+) -> TrainSet | StreamTrainSet:
+    """The training split; degraded is the corpus's degraded twin, or made on the fly by
+    ``degradation`` (True: 'noise'); with 'none' or False it equals clean.
 
     Raises:
-        UserError: source or noise missing, empty, incomplete, damaged, or of another sample rate than the configuration says.
+        UserError: source or noise missing, empty, incomplete, damaged, or of another sample rate
+            than the configuration says.
     """
     check_rate(config, sample_rate)
     if config.streaming:
@@ -34,9 +39,11 @@ def open_train(config: DataConfig, degradation: Kind | bool, sample_rate: int) -
 
 
 class TrainSet(Dataset[Sample]):
-    """``ds[i] -> {"clean": (s,), "degraded": (s,), "index": i}`` for every ``i >= 0``; ``len(ds)`` samples are one epoch.
+    """``ds[i] -> {"clean": (s,), "degraded": (s,), "index": i}`` for every ``i >= 0``; ``len(ds)``
+    samples are one epoch.
 
-    In an epoch every recording comes as often as crops fit into it, so each second of speech weighs the same.
+    In an epoch every recording comes as often as crops fit into it, so each second of speech weighs
+    the same.
     """
 
     def __init__(self, config: DataConfig, kind: Kind, sample_rate: int) -> None:
@@ -48,8 +55,13 @@ class TrainSet(Dataset[Sample]):
         self.noisy = Waves(rows, "noisy", sample_rate) if "noisy" in rows.column_names else None
         if self.noisy is not None:
             check_pairs(self.clean, self.noisy)
-        self.degradation = open_degradation(config, kind, "train", sample_rate) if self.noisy is None else None
-        self._entries = np.repeat(np.arange(len(self.clean)), np.maximum(np.round(self.clean.lengths / self.crop).astype(int), 1))
+        self.degradation = (
+            open_degradation(config, kind, "train", sample_rate) if self.noisy is None else None
+        )
+        self._entries = np.repeat(
+            np.arange(len(self.clean)),
+            np.maximum(np.round(self.clean.lengths / self.crop).astype(int), 1),
+        )
         self._order: tuple[int, np.ndarray] = (-1, self._entries)
 
     def __len__(self) -> int:
@@ -60,8 +72,14 @@ class TrainSet(Dataset[Sample]):
         noisy = self.noisy[i] if self.noisy is not None else None
         rng = generator(self.config.seed, index)
         degrade = self.degradation.train if self.degradation is not None else None
-        clean, degraded = training_sample(rng, self.clean[i], noisy, degrade, self.crop, self.config)
-        return {"clean": torch.from_numpy(clean), "degraded": torch.from_numpy(degraded), "index": index}
+        clean, degraded = training_sample(
+            rng, self.clean[i], noisy, degrade, self.crop, self.config
+        )
+        return {
+            "clean": torch.from_numpy(clean),
+            "degraded": torch.from_numpy(degraded),
+            "index": index,
+        }
 
     def recording(self, index: int) -> int:
         """Which recording sample ``index`` is cut from: a new order every epoch."""
@@ -91,5 +109,3 @@ class TrainSet(Dataset[Sample]):
         kind = "degraded twins" if self.noisy is not None else made
         speakers = f", {len(self.speakers)} speakers" if self.speakers else ""
         return f"{len(self.clean)} recordings, {self.clean.seconds / 60:.1f} min{speakers}, {kind}"
-
-

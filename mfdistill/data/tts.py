@@ -1,4 +1,6 @@
-"""Batches for text-to-speech students: utterances of similar length, as many as a budget of Mel frames allows."""
+"""Batches for text-to-speech students: utterances of similar length, as many as a budget of Mel
+frames allows.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,10 @@ class TTSSet:
     """The training or validation part of a folder.
 
     Args:
-        ratio: Mel frames per speech token (CosyVoice). vocabulary: of F5-TTS's text; None where the teacher reads none.
-        seed: of spans, prompts and the order. split: "train", or "valid", which is held out by name (5 %).
+        ratio: Mel frames per speech token (CosyVoice). vocabulary: of F5-TTS's text; None where the
+            teacher reads none.
+        seed: of spans, prompts and the order. split: "train", or "valid", which is held out by name
+            (5 %).
 
     Raises:
         UserError: nothing usable there, features that lack something, a silent recording.
@@ -43,24 +47,50 @@ class TTSSet:
         self, source: str, options: TTSOptions, task: ForeignTask, vocabulary: Vocabulary | None, ratio: int = 2, seed: int = 0,
         split: str = "train",
     ):  # fmt: skip
-        self.options, self.task, self.vocabulary, self.ratio, self.seed = options, task, vocabulary, ratio, seed
-        rows = read_utterances(Path(source), options.transcripts, options.features, not options.data_free, task.frames_first)
+        self.options, self.task, self.vocabulary, self.ratio, self.seed = (
+            options,
+            task,
+            vocabulary,
+            ratio,
+            seed,
+        )
+        rows = read_utterances(
+            Path(source),
+            options.transcripts,
+            options.features,
+            not options.data_free,
+            task.frames_first,
+        )
         rows = rows[: options.max_files]
         if len(rows) > 1:
             named = [{"name": row.name, "speaker": row.speaker} for row in rows]
             kept = {row["name"] for row in hold_out(named, split, {"valid"}, source)}  # type: ignore[arg-type]
             rows = [row for row in rows if row.name in kept]
         lengths = [self._length(row) for row in rows]
-        low, high = options.min_s * task.config.mel.frame_rate, options.max_s * task.config.mel.frame_rate
-        pairs = [(row, length) for row, length in zip(rows, lengths, strict=True) if low <= length <= high]
+        low, high = (
+            options.min_s * task.config.mel.frame_rate,
+            options.max_s * task.config.mel.frame_rate,
+        )
+        pairs = [
+            (row, length)
+            for row, length in zip(rows, lengths, strict=True)
+            if low <= length <= high
+        ]
         if not pairs:
-            raise UserError(f"--data {source}: none of {len(rows)} utterances is between {options.min_s:g} and {options.max_s:g} s long; "
-                            "change --tts.min-s or --tts.max-s")
+            raise UserError(
+                f"--data {source}: none of {len(rows)} utterances is between {options.min_s:g} and {options.max_s:g} s long; "
+                "change --tts.min-s or --tts.max-s"
+            )
         longest = max(length for _, length in pairs)
         if longest > options.batch_frames:
-            raise UserError(f"--tts.batch-frames {options.batch_frames}: less than the longest utterance's {longest} frames; "
-                            "raise it, or lower --tts.max-s")
-        self.rows, self.lengths = [row for row, _ in pairs], np.array([length for _, length in pairs])
+            raise UserError(
+                f"--tts.batch-frames {options.batch_frames}: less than the longest utterance's {longest} frames; "
+                "raise it, or lower --tts.max-s"
+            )
+        self.rows, self.lengths = (
+            [row for row, _ in pairs],
+            np.array([length for _, length in pairs]),
+        )
         self.left_out = len(rows) - len(pairs)
         self._lock = Lock()
         self._ends: dict[int, list[int]] = {}  # number of groups before each epoch
@@ -71,23 +101,40 @@ class TTSSet:
         """One line for logs."""
         minutes = self.lengths.sum() / self.task.config.mel.frame_rate / 60
         what = "texts or tokens" if self.options.data_free else "recordings"
-        return f"{len(self.rows)} {what}, {minutes:.1f} min" + (f", {self.left_out} left out for their length" if self.left_out else "")
+        return f"{len(self.rows)} {what}, {minutes:.1f} min" + (
+            f", {self.left_out} left out for their length" if self.left_out else ""
+        )
 
     def micro_batches(
-        self, global_batch: int, rank: int = 0, world: int = 1, start_step: int = 0, accumulation: int = 1, num_workers: int = 1
+        self,
+        global_batch: int,
+        rank: int = 0,
+        world: int = 1,
+        start_step: int = 0,
+        accumulation: int = 1,
+        num_workers: int = 1,
     ) -> Iterator[dict[str, Any]]:
-        """Endless micro-batches, ``accumulation`` per step and process, of at most ``global_batch / (world accumulation)`` utterances and
-        ``batch_frames`` frames; which ones depends on the seed and that number alone."""
+        """Endless micro-batches, ``accumulation`` per step and process, of at most ``global_batch /
+        (world accumulation)`` utterances and ``batch_frames`` frames; which ones depends on the
+        seed and that number alone.
+        """
         most = max(1, global_batch // (world * accumulation))
         first, per_step = rank * accumulation, world * accumulation
-        numbers = (step * per_step + first + i for step in count(start_step) for i in range(accumulation))
-        jobs: Iterator[Callable[[], Any]] = (partial(self.group, number, most) for number in numbers)
+        numbers = (
+            step * per_step + first + i for step in count(start_step) for i in range(accumulation)
+        )
+        jobs: Iterator[Callable[[], Any]] = (
+            partial(self.group, number, most) for number in numbers
+        )
         return in_order(jobs, num_workers, ahead=2)
 
     def group(self, number: int, most: int) -> dict[str, Any]:
         """Micro-batch ``number``; its samples have the indices from ``number * most`` on."""
         members = self._members(number, most)
-        return collate([self.sample(int(row), number * most + place) for place, row in enumerate(members)], self.task.frames_first)
+        return collate(
+            [self.sample(int(row), number * most + place) for place, row in enumerate(members)],
+            self.task.frames_first,
+        )
 
     def _members(self, number: int, most: int) -> np.ndarray:
         with self._lock:
@@ -106,7 +153,9 @@ class TTSSet:
         groups, held, longest = [], [], 0
         for row in np.argsort(near, kind="stable"):
             longest = max(longest, int(self.lengths[row]))
-            if held and (len(held) == most or longest * (len(held) + 1) > self.options.batch_frames):
+            if held and (
+                len(held) == most or longest * (len(held) + 1) > self.options.batch_frames
+            ):
                 groups.append(np.array(held))
                 held, longest = [], int(self.lengths[row])
             held.append(row)
@@ -116,8 +165,14 @@ class TTSSet:
     def sample(self, row: int, index: int) -> dict[str, Any]:
         """One utterance with its span or prompt, drawn from (seed, index)."""
         item, n, options = self.rows[row], int(self.lengths[row]), self.options
-        out: dict[str, Any] = {"index": index, "frames": n, **(self._features(item) if item.features is not None else {})}
-        out["clean"] = torch.zeros(0) if item.audio is None or options.data_free else self._wave(item)
+        out: dict[str, Any] = {
+            "index": index,
+            "frames": n,
+            **(self._features(item) if item.features is not None else {}),
+        }
+        out["clean"] = (
+            torch.zeros(0) if item.audio is None or options.data_free else self._wave(item)
+        )
         rng, counts = generator(self.seed, index), torch.zeros(n, dtype=torch.bool)
         if self.vocabulary is not None:
             out["text"] = torch.tensor(self.vocabulary.encode(item.text or ""))
@@ -140,10 +195,16 @@ class TTSSet:
             frames += [features[name].shape[1] for name in ("mu", "mel") if name in features]
         if row.audio is not None and not self.options.data_free:
             info = audio_info(row.audio)
-            frames.append(self.task.frames(resampled_length(info.frames, info.sample_rate, self.task.sample_rate)))
+            frames.append(
+                self.task.frames(
+                    resampled_length(info.frames, info.sample_rate, self.task.sample_rate)
+                )
+            )
         if not frames:
             assert row.text is not None
-            frames.append(round(len(row.text) / self.options.chars_per_s * self.task.config.mel.frame_rate))
+            frames.append(
+                round(len(row.text) / self.options.chars_per_s * self.task.config.mel.frame_rate)
+            )
         whole = min(frames)
         return whole if self.task.frames_first else whole // self.ratio * self.ratio
 
@@ -151,34 +212,57 @@ class TTSSet:
         assert row.audio is not None
         wave = read_audio(row.audio, self.task.sample_rate)
         if is_silent(wave):
-            raise UserError(f"{row.audio}: silent (nothing above -80 dBFS), so it is no prompt and no target; remove it")
+            raise UserError(
+                f"{row.audio}: silent (nothing above -80 dBFS), so it is no prompt and no target; remove it"
+            )
         return torch.from_numpy(wave)
 
     def _features(self, row: Utterance) -> dict[str, Tensor]:
         assert row.features is not None
-        found = {name: value for name, value in load_tensors(row.features).items() if name in _FEATURES}
+        found = {
+            name: value for name, value in load_tensors(row.features).items() if name in _FEATURES
+        }
         for name, value in found.items():
             if value.ndim != _FEATURES[name] or not value.numel():
-                raise UserError(f"{row.features}: {name} has shape {tuple(value.shape)}; it needs {_FEATURES[name]} dimensions, none empty")
-        if not self.task.frames_first and "mu" not in found and not {"tokens", "embedding"} <= set(found):
-            raise UserError(f"{row.features}: has {', '.join(found) or 'nothing known'}; it needs tokens and embedding, or mu and spks")
+                raise UserError(
+                    f"{row.features}: {name} has shape {tuple(value.shape)}; it needs {_FEATURES[name]} dimensions, none empty"
+                )
+        if (
+            not self.task.frames_first
+            and "mu" not in found
+            and not {"tokens", "embedding"} <= set(found)
+        ):
+            raise UserError(
+                f"{row.features}: has {', '.join(found) or 'nothing known'}; it needs tokens and embedding, or mu and spks"
+            )
         return found
 
 
 def collate(samples: list[Mapping[str, Any]], frames_first: bool) -> dict[str, Any]:
-    """Samples as one micro-batch, padded at their ends (texts with -1); "loss_mask" is (b, n, 1) or (b, 1, n).
+    """Samples as one micro-batch, padded at their ends (texts with -1); "loss_mask" is (b, n, 1) or
+    (b, 1, n).
 
     Raises:
         UserError: samples with different kinds of features.
     """
-    out: dict[str, Any] = {key: torch.tensor([sample[key] for sample in samples]) for key in ("index", "frames", "prompt")}
+    out: dict[str, Any] = {
+        key: torch.tensor([sample[key] for sample in samples])
+        for key in ("index", "frames", "prompt")
+    }
     n = int(out["frames"].max())
-    mask = torch.stack([torch.nn.functional.pad(sample["counts"], (0, n - len(sample["counts"]))) for sample in samples]).float()
+    mask = torch.stack(
+        [
+            torch.nn.functional.pad(sample["counts"], (0, n - len(sample["counts"])))
+            for sample in samples
+        ]
+    ).float()
     out["loss_mask"] = mask[..., None] if frames_first else mask[:, None]
     out["samples"] = torch.tensor([len(sample["clean"]) for sample in samples])
     for key, fill in (("clean", 0.0), ("text", -1), ("tokens", 0)):
         if key in samples[0]:
-            out[key] = torch.nn.utils.rnn.pad_sequence([_given(sample, key) for sample in samples], True, fill)
+            out[key] = torch.nn.utils.rnn.pad_sequence(
+                [_given(sample, key) for sample in samples], True, fill
+            )
     if "tokens" in out:
         out["token_len"] = torch.tensor([len(sample["tokens"]) for sample in samples])
     for key in ("embedding", "spks"):
@@ -192,5 +276,7 @@ def collate(samples: list[Mapping[str, Any]], frames_first: bool) -> dict[str, A
 
 def _given(sample: Mapping[str, Any], key: str) -> Tensor:
     if key not in sample:
-        raise UserError(f"--tts.features: some files have {key} and others do not; give all the same")
+        raise UserError(
+            f"--tts.features: some files have {key} and others do not; give all the same"
+        )
     return sample[key]

@@ -18,9 +18,11 @@ CACHE_BYTES = 2 * 2**30  # per column and process: nine hours of float32 at 16 k
 
 
 class Waves:
-    """``waves[i]`` is recording i as float32 ``(s,)`` at ``sample_rate``; do not change it in place, it may be cached.
+    """``waves[i]`` is recording i as float32 ``(s,)`` at ``sample_rate``; do not change it in
+    place, it may be cached.
 
-    Opening reads every header, so that damaged files show at the start of a run and not in its middle.
+    Opening reads every header, so that damaged files show at the start of a run and not in its
+    middle.
     """
 
     def __init__(self, table: Dataset, column: str, sample_rate: int) -> None:
@@ -31,8 +33,11 @@ class Waves:
         headers = [header(self._cell(i), self.label(i)) for i in range(len(self.names))]
         self.frames = np.array([frames for frames, _ in headers], dtype=np.int64)
         self.rates = np.array([rate for _, rate in headers], dtype=np.int64)
-        self.lengths = np.maximum(self.frames * sample_rate // self.rates, 1)  # samples at sample_rate, up to rounding
-        self._cache: dict[int, np.ndarray] | None = {} if int(self.lengths.sum()) * 4 <= CACHE_BYTES else None
+        # samples at sample_rate, up to rounding
+        self.lengths = np.maximum(self.frames * sample_rate // self.rates, 1)
+        self._cache: dict[int, np.ndarray] | None = (
+            {} if int(self.lengths.sum()) * 4 <= CACHE_BYTES else None
+        )
 
     def __len__(self) -> int:
         return len(self.names)
@@ -59,7 +64,9 @@ class Waves:
 
 
 def check_pairs(clean: Waves, noisy: Waves) -> None:
-    """Raise ``UserError`` unless every noisy twin has its clean recording's sample rate and length."""
+    """Raise ``UserError`` unless every noisy twin has its clean recording's sample rate and
+    length.
+    """
     for i in range(len(clean)):
         if clean.rates[i] != noisy.rates[i]:
             problem = f"{noisy.rates[i]} Hz, but clean has {clean.rates[i]} Hz"
@@ -67,14 +74,17 @@ def check_pairs(clean: Waves, noisy: Waves) -> None:
             problem = f"{noisy.frames[i]} samples, but clean has {clean.frames[i]}"
         else:
             continue
-        raise UserError(f"{noisy.label(i)}: {problem}; pairs must be aligned sample by sample: replace or remove this one")
+        raise UserError(
+            f"{noisy.label(i)}: {problem}; pairs must be aligned sample by sample: replace or remove this one"
+        )
 
 
 def decode(cell: dict[str, Any], label: str, sample_rate: int) -> np.ndarray:
     """Undecoded ``{"bytes", "path"}`` to float32 ``(s,)`` at ``sample_rate``.
 
     Raises:
-        UserError: nothing there or not readable; ``label`` names a recording that has no path of its own.
+        UserError: nothing there or not readable; ``label`` names a recording that has no path of
+            its own.
     """
     if (data := _bytes(cell, label)) is not None:
         return decode_audio(data, label, sample_rate)

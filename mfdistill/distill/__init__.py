@@ -1,4 +1,6 @@
-"""Objectives (``objectives/``, one file each) and the training loop (``train.train``). ``TrainConfig`` comes without loading torch."""
+"""Objectives (``objectives/``, one file each) and the training loop (``train.train``).
+``TrainConfig`` comes without loading torch.
+"""
 
 from mfdistill.distill.settings import TrainConfig
 

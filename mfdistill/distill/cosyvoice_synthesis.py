@@ -1,4 +1,6 @@
-"""From speech tokens, a prompt and a speaker to speech by a student or teacher of CosyVoice 2 or 3."""
+"""From speech tokens, a prompt and a speaker to speech by a student or teacher of CosyVoice 2 or
+3.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +34,13 @@ class CosyVoiceSpeaker:
 
 
 def open_cosyvoice(
-    path: str | Path, device: torch.device | str = "cpu", guidance: float | None = None, vocoder: str | None = None
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    guidance: float | None = None,
+    vocoder: str | None = None,
 ) -> CosyVoiceSpeaker:
-    """A speaker from the folder of a student or teacher of kind cosyvoice2 or cosyvoice3 (arguments as ``f5_synthesis.open_f5``).
+    """A speaker from the folder of a student or teacher of kind cosyvoice2 or cosyvoice3 (arguments
+    as ``f5_synthesis.open_f5``).
 
     Raises:
         UserError: no such folder, or one without a front end.
@@ -42,20 +48,27 @@ def open_cosyvoice(
     model, place = open_speaker(path, device, guidance), resolve(path)
     task: ForeignTask = model.task  # type: ignore[assignment]
     if not (place / FRONT).is_file():
-        raise UserError(f"{path}: has no {FRONT}, which embeds speech tokens; distil from a whole flow.pt (it was trained on features mu)")
-    return CosyVoiceSpeaker(model, task, load_front(place, device), open_mel_vocoder(vocoder, task, device))
+        raise UserError(
+            f"{path}: has no {FRONT}, which embeds speech tokens; distil from a whole flow.pt (it was trained on features mu)"
+        )
+    return CosyVoiceSpeaker(
+        model, task, load_front(place, device), open_mel_vocoder(vocoder, task, device)
+    )
 
 
 def aligned_prompt(mel: Tensor, tokens: Tensor, ratio: int) -> tuple[Tensor, Tensor]:
-    """Prompt Mel (1, n, mels) and tokens (1, k) cut to the same time, as CosyVoice's front end does: ``ratio`` frames per token.
+    """Prompt Mel (1, n, mels) and tokens (1, k) cut to the same time, as CosyVoice's front end
+    does: ``ratio`` frames per token.
 
     Raises:
         UserError: lengths that differ by more than a quarter: tokens of another recording.
     """
     count = min(mel.shape[1] // ratio, tokens.shape[1])
     if count < 0.75 * max(mel.shape[1] / ratio, tokens.shape[1]):
-        raise UserError(f"--prompt-tokens: {tokens.shape[1]} tokens, but the prompt has {mel.shape[1] / ratio:.0f} tokens' time; "
-                        "give the tokens of the same recording")
+        raise UserError(
+            f"--prompt-tokens: {tokens.shape[1]} tokens, but the prompt has {mel.shape[1] / ratio:.0f} tokens' time; "
+            "give the tokens of the same recording"
+        )
     return mel[:, : ratio * count], tokens[:, :count]
 
 
@@ -67,22 +80,30 @@ def speak_cosyvoice(
     """What ``tokens (k,)`` say in the voice of ``prompt (s,)``, without the prompt.
 
     Args:
-        prompt: at the task's sample rate. prompt_tokens: (p,) of it. embedding: (d,) the speaker's x-vector, of any norm.
+        prompt: at the task's sample rate. prompt_tokens: (p,) of it. embedding: (d,) the speaker's
+            x-vector, of any norm.
         speed: 2 is twice as fast; the spectrogram is resampled in time, as CosyVoice does.
         steps: a number or times; None is the model's own schedule.
         seed: of the noise, which is a function of it and of the frame's number.
 
     Raises:
-        UserError: a prompt that is short, long or does not fit its tokens, tokens outside the flow's table, an embedding of another size.
+        UserError: a prompt that is short, long or does not fit its tokens, tokens outside the
+            flow's table, an embedding of another size.
     """
     began, task, front = time.perf_counter(), speaker.task, speaker.front
     rate, device = task.sample_rate, device_of(speaker.model.module)
     if not LEAST_PROMPT_S * rate <= len(prompt) <= LONGEST_S * rate:
-        raise UserError(f"--prompt: lasts {len(prompt) / rate:.2f} s; give {LEAST_PROMPT_S:g} to {LONGEST_S:g} s of one voice")
+        raise UserError(
+            f"--prompt: lasts {len(prompt) / rate:.2f} s; give {LEAST_PROMPT_S:g} to {LONGEST_S:g} s of one voice"
+        )
     size = front.spk_embed_affine_layer.in_features
     if len(embedding) != size:
-        raise UserError(f"--speaker: {len(embedding)} numbers, but this flow wants {size}; take CosyVoice's own speaker encoder (CAM++)")
-    mel, given = aligned_prompt(task.mel(prompt).T[None].to(device), prompt_tokens[None].to(device), front.ratio)
+        raise UserError(
+            f"--speaker: {len(embedding)} numbers, but this flow wants {size}; take CosyVoice's own speaker encoder (CAM++)"
+        )
+    mel, given = aligned_prompt(
+        task.mel(prompt).T[None].to(device), prompt_tokens[None].to(device), front.ratio
+    )
     cond = front.condition(tokens[None].to(device), given, mel, embedding[None].to(device))
     mu = cond["mu"]
     eps = noise(seed, torch.arange(mu.shape[2]), "synthesis", mu.shape[1:2], device=device).T[None]

@@ -12,13 +12,16 @@ from torch import Tensor, nn
 class EMA:
     """Averages of the trainable parameters of ``model``, kept in fp32 on their device.
 
-    Update ``n`` (from 1) uses ``min(decay, (1 + n) / (10 + n))``, so that a short run is not an average over its random start.
+    Update ``n`` (from 1) uses ``min(decay, (1 + n) / (10 + n))``, so that a short run is not an
+    average over its random start.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.updates = 0
-        self._live = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        self._live = {
+            name: value for name, value in model.named_parameters() if value.requires_grad
+        }
         self.averages = {name: value.detach().float().clone() for name, value in self._live.items()}
 
     @torch.no_grad()

@@ -1,4 +1,6 @@
-"""From a prompt and a text to speech by a student or teacher of F5-TTS, as the package f5-tts (1.1.22) does it around its network."""
+"""From a prompt and a text to speech by a student or teacher of F5-TTS, as the package f5-tts
+(1.1.22) does it around its network.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,12 @@ class F5Speaker:
     vocoder: MelVocoder
 
 
-def open_f5(path: str | Path, device: torch.device | str = "cpu", guidance: float | None = None, vocoder: str | None = None) -> F5Speaker:
+def open_f5(
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    guidance: float | None = None,
+    vocoder: str | None = None,
+) -> F5Speaker:
     """A speaker from the folder of a student or teacher of kind f5 or f5-unett.
 
     Args:
@@ -55,7 +62,9 @@ def open_f5(path: str | Path, device: torch.device | str = "cpu", guidance: floa
     model, place = open_speaker(path, device, guidance), resolve(path)
     task: ForeignTask = model.task  # type: ignore[assignment]
     if not (place / VOCAB).is_file():
-        raise UserError(f"{path}: has no {VOCAB}, so texts cannot be read; put the checkpoint's there (teacher-import: --vocab)")
+        raise UserError(
+            f"{path}: has no {VOCAB}, so texts cannot be read; put the checkpoint's there (teacher-import: --vocab)"
+        )
     vocabulary = Vocabulary.read(place / VOCAB)
     network = model.module if model.role == "teacher" else model.module.network
     vocabulary.check(network.config.text_num_embeds)  # type: ignore[union-attr, arg-type]
@@ -63,7 +72,9 @@ def open_f5(path: str | Path, device: torch.device | str = "cpu", guidance: floa
 
 
 def prompt_ending(text: str) -> str:
-    """The prompt's text as f5-tts joins it with the new one: ended by a full stop where it has none, and a space."""
+    """The prompt's text as f5-tts joins it with the new one: ended by a full stop where it has
+    none, and a space.
+    """
     ended = text if text.endswith((". ", "。")) else text + (" " if text.endswith(".") else ". ")
     return ended + (" " if ended[-1].isascii() else "")
 
@@ -78,16 +89,28 @@ def text_parts(text: str, said: str, prompt_s: float, speed: float = 1.0) -> lis
         UserError: a prompt that is too long, or whose text is too short for it.
     """
     if prompt_s > LONGEST_PROMPT_S:
-        raise UserError(f"--prompt: lasts {prompt_s:.1f} s; cut it, and its text, to {LONGEST_PROMPT_S:g} s or less (6 to 12 s are usual)")
+        raise UserError(
+            f"--prompt: lasts {prompt_s:.1f} s; cut it, and its text, to {LONGEST_PROMPT_S:g} s or less (6 to 12 s are usual)"
+        )
     most = int(len(said.encode()) / prompt_s * (LONGEST_S - prompt_s) * speed)
     if most < LEAST_PART:
-        raise UserError(f"--prompt-text: {said.strip()[:40]!r} is too short for {prompt_s:.1f} s of speech; write all "
-                        "that the prompt says, or raise --speed")
+        raise UserError(
+            f"--prompt-text: {said.strip()[:40]!r} is too short for {prompt_s:.1f} s of speech; write all "
+            "that the prompt says, or raise --speed"
+        )
     return text_chunks(text, most)
 
 
-def f5_request(vocabulary: Vocabulary, mel: Tensor, prompt_frames: int, said: str, text: str, speed: float = 1.0) -> dict[str, Tensor]:
-    """The condition of one part: prompt Mel (1, frames, mels), its text, the new text, and as many frames as F5-TTS's rule gives.
+def f5_request(
+    vocabulary: Vocabulary,
+    mel: Tensor,
+    prompt_frames: int,
+    said: str,
+    text: str,
+    speed: float = 1.0,
+) -> dict[str, Tensor]:
+    """The condition of one part: prompt Mel (1, frames, mels), its text, the new text, and as many
+    frames as F5-TTS's rule gives.
 
     Args:
         prompt_frames: of the rule, its samples // hop; the centred spectrogram has one more.
@@ -98,26 +121,39 @@ def f5_request(vocabulary: Vocabulary, mel: Tensor, prompt_frames: int, said: st
 
 @torch.no_grad()
 def speak_f5(
-    speaker: F5Speaker, prompt: Tensor, prompt_text: str, text: str, speed: float = 1.0, steps: Steps | None = None, seed: int = 0
+    speaker: F5Speaker,
+    prompt: Tensor,
+    prompt_text: str,
+    text: str,
+    speed: float = 1.0,
+    steps: Steps | None = None,
+    seed: int = 0,
 ) -> Speech:
     """``text`` in the voice of ``prompt (s,)``, without the prompt, at its level.
 
     Args:
-        prompt: at the task's sample rate, on the model's device. prompt_text: what it says; it gives the pace.
+        prompt: at the task's sample rate, on the model's device. prompt_text: what it says; it
+            gives the pace.
         speed: 2 is twice as fast.
         steps: a number or times; None is the model's own schedule.
-        seed: of the first part's noise, on the CPU as F5-TTS's; the parts after it take the next ones.
+        seed: of the first part's noise, on the CPU as F5-TTS's; the parts after it take the next
+            ones.
 
     Raises:
-        UserError: an empty text, one outside the vocabulary, a short, long or silent prompt, or a text that does not fit it.
+        UserError: an empty text, one outside the vocabulary, a short, long or silent prompt, or a
+            text that does not fit it.
     """
     began, task, flow_s = time.perf_counter(), speaker.task, 0.0
     rate, hop, device = task.sample_rate, task.config.mel.hop, device_of(speaker.model.module)
     if len(prompt) < LEAST_PROMPT_S * rate:
-        raise UserError(f"--prompt: lasts {len(prompt) / rate:.2f} s; give {LEAST_PROMPT_S:g} s or more of one voice")
+        raise UserError(
+            f"--prompt: lasts {len(prompt) / rate:.2f} s; give {LEAST_PROMPT_S:g} s or more of one voice"
+        )
     for option, given in (("--prompt-text", prompt_text), ("--text", text)):
         if not given.strip():
-            raise UserError(f"{option}: empty; write what {'the prompt says' if option == '--prompt-text' else 'is to be said'}")
+            raise UserError(
+                f"{option}: empty; write what {'the prompt says' if option == '--prompt-text' else 'is to be said'}"
+            )
         _warn_unknown(speaker.vocabulary, option, given)
     gain = prompt_gain(prompt[None])
     mel = task.mel(prompt * gain[0]).T[None].to(device)
@@ -135,8 +171,12 @@ def speak_f5(
 
 
 def _warn_unknown(vocabulary: Vocabulary, option: str, text: str) -> None:
-    """Tell the few symbols that are replaced; raises ``UserError`` where they are most of the text."""
+    """Tell the few symbols that are replaced; raises ``UserError`` where they are most of the
+    text.
+    """
     vocabulary.encode(text)
     unknown = sorted(set(f5_symbols(text)) - set(vocabulary.symbols))
     if unknown:
-        say(f"{option}: {' '.join(map(repr, unknown[:5]))} are not in the vocabulary; read as {vocabulary.symbols[0]!r}, as F5-TTS does")
+        say(
+            f"{option}: {' '.join(map(repr, unknown[:5]))} are not in the vocabulary; read as {vocabulary.symbols[0]!r}, as F5-TTS does"
+        )

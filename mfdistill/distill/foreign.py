@@ -1,4 +1,6 @@
-"""From recordings, texts and speech tokens to the states and conditions of other systems' Mel flows; front ends frozen."""
+"""From recordings, texts and speech tokens to the states and conditions of other systems' Mel
+flows; front ends frozen.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,15 @@ if TYPE_CHECKING:
 
 
 class ForeignBatches:
-    """What ``distill.batch.make_batch`` takes in a task's place: micro-batches of ``data.tts.TTSSet`` to batches of an objective.
+    """What ``distill.batch.make_batch`` takes in a task's place: micro-batches of
+    ``data.tts.TTSSet`` to batches of an objective.
 
     Args:
         front: CosyVoice's frozen front end, where features are speech tokens.
-        streaming_share: of batches whose condition says "streaming"; one flag per batch, seen by teacher and student alike.
-        guidance: range of the strength that a batch's samples are drawn from, for students that are told it; None: not told.
+        streaming_share: of batches whose condition says "streaming"; one flag per batch, seen by
+            teacher and student alike.
+        guidance: range of the strength that a batch's samples are drawn from, for students that are
+            told it; None: not told.
         seed: of these draws.
     """
 
@@ -34,12 +39,19 @@ class ForeignBatches:
         guidance: tuple[float, float] | None = None,
         seed: int = 0,
     ):
-        self.task, self.front, self.streaming_share, self.guidance, self.seed = task, front, streaming_share, guidance, seed
+        self.task, self.front, self.streaming_share, self.guidance, self.seed = (
+            task,
+            front,
+            streaming_share,
+            guidance,
+            seed,
+        )
         self.config, self.path, self.sample_rate = task.config, task.path, task.sample_rate
 
     @torch.no_grad()
     def batch(self, raw: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
-        """As ``distill.batch.make_batch``: "z_1" (b, n, mels) or (b, mels, n), "cond", "loss_mask", "index".
+        """As ``distill.batch.make_batch``: "z_1" (b, n, mels) or (b, mels, n), "cond", "loss_mask",
+        "index".
 
         Raises:
             UserError: tokens without a front end, or tokens that it does not know.
@@ -51,14 +63,20 @@ class ForeignBatches:
         mask = raw["loss_mask"].to(device)
         if self.task.frames_first:
             x = x.transpose(1, 2).contiguous()
-            cond = {"cond": torch.where(mask.bool(), torch.zeros_like(x), x), "text": raw["text"].to(device)}
-            if len(x) > 1:  # one sample has no mask in F5-TTS's sampler, which is not the same as a mask of ones
+            cond = {
+                "cond": torch.where(mask.bool(), torch.zeros_like(x), x),
+                "text": raw["text"].to(device),
+            }
+            # one sample has no mask in F5-TTS's sampler, which is not the same as a mask of ones
+            if len(x) > 1:
                 cond["mask"] = valid
         else:
             cond = self._condition(raw, n, valid, x, device)
         if self.guidance is not None:
             low, high = self.guidance
-            cond["guidance"] = low + (high - low) * uniform(self.seed, index, "guidance", device=device)[:, 0]
+            cond["guidance"] = (
+                low + (high - low) * uniform(self.seed, index, "guidance", device=device)[:, 0]
+            )
         return {"z_1": x, "cond": cond, "loss_mask": mask, "index": index}
 
     def _mel(self, raw: Mapping[str, Any], n: int) -> Tensor:
@@ -69,22 +87,30 @@ class ForeignBatches:
         rows = zip(raw["clean"], raw["samples"].tolist(), strict=True)
         return pad_frames([self.task.mel(wave[:size]) if size else none for wave, size in rows], n)
 
-    def _condition(self, raw: Mapping[str, Any], n: int, valid: Tensor, x: Tensor, device: torch.device | str) -> dict[str, Tensor]:
+    def _condition(
+        self, raw: Mapping[str, Any], n: int, valid: Tensor, x: Tensor, device: torch.device | str
+    ) -> dict[str, Tensor]:
         b, cond = len(x), {}
         streaming = False
         if self.streaming_share:
-            streaming = bool(uniform(self.seed, raw["index"][:1], "streaming") < self.streaming_share)
+            streaming = bool(
+                uniform(self.seed, raw["index"][:1], "streaming") < self.streaming_share
+            )
             cond["streaming"] = torch.full((b,), streaming, device=device)
         if "mu" in raw:
             cond["mu"] = pad_frames(raw["mu"], n).to(device) * valid[:, None]
             cond |= {"spks": raw["spks"].to(device)} if "spks" in raw else {}
         else:
             if self.front is None:
-                raise UserError("--tts.front: no front end is there to embed the speech tokens; name CosyVoice's flow file")
+                raise UserError(
+                    "--tts.front: no front end is there to embed the speech tokens; name CosyVoice's flow file"
+                )
             lengths = raw["frames"].to(device) // self.front.ratio
             tokens = raw["tokens"].to(device)[:, : int(lengths.max())]
             nothing = x.new_zeros(b, 0, x.shape[1])
-            made = self.front.condition(tokens, tokens[:, :0], nothing, raw["embedding"].to(device), lengths, streaming)
+            made = self.front.condition(
+                tokens, tokens[:, :0], nothing, raw["embedding"].to(device), lengths, streaming
+            )
             cond |= {"mu": made["mu"] * valid[:, None], "spks": made["spks"]}
         if self.config.name != "matcha":
             prompt = torch.arange(n, device=device) < raw["prompt"].to(device)[:, None]

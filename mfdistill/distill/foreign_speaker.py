@@ -1,4 +1,6 @@
-"""Students and teachers of other systems' Mel flows, from their folders, ready to be sampled for speech."""
+"""Students and teachers of other systems' Mel flows, from their folders, ready to be sampled for
+speech.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ COSYVOICE_KINDS = ("cosyvoice2", "cosyvoice3")
 
 
 def foreign_kind(path: str | Path) -> str | None:
-    """The kind of a folder of another system's student or teacher; None for other folders, files and what is not there."""
+    """The kind of a folder of another system's student or teacher; None for other folders, files
+    and what is not there.
+    """
     place = Path(path).parent if Path(path).name == "config.json" else Path(path)
     if not (place / "config.json").is_file():
         return None
@@ -32,12 +36,16 @@ def foreign_kind(path: str | Path) -> str | None:
     return kind if kind in FOREIGN_TASKS else None
 
 
-def open_speaker(path: str | Path, device: torch.device | str = "cpu", guidance: float | None = None) -> Model:
-    """A student along its own schedule, without guidance unless it is told some; a teacher along its system's grid (F5-TTS: 32 steps,
+def open_speaker(
+    path: str | Path, device: torch.device | str = "cpu", guidance: float | None = None
+) -> Model:
+    """A student along its own schedule, without guidance unless it is told some; a teacher along
+    its system's grid (F5-TTS: 32 steps,
     CosyVoice: 10) with guidance. ``module`` is the network.
 
     Args:
-        guidance: strength, of a teacher (None: the folder's) or of a student that is told it (None: 2 where that is in its range).
+        guidance: strength, of a teacher (None: the folder's) or of a student that is told it (None:
+            2 where that is in its range).
 
     Raises:
         UserError: no such folder, a damaged one, or guidance for a student that has none.
@@ -49,7 +57,11 @@ def open_speaker(path: str | Path, device: torch.device | str = "cpu", guidance:
         strength = _told(config, student.guidance_input, guidance, place)
 
         def along(z_0: Tensor, cond: Mapping[str, Tensor], steps: Steps | None) -> Tensor:
-            told = {} if strength is None else {"guidance": torch.full((len(z_0),), strength, device=z_0.device)}
+            told = (
+                {}
+                if strength is None
+                else {"guidance": torch.full((len(z_0),), strength, device=z_0.device)}
+            )
             return sample(student, z_0, {**cond, **told}, steps)
 
         return Model("student", student.task, student, along, config)  # type: ignore[arg-type]
@@ -60,22 +72,32 @@ def open_speaker(path: str | Path, device: torch.device | str = "cpu", guidance:
 def _solved(teacher: Any) -> Endpoint:
     def run(z_0: Tensor, cond: Mapping[str, Tensor], steps: Steps | None) -> Tensor:
         if steps is None or isinstance(steps, int):
-            steps = f5_times(steps or 32) if teacher.task.config.name in F5_KINDS else cosine_times(steps or 10)
+            steps = (
+                f5_times(steps or 32)
+                if teacher.task.config.name in F5_KINDS
+                else cosine_times(steps or 10)
+            )
         return solve(lambda z, t: teacher.velocity(z, t, cond), z_0, steps, "euler")
 
     return run
 
 
-def _told(config: Mapping[str, Any], limit: float | None, guidance: float | None, place: Path) -> float | None:
+def _told(
+    config: Mapping[str, Any], limit: float | None, guidance: float | None, place: Path
+) -> float | None:
     """The strength that a student is told, or None."""
     if limit is None:
         if guidance is not None:
-            raise UserError(f"--guidance {guidance:g}: {place} has its guidance learnt and is told none; leave it out")
+            raise UserError(
+                f"--guidance {guidance:g}: {place} has its guidance learnt and is told none; leave it out"
+            )
         return None
     low, high = (config.get("guidance") or {}).get("range") or (0.0, limit)
     strength = GUIDANCE if guidance is None else guidance
     if not low <= strength <= high:
-        raise UserError(f"--guidance {strength:g}: {place} was trained with strengths from {low:g} to {high:g}; give one of these")
+        raise UserError(
+            f"--guidance {strength:g}: {place} was trained with strengths from {low:g} to {high:g}; give one of these"
+        )
     return strength
 
 

@@ -49,7 +49,12 @@ class Model:
     def params(self) -> int:
         """Parameters, the predictor's included."""
         predictor: Any = self.task.predictor
-        return sum(p.numel() for part in (self.module, predictor) if part is not None for p in part.parameters())
+        return sum(
+            p.numel()
+            for part in (self.module, predictor)
+            if part is not None
+            for p in part.parameters()
+        )
 
     def solved_by(self, solver: str | Tableau) -> Model:
         """The same teacher integrated by another solver than Euler's.
@@ -62,28 +67,42 @@ class Model:
         return replace(self, endpoint=endpoint(self.role, self.module, self.task, solver))
 
     def sampled_by(self, sampler: Sampler) -> Model:
-        """The same student by "displacement" (its average velocity along the schedule), or by "euler": Euler's steps of its
-        instantaneous velocity u(z, t, t), 5 where no number is named, as MeanFlowSE's own.
+        """The same student by "displacement" (its average velocity along the schedule), or by
+        "euler": Euler's steps of its instantaneous velocity u(z, t, t), 5 where no number is named,
+        as MeanFlowSE's own.
 
         Raises:
             UserError: "displacement" of a model that has no average velocity.
         """
         if self.role == "student" and sampler == "euler":
-            return replace(self, endpoint=lambda z_0, cond, steps: solve(lambda z, t: self.module(z, t, t, cond), z_0, steps or 5, "euler"))
+            return replace(
+                self,
+                endpoint=lambda z_0, cond, steps: solve(
+                    lambda z, t: self.module(z, t, t, cond), z_0, steps or 5, "euler"
+                ),
+            )
         if self.role != "student" and sampler == "displacement":
-            raise UserError(f"--sampler displacement: a {self.role} has no average velocity; leave it out, or name a student")
+            raise UserError(
+                f"--sampler displacement: a {self.role} has no average velocity; leave it out, or name a student"
+            )
         return self
 
     def schedule(self, nfe: int) -> tuple[str, Steps]:
-        """Name and steps for ``nfe`` evaluations: the searched schedule where ``config.json`` has one, else equal steps."""
+        """Name and steps for ``nfe`` evaluations: the searched schedule where ``config.json`` has
+        one, else equal steps.
+        """
         found = (self.config.get("schedules") or {}).get(str(nfe))
         return ("o3s", [float(t) for t in found]) if found else ("uniform", nfe)
 
 
-def open_model(path: str | Path, device: torch.device | str = "cpu", role: str | None = None) -> Model:
-    """Load a folder that was trained here, or a checkpoint of another system that has a task of ours (SGMSE, FlowSE, MeanFlowSE).
+def open_model(
+    path: str | Path, device: torch.device | str = "cpu", role: str | None = None
+) -> Model:
+    """Load a folder that was trained here, or a checkpoint of another system that has a task of
+    ours (SGMSE, FlowSE, MeanFlowSE).
 
-    A MeanFlowSE checkpoint is a student if it was trained with its MeanFlow term, a teacher otherwise, unless ``role`` says which.
+    A MeanFlowSE checkpoint is a student if it was trained with its MeanFlow term, a teacher
+    otherwise, unless ``role`` says which.
 
     Raises:
         UserError: no such folder or file, damaged, or not of ``role``.
@@ -109,33 +128,47 @@ def open_model(path: str | Path, device: torch.device | str = "cpu", role: str |
 
 def _refuse_mel_flow(place: Path, kind: str | None) -> None:
     if kind in (*FOREIGN_TASKS, "chatterbox"):
-        raise UserError(f"{place}: is a text-to-speech flow (kind {kind}): it makes Mel spectrograms and has no recordings to restore; "
-                        "docs/foreign-tts.md says what can be done with it (teacher-import, student-distill, synthesize, export)")
+        raise UserError(
+            f"{place}: is a text-to-speech flow (kind {kind}): it makes Mel spectrograms and has no recordings to restore; "
+            "docs/foreign-tts.md says what can be done with it (teacher-import, student-distill, synthesize, export)"
+        )
 
 
 def _open_foreign(place: Path, device: torch.device | str, role: str | None) -> Model:
     _refuse_mel_flow(place, recognise(place))
     if role is None:
-        average = recognise(place) in STUDENTS and read_checkpoint(place).settings.get("use_mfse", True)
+        average = recognise(place) in STUDENTS and read_checkpoint(place).settings.get(
+            "use_mfse", True
+        )
         role = "student" if average else "teacher"
     if role == "student":
         student = load_student(place, device=device)
         task, module, config = student.task, student, student.config
     elif role == "teacher":
         teacher: Any = load_teacher(place, device=device)
-        task, module, config = getattr(teacher, "task", None), teacher.network, getattr(teacher, "config", {})
+        task, module, config = (
+            getattr(teacher, "task", None),
+            teacher.network,
+            getattr(teacher, "config", {}),
+        )
     else:
-        raise UserError(f"{place}: a checkpoint of another system is no {role}; name a folder that teacher-train wrote")
+        raise UserError(
+            f"{place}: a checkpoint of another system is no {role}; name a folder that teacher-train wrote"
+        )
     if task is None:
-        raise UserError(f"{place}: does not say its prior's spread, so it cannot be run on audio files; make a folder of it with "
-                        "teacher-import --sizes FILE (JSON with sigma_y) and name that")
+        raise UserError(
+            f"{place}: does not say its prior's spread, so it cannot be run on audio files; make a folder of it with "
+            "teacher-import --sizes FILE (JSON with sigma_y) and name that"
+        )
     return Model(role, task, module, endpoint(role, module, task), config)
 
 
 def endpoint(role: str, module: nn.Module, task: Task, solver: str | Tableau = "euler") -> Endpoint:
-    """How ``module`` comes from z_0 to z_1: a teacher by steps of ``solver`` (where no number is named 10 of Euler's, one of any other), a
-    student along its schedule, a regression network at once. Steps of a teacher that was not trained up to t = 1 are FlowSE's: equal ones
-    to there, and one to 1."""
+    """How ``module`` comes from z_0 to z_1: a teacher by steps of ``solver`` (where no number is
+    named 10 of Euler's, one of any other), a student along its schedule, a regression network at
+    once. Steps of a teacher that was not trained up to t = 1 are FlowSE's: equal ones to there, and
+    one to 1.
+    """
     if role == "student":
         run = partial(_sample, module)
         run.start = module.schedule[0]  # type: ignore[attr-defined, operator, index]
@@ -145,13 +178,21 @@ def endpoint(role: str, module: nn.Module, task: Task, solver: str | Tableau = "
 
         def grid(steps: Steps | None) -> Steps:
             steps = steps or (10 if solver == "euler" else 1)
-            return flowse_times(steps, t_eps=1 - t_last) if isinstance(steps, int) and t_last < 1 else steps
+            return (
+                flowse_times(steps, t_eps=1 - t_last)
+                if isinstance(steps, int) and t_last < 1
+                else steps
+            )
 
-        return lambda z_0, cond, steps: solve(lambda z, t: module(z, t, cond), z_0, grid(steps), solver)
+        return lambda z_0, cond, steps: solve(
+            lambda z, t: module(z, t, cond), z_0, grid(steps), solver
+        )
     return lambda z_0, cond, steps: estimate(module, task.path, cond)
 
 
-def _sample(student: nn.Module, z_0: Tensor, cond: Mapping[str, Tensor], steps: Steps | None) -> Tensor:
+def _sample(
+    student: nn.Module, z_0: Tensor, cond: Mapping[str, Tensor], steps: Steps | None
+) -> Tensor:
     return sample(student, z_0, cond, steps)  # type: ignore[arg-type]
 
 
@@ -169,54 +210,92 @@ def restore(
 ) -> Tensor:
     """Degraded waveform (s,) to restored (s,), at the same level, on the same device.
 
-    The prior's noise is a function of (seed, index, number of the frame) and of nothing else: systems are compared from the same noise, and
-    a block of a long recording gets the noise that the whole recording would have there.
+    The prior's noise is a function of (seed, index, number of the frame) and of nothing else:
+    systems are compared from the same noise, and a block of a long recording gets the noise that
+    the whole recording would have there.
 
     Args:
-        index: of the utterance. frame: number of the first frame, for a block of a longer recording.
+        index: of the utterance. frame: number of the first frame, for a block of a longer
+            recording.
         gain: (1, 1) level normalisation; default that of ``degraded``, which a block does not know.
         text: of the utterance, for tasks that read one (``text_of``).
     """
     gain = task.gain(degraded[None]) if gain is None else gain
-    return _restored(task, model, [degraded], [gain], [condition(task, degraded[None] * gain, text)], steps, seed, index, frame)[0]
+    return _restored(
+        task,
+        model,
+        [degraded],
+        [gain],
+        [condition(task, degraded[None] * gain, text)],
+        steps,
+        seed,
+        index,
+        frame,
+    )[0]
 
 
 @torch.no_grad()
 def restore_batch(
-    task: Task, model: Endpoint, waves: Sequence[Tensor], gains: Sequence[Tensor], steps: Steps | None, seed: int
+    task: Task,
+    model: Endpoint,
+    waves: Sequence[Tensor],
+    gains: Sequence[Tensor],
+    steps: Steps | None,
+    seed: int,
 ) -> list[Tensor]:
     """``restore`` of several waveforms at once, each as if it were alone.
 
     Raises:
-        ValueError: waveforms whose features have different numbers of frames; padding them would change what the network sees.
+        ValueError: waveforms whose features have different numbers of frames; padding them would
+            change what the network sees.
     """
     conds = [condition(task, wave[None] * gain) for wave, gain in zip(waves, gains, strict=True)]
     if len({cond["y"].shape for cond in conds}) > 1:
-        raise ValueError(f"waveforms of different numbers of frames: {sorted({cond['y'].shape[-1] for cond in conds})}")
+        raise ValueError(
+            f"waveforms of different numbers of frames: {sorted({cond['y'].shape[-1] for cond in conds})}"
+        )
     return _restored(task, model, waves, gains, conds, steps, seed, 0, 0)
 
 
 def _restored(
-    task: Task, model: Endpoint, waves: Sequence[Tensor], gains: Sequence[Tensor], conds: Sequence[Mapping[str, Tensor]],
-    steps: Steps | None, seed: int, index: int, frame: int,
+    task: Task,
+    model: Endpoint,
+    waves: Sequence[Tensor],
+    gains: Sequence[Tensor],
+    conds: Sequence[Mapping[str, Tensor]],
+    steps: Steps | None,
+    seed: int,
+    index: int,
+    frame: int,
 ) -> list[Tensor]:
     cond = {key: torch.cat([one[key] for one in conds]) for key in conds[0]}
     _, channels, freqs, frames = cond["y"].shape
     numbers = torch.arange(frame, frame + frames)
-    eps = noise(seed, numbers, f"restore/{index}", (channels, freqs), device=waves[0].device).permute(1, 2, 0)[None]
-    start = float(steps[0]) if isinstance(steps, Sequence) else getattr(model, "start", 0.0) if steps is None else 0.0
+    eps = noise(
+        seed, numbers, f"restore/{index}", (channels, freqs), device=waves[0].device
+    ).permute(1, 2, 0)[None]
+    start = (
+        float(steps[0])
+        if isinstance(steps, Sequence)
+        else getattr(model, "start", 0.0)
+        if steps is None
+        else 0.0
+    )
     z_1 = model(task.path.prior(cond, eps.expand_as(cond["y"]), start), cond, steps)
     found = zip(z_1, waves, gains, strict=True)
     return [(task.waveform(one[None], wave.shape[-1]) / gain)[0] for one, wave, gain in found]
 
 
 def condition(task: Task, wave: Tensor, text: str | None = None) -> dict[str, Tensor]:
-    """``task.condition`` of a waveform (b, s) at the task's level, with its text where the task reads one."""
+    """``task.condition`` of a waveform (b, s) at the task's level, with its text where the task
+    reads one.
+    """
     return task.condition(wave, text) if isinstance(task, MelTask) else task.condition(wave)
 
 
 def text_of(task: Task, utterance: Mapping[str, Any]) -> str | None:
-    """The text of an utterance of ``data.open_eval`` as the task wants it; None where it wants none.
+    """The text of an utterance of ``data.open_eval`` as the task wants it; None where it wants
+    none.
 
     Raises:
         UserError: the task wants one, and the utterance has none.
@@ -224,10 +303,14 @@ def text_of(task: Task, utterance: Mapping[str, Any]) -> str | None:
     if not (isinstance(task, MelTask) and task.needs_text):
         return None
     if not utterance.get("text"):
-        raise UserError(f"{utterance['name']}: has no text for {task.config.name}; add it to transcripts.tsv (path, speaker, text)")
+        raise UserError(
+            f"{utterance['name']}: has no text for {task.config.name}; add it to transcripts.tsv (path, speaker, text)"
+        )
     return prepared([str(utterance["text"])], task.config)[0]
 
 
 def judged(task: Task, estimate: Any, clean: Any) -> tuple[Any, ...]:
-    """What metrics compare of a whole utterance: (estimate, clean), and for Mel tasks their generated parts and the prompt."""
+    """What metrics compare of a whole utterance: (estimate, clean), and for Mel tasks their
+    generated parts and the prompt.
+    """
     return task.judged(estimate, clean) if isinstance(task, MelTask) else (estimate, clean)

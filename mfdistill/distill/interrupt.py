@@ -10,7 +10,9 @@ from typing import Any
 
 
 class Interrupted(Exception):
-    """The run was saved and stopped by a signal; ``exit_code`` is what a shell expects (143 SIGTERM, 130 Ctrl-C)."""
+    """The run was saved and stopped by a signal; ``exit_code`` is what a shell expects (143
+    SIGTERM, 130 Ctrl-C).
+    """
 
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(message)
@@ -19,9 +21,11 @@ class Interrupted(Exception):
 
 
 class Signals:
-    """Context manager that notes the first SIGTERM or SIGINT in ``signum``; another one, ``PATIENCE_S`` later, acts as it always did.
+    """Context manager that notes the first SIGTERM or SIGINT in ``signum``; another one,
+    ``PATIENCE_S`` later, acts as it always did.
 
-    A launcher passes Ctrl-C on to processes that the terminal has already told, so repeats within that time are the same wish.
+    A launcher passes Ctrl-C on to processes that the terminal has already told, so repeats within
+    that time are the same wish.
     """
 
     PATIENCE_S = 3.0
@@ -32,7 +36,8 @@ class Signals:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
+        # Python allows handlers only there
+        if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGTERM, signal.SIGINT):
                 self._previous[signum] = signal.signal(signum, self._note)
         return self
@@ -49,5 +54,10 @@ class Signals:
             signal.signal(signum, handler)
         self._previous = {}
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._restore()

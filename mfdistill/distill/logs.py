@@ -17,7 +17,9 @@ FILE = "log.jsonl"
 
 
 def truncate_log(file: Path, step: int) -> None:
-    """Drop lines after ``step`` and a line cut short by a kill, so that a resumed run repeats nothing. No file is no error."""
+    """Drop lines after ``step`` and a line cut short by a kill, so that a resumed run repeats
+    nothing. No file is no error.
+    """
     if not file.is_file():
         return
     kept = []
@@ -39,7 +41,9 @@ def duration(seconds: float) -> str:
 
 def _pace(audio_rate: float, seconds_per_step: float) -> str:
     """Seconds of audio per second; updates per second of a training without recordings."""
-    rate, unit = (audio_rate, "s/s") if audio_rate > 0 else (1 / max(seconds_per_step, 1e-9), "updates/s")
+    rate, unit = (
+        (audio_rate, "s/s") if audio_rate > 0 else (1 / max(seconds_per_step, 1e-9), "updates/s")
+    )
     return f"{rate:.0f} {unit}" if rate >= 10 else f"{rate:.2g} {unit}"
 
 
@@ -71,7 +75,9 @@ class RunLog:
         try:
             self._file = (self.out / FILE).open("a", encoding="utf-8")
         except OSError as error:
-            raise UserError(f"{self.out / FILE}: cannot be written ({error}); name another folder") from error
+            raise UserError(
+                f"{self.out / FILE}: cannot be written ({error}); name another folder"
+            ) from error
         try:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -83,20 +89,34 @@ class RunLog:
         return self
 
     def _open_bar(self) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+        )
 
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[status]}"),
             console=self._console,
         )  # fmt: skip
-        self._task = self._bar.add_task(self.out.name, total=self.steps, completed=self.start, status="")
+        self._task = self._bar.add_task(
+            self.out.name, total=self.steps, completed=self.start, status=""
+        )
         self._bar.start()
 
     def advance(self, step: int, loss: float, seconds_per_step: float, audio_rate: float) -> None:
-        """Move the progress bar: ``audio_rate`` in seconds of audio per second, 0 where the data have none."""
+        """Move the progress bar: ``audio_rate`` in seconds of audio per second, 0 where the data
+        have none.
+        """
         if self._bar is not None:
             left = duration((self.steps - step) * seconds_per_step)
-            self._bar.update(self._task, completed=step, status=f"loss {loss:.4g}  {_pace(audio_rate, seconds_per_step)}  {left} left")
+            self._bar.update(
+                self._task,
+                completed=step,
+                status=f"loss {loss:.4g}  {_pace(audio_rate, seconds_per_step)}  {left} left",
+            )
 
     def train(self, step: int, values: Mapping[str, float], seconds_per_step: float) -> None:
         """One line of training means; plain text too where there is no progress bar."""
@@ -109,7 +129,10 @@ class RunLog:
     def valid(self, step: int, values: Mapping[str, float]) -> None:
         """One line of validation results."""
         self._write("valid", step, values)
-        self._say(f"step {step}/{self.steps}  valid  " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
+        self._say(
+            f"step {step}/{self.steps}  valid  "
+            + "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        )
 
     def note(self, step: int, text: str) -> None:
         """Something worth knowing, in words."""
@@ -124,7 +147,13 @@ class RunLog:
     def _write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         if self._file is None:
             return
-        self._line({"step": step, "kind": kind, **{name: value if math.isfinite(value) else None for name, value in values.items()}})
+        self._line(
+            {
+                "step": step,
+                "kind": kind,
+                **{name: value if math.isfinite(value) else None for name, value in values.items()},
+            }
+        )
         if self._board is not None:
             try:
                 for name, value in values.items():
@@ -135,15 +164,24 @@ class RunLog:
     def _line(self, values: Mapping[str, Any]) -> None:
         assert self._file is not None
         try:
-            self._file.write(json.dumps({**values, "time": round(time.time(), 1)}, ensure_ascii=False) + "\n")
+            self._file.write(
+                json.dumps({**values, "time": round(time.time(), 1)}, ensure_ascii=False) + "\n"
+            )
             self._file.flush()
         except OSError as error:
             raise self._unwritable(FILE, error) from error
 
     def _unwritable(self, name: str, error: OSError) -> UserError:
-        return UserError(f"{self.out / name}: cannot be written ({error}); free some space and continue with --resume")
+        return UserError(
+            f"{self.out / name}: cannot be written ({error}); free some space and continue with --resume"
+        )
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
         if self._file is not None:
@@ -152,7 +190,8 @@ class RunLog:
             try:
                 self._board.close()
             except OSError as late:
-                if error is None:  # what ended the run says more than curves that did not reach a full disk
+                # what ended the run says more than curves that did not reach a full disk
+                if error is None:
                     raise self._unwritable("tensorboard", late) from late
 
 

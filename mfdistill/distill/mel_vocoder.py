@@ -1,4 +1,6 @@
-"""From the log-Mel spectrograms of other systems' flows to sound: Vocos (arXiv 2306.00814), or Griffin-Lim without a network."""
+"""From the log-Mel spectrograms of other systems' flows to sound: Vocos (arXiv 2306.00814), or
+Griffin-Lim without a network.
+"""
 
 from __future__ import annotations
 
@@ -24,18 +26,29 @@ VOCOS = "vocos"
 VOCOS_HUB = "charactr/vocos-mel-24khz"
 _FILES = ("config.yaml", "pytorch_model.bin")
 _FEATURES = "vocos.feature_extractors.MelSpectrogramFeatures"
-_DEFAULTS = {"sample_rate": 24000, "n_fft": 1024, "hop_length": 256, "n_mels": 100, "padding": "center"}  # of its class
+# of its class
+_DEFAULTS = {
+    "sample_rate": 24000,
+    "n_fft": 1024,
+    "hop_length": 256,
+    "n_mels": 100,
+    "padding": "center",
+}
 
 
-def open_mel_vocoder(name: str | None, task: ForeignTask, device: torch.device | str = "cpu") -> MelVocoder:
+def open_mel_vocoder(
+    name: str | None, task: ForeignTask, device: torch.device | str = "cpu"
+) -> MelVocoder:
     """The vocoder of a task.
 
     Args:
-        name: "vocos" (``VOCOS_HUB``, from the hub or its cache), the folder of a Vocos model, or "griffin-lim". None: Vocos where its
-            package is installed and the Mel spectrogram is that of F5-TTS, otherwise Griffin-Lim, which is told.
+        name: "vocos" (``VOCOS_HUB``, from the hub or its cache), the folder of a Vocos model, or
+            "griffin-lim". None: Vocos where its package is installed and the Mel spectrogram is
+            that of F5-TTS, otherwise Griffin-Lim, which is told.
 
     Raises:
-        UserError: no package vocos, no such folder, weights that cannot be fetched or read, or of another Mel spectrogram.
+        UserError: no package vocos, no such folder, weights that cannot be fetched or read, or of
+            another Mel spectrogram.
     """
     if name is None:
         lacks = _why_not_vocos(task.config.mel)
@@ -43,7 +56,11 @@ def open_mel_vocoder(name: str | None, task: ForeignTask, device: torch.device |
         if lacks is not None:
             say(f"vocoder: Griffin-Lim, which sounds metallic ({lacks}); --vocoder names another")
     mean, std = task.config.mel_mean, task.config.mel_std
-    inner = _griffin_lim(task.config.mel) if name == GRIFFIN_LIM else open_vocos(name, task.config.mel, device)
+    inner = (
+        _griffin_lim(task.config.mel)
+        if name == GRIFFIN_LIM
+        else open_vocos(name, task.config.mel, device)
+    )
     return lambda mel: inner(mel * std + mean)
 
 
@@ -60,24 +77,43 @@ def _why_not_vocos(mel: SpeechMelConfig) -> str | None:
 
 
 def open_vocos(name: str, mel: SpeechMelConfig, device: torch.device | str = "cpu") -> MelVocoder:
-    """Vocos from the hub ("vocos") or from a folder with its ``config.yaml`` and ``pytorch_model.bin``; errors as ``open_mel_vocoder``."""
+    """Vocos from the hub ("vocos") or from a folder with its ``config.yaml`` and
+    ``pytorch_model.bin``; errors as ``open_mel_vocoder``.
+    """
     if name != VOCOS and not all((Path(name) / file).is_file() for file in _FILES):
-        raise UserError(f"--vocoder {name}: neither '{GRIFFIN_LIM}' nor '{VOCOS}', and no folder with {' and '.join(_FILES)}")
+        raise UserError(
+            f"--vocoder {name}: neither '{GRIFFIN_LIM}' nor '{VOCOS}', and no folder with {' and '.join(_FILES)}"
+        )
     if name == VOCOS and (theirs := _difference(_DEFAULTS, mel)) is not None:
         raise UserError(f"--vocoder {name}: is for {theirs}; take --vocoder {GRIFFIN_LIM}")
     if importlib.util.find_spec(VOCOS) is None:
-        raise UserError(f"--vocoder {name}: the package vocos is not installed: pip install 'mfdistill[vocos]', or --vocoder {GRIFFIN_LIM}")
+        raise UserError(
+            f"--vocoder {name}: the package vocos is not installed: pip install 'mfdistill[vocos]', or --vocoder {GRIFFIN_LIM}"
+        )
     config, weights = _from_hub() if name == VOCOS else (Path(name) / file for file in _FILES)
     if (theirs := _difference(_features(config), mel)) is not None:
-        raise UserError(f"--vocoder {name}: is for {theirs}; take one for the model's {_told(_own(mel))}, or --vocoder {GRIFFIN_LIM}")
+        raise UserError(
+            f"--vocoder {name}: is for {theirs}; take one for the model's {_told(_own(mel))}, or --vocoder {GRIFFIN_LIM}"
+        )
     from vocos import Vocos  # type: ignore[import-not-found]
 
     try:
         model = Vocos.from_hparams(str(config))
         model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    except (OSError, ImportError, AttributeError, TypeError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (
+        OSError,
+        ImportError,
+        AttributeError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        EOFError,
+        pickle.UnpicklingError,
+    ) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"--vocoder {name}: {config.parent} does not load as Vocos ({reason}); fetch it again") from error
+        raise UserError(
+            f"--vocoder {name}: {config.parent} does not load as Vocos ({reason}); fetch it again"
+        ) from error
     model = model.to(device).eval()
 
     @torch.no_grad()
@@ -94,30 +130,47 @@ def _from_hub() -> list[Path]:
         return [Path(hf_hub_download(VOCOS_HUB, file)) for file in _FILES]
     except (OSError, ValueError, RuntimeError) as error:  # what hub and HTTP errors derive from
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"--vocoder {VOCOS}: {VOCOS_HUB} could not be fetched ({reason}); give the folder of a copy with "
-                        f"{' and '.join(_FILES)}, or --vocoder {GRIFFIN_LIM}") from error
+        raise UserError(
+            f"--vocoder {VOCOS}: {VOCOS_HUB} could not be fetched ({reason}); give the folder of a copy with "
+            f"{' and '.join(_FILES)}, or --vocoder {GRIFFIN_LIM}"
+        ) from error
 
 
 def _features(file: Path) -> dict[str, Any]:
-    """The Mel settings of a Vocos ``config.yaml``; it names classes, which have to be Vocos's own before anything is made of them."""
+    """The Mel settings of a Vocos ``config.yaml``; it names classes, which have to be Vocos's own
+    before anything is made of them.
+    """
     import yaml
 
     try:
         parts = yaml.safe_load(file.read_text(encoding="utf-8"))
-        named = {part: parts[part]["class_path"] for part in ("feature_extractor", "backbone", "head")}
+        named = {
+            part: parts[part]["class_path"] for part in ("feature_extractor", "backbone", "head")
+        }
         given = parts["feature_extractor"].get("init_args") or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise UserError(f"--vocoder: {file} is no configuration of Vocos ({error}); fetch it again") from error
+        raise UserError(
+            f"--vocoder: {file} is no configuration of Vocos ({error}); fetch it again"
+        ) from error
     for name in named.values():
         if not str(name).startswith("vocos."):
-            raise UserError(f"--vocoder: {file} names the class {name}, which is not Vocos's; it is not loaded")
+            raise UserError(
+                f"--vocoder: {file} names the class {name}, which is not Vocos's; it is not loaded"
+            )
     if named["feature_extractor"] != _FEATURES:
-        raise UserError(f"--vocoder: {file} reads {named['feature_extractor']}, no Mel spectrogram; take a Mel model of Vocos")
+        raise UserError(
+            f"--vocoder: {file} reads {named['feature_extractor']}, no Mel spectrogram; take a Mel model of Vocos"
+        )
     return {**_DEFAULTS, **given}
 
 
 def _own(mel: SpeechMelConfig) -> dict[str, Any]:
-    own: dict[str, Any] = {"sample_rate": mel.sample_rate, "n_fft": mel.n_fft, "hop_length": mel.hop, "n_mels": mel.n_mels}
+    own: dict[str, Any] = {
+        "sample_rate": mel.sample_rate,
+        "n_fft": mel.n_fft,
+        "hop_length": mel.hop,
+        "n_mels": mel.n_mels,
+    }
     return {**own, "padding": "center" if mel.scale == "htk" and mel.f_max is None else "another"}
 
 

@@ -53,32 +53,43 @@ class Run:
         return self.objective.model  # type: ignore[return-value]
 
 
-PLAIN = ("step", "seconds", "skipped", "skipped_in_a_row", "best", "to_validate", "window")  # fields of Run that state.json keeps
+# fields of Run that state.json keeps
+PLAIN = ("step", "seconds", "skipped", "skipped_in_a_row", "best", "to_validate", "window")
 
 
 def find_run(config: TrainConfig, model_config: dict[str, Any]) -> dict[str, Any] | None:
-    """``state.json`` of the run to continue, or None where one starts. Changes nothing, so every rank comes to the same answer.
+    """``state.json`` of the run to continue, or None where one starts. Changes nothing, so every
+    rank comes to the same answer.
 
     Raises:
-        UserError: the folder is in use and neither ``resume`` nor ``overwrite`` is set, or the resumed run had other settings.
+        UserError: the folder is in use and neither ``resume`` nor ``overwrite`` is set, or the
+            resumed run had other settings.
     """
     out = Path(config.out)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; --out needs a folder")
     if not config.resume:
         if out.is_dir() and any(out.iterdir()) and not config.overwrite:
-            raise UserError(f"{out}: already holds files; --resume continues that run, --overwrite replaces it, or name another --out")
+            raise UserError(
+                f"{out}: already holds files; --resume continues that run, --overwrite replaces it, or name another --out"
+            )
         return None
     folder = state.find_state(out)
     if folder is None:
         if (out / "model.safetensors").is_file():
-            raise UserError(f"{out}: holds a model but no {state.FOLDER}; --overwrite it or name another --out")
+            raise UserError(
+                f"{out}: holds a model but no {state.FOLDER}; --overwrite it or name another --out"
+            )
         return None
     saved = state.load_info(folder)
-    different = state.first_difference(saved["identity"], json.loads(json.dumps(identity(config, model_config))))
+    different = state.first_difference(
+        saved["identity"], json.loads(json.dumps(identity(config, model_config)))
+    )
     if different is not None:
         key, before, now = different
-        raise UserError(f"{out}: cannot resume with {key} = {now!r}: the run was started with {before!r}; give that, or name another --out")
+        raise UserError(
+            f"{out}: cannot resume with {key} = {now!r}: the run was started with {before!r}; give that, or name another --out"
+        )
     return saved
 
 
@@ -90,30 +101,50 @@ def prepare_folder(config: TrainConfig, resumed: bool) -> None:
         if resumed:
             state.settle(out)
             return
-        # only what a run writes, since the folder may be anything; the state goes last, or a kill here would orphan the model
+        # only what a run writes, since the folder may be anything; the state goes last, or a kill
+        # here would orphan the model
         for name in ("model.safetensors", "config.json", FILE):
             (out / name).unlink(missing_ok=True)
-        for name in ("best", "tensorboard", *(state.FOLDER + suffix for suffix in (".new", ".old", ""))):
+        for name in (
+            "best",
+            "tensorboard",
+            *(state.FOLDER + suffix for suffix in (".new", ".old", "")),
+        ):
             remove_folder(out / name)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error}); name another --out") from error
 
 
 def build_run(
-    objective: nn.Module, task: Any, config: TrainConfig, model_config: dict[str, Any], accelerator: Any, saved: dict[str, Any] | None
+    objective: nn.Module,
+    task: Any,
+    config: TrainConfig,
+    model_config: dict[str, Any],
+    accelerator: Any,
+    saved: dict[str, Any] | None,
 ) -> Run:
     """Everything on its device, with the saved values where there are any."""
     named = [(name, value) for name, value in objective.named_parameters() if value.requires_grad]
-    named.sort(key=lambda item: item[1].ndim >= 2)  # biases and gains, which have no decay, come first
-    vectors, matrices = ([value for _, value in named if (value.ndim >= 2) == big] for big in (False, True))
-    groups = [{"params": vectors, "weight_decay": 0.0}, {"params": matrices, "weight_decay": config.weight_decay}]
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, betas=config.betas)
-    accelerator.gradient_accumulation_steps = 1  # micro-batches are averaged by the loop, whatever the launcher was told
+    # biases and gains, which have no decay, come first
+    named.sort(key=lambda item: item[1].ndim >= 2)
+    vectors, matrices = (
+        [value for _, value in named if (value.ndim >= 2) == big] for big in (False, True)
+    )
+    groups = [
+        {"params": vectors, "weight_decay": 0.0},
+        {"params": matrices, "weight_decay": config.weight_decay},
+    ]
+    optimizer = torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=config.lr, betas=config.betas
+    )
+    # micro-batches are averaged by the loop, whatever the launcher was told
+    accelerator.gradient_accumulation_steps = 1
     teacher = getattr(objective, "teacher", None)
     if teacher is not None:
         teacher.to(accelerator.device)
     objective.train()
-    wrapped, optimizer = accelerator.prepare(objective, optimizer)  # never the bare model: derivatives are taken inside the objective
+    # never the bare model: derivatives are taken inside the objective
+    wrapped, optimizer = accelerator.prepare(objective, optimizer)
     out = Path(config.out)
     run = Run(
         config=config,
@@ -143,13 +174,24 @@ def save_model(run: Run, folder: Path) -> None:
     """Write the averaged weights and ``config.json`` (main process; others return at once)."""
     if not run.accelerator.is_main_process:
         return
-    training = {**to_dict(run.config), "step": run.step, "hours": run.seconds / 3600, "processes": run.accelerator.num_processes}
+    training = {
+        **to_dict(run.config),
+        "step": run.step,
+        "hours": run.seconds / 3600,
+        "processes": run.accelerator.num_processes,
+    }
     with run.ema.applied():
-        save_folder(folder, with_predictor(run.model.state_dict(), run.task), {**run.model_config, "training": training})
+        save_folder(
+            folder,
+            with_predictor(run.model.state_dict(), run.task),
+            {**run.model_config, "training": training},
+        )
 
 
 def save_run(run: Run, with_model: bool = True) -> None:
-    """Write the model, then ``training_state/``: killed between them, the resumed run comes to this model again."""
+    """Write the model, then ``training_state/``: killed between them, the resumed run comes to this
+    model again.
+    """
     if not run.accelerator.is_main_process:
         return
     out = Path(run.config.out)
@@ -163,7 +205,9 @@ def save_run(run: Run, with_model: bool = True) -> None:
     info = {name: getattr(run, name) for name in PLAIN} | {
         "finished": run.step >= run.config.steps and not run.to_validate,
         "ema_updates": run.ema.updates,
-        "scaler": run.accelerator.scaler.state_dict() if run.accelerator.scaler is not None else None,
+        "scaler": run.accelerator.scaler.state_dict()
+        if run.accelerator.scaler is not None
+        else None,
         "identity": identity(run.config, run.model_config),
     }
     state.save_state(out, tensors, info)

@@ -45,7 +45,9 @@ class TrainConfig:
     grad_clip: float = 1.0
     """Highest norm of the gradient; 0 is no limit."""
     ema_decay: float = 0.999
-    """Of the averaged weights, which are what is saved; min(decay, (1 + n) / (10 + n)) at update n."""
+    """Of the averaged weights, which are what is saved; min(decay, (1 + n) / (10 + n)) at update
+    n.
+    """
     seed: int = 0
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     valid_every: int = 1000
@@ -64,7 +66,9 @@ class TrainConfig:
     max_skipped: int = 50
     """Updates skipped in a row, for a loss or gradient that is not finite, before the run stops."""
     time_limit_hours: float | None = None
-    """Save and stop after this time of this call, to be resumed; the learning-rate curve stays that of 'steps'."""
+    """Save and stop after this time of this call, to be resumed; the learning-rate curve stays that
+    of 'steps'.
+    """
     resume: bool = False
     """Continue the run in 'out' exactly where it was saved."""
     overwrite: bool = False
@@ -72,7 +76,8 @@ class TrainConfig:
 
 
 def in_steps(config: TrainConfig, dataset: Any) -> TrainConfig:
-    """``epochs`` and ``valid_epochs`` as ``steps`` and ``valid_every``, from the number of recordings of ``dataset``.
+    """``epochs`` and ``valid_epochs`` as ``steps`` and ``valid_every``, from the number of
+    recordings of ``dataset``.
 
     Raises:
         UserError: a stream, whose length nobody knows, or a number below 1.
@@ -80,7 +85,9 @@ def in_steps(config: TrainConfig, dataset: Any) -> TrainConfig:
     if config.epochs is None and config.valid_epochs is None:
         return config
     if not hasattr(dataset, "clean"):
-        raise UserError("--epochs, --valid-epochs: this corpus is a stream of unknown length; give --steps and --valid-every")
+        raise UserError(
+            "--epochs, --valid-epochs: this corpus is a stream of unknown length; give --steps and --valid-every"
+        )
     for name in ("epochs", "valid_epochs"):
         if (value := getattr(config, name)) is not None and value < 1:
             raise UserError(f"--{_flag(name)} {value}: must be at least 1")
@@ -88,7 +95,9 @@ def in_steps(config: TrainConfig, dataset: Any) -> TrainConfig:
     return replace(
         config,
         steps=config.steps if config.epochs is None else config.epochs * each,
-        valid_every=config.valid_every if config.valid_epochs is None else config.valid_epochs * each,
+        valid_every=config.valid_every
+        if config.valid_epochs is None
+        else config.valid_epochs * each,
     )
 
 
@@ -97,7 +106,16 @@ def check(config: TrainConfig, world: int) -> None:
     for name in ("steps", "batch_size", "accumulation", "log_every", "max_skipped"):
         if getattr(config, name) < 1:
             raise UserError(f"--{_flag(name)} {getattr(config, name)}: must be at least 1")
-    for name in ("warmup", "valid_every", "save_every", "num_workers", "grad_clip", "weight_decay", "lr_end", "seed"):
+    for name in (
+        "warmup",
+        "valid_every",
+        "save_every",
+        "num_workers",
+        "grad_clip",
+        "weight_decay",
+        "lr_end",
+        "seed",
+    ):
         if not getattr(config, name) >= 0:
             raise UserError(f"--{_flag(name)} {getattr(config, name)}: must not be negative")
     if not config.lr > 0:
@@ -105,7 +123,9 @@ def check(config: TrainConfig, world: int) -> None:
     if not 0 <= config.ema_decay < 1:
         raise UserError(f"--ema-decay {config.ema_decay}: must be at least 0 and less than 1")
     if config.time_limit_hours is not None and not config.time_limit_hours > 0:
-        raise UserError(f"--time-limit-hours {config.time_limit_hours}: must be positive; leave it out for no limit")
+        raise UserError(
+            f"--time-limit-hours {config.time_limit_hours}: must be positive; leave it out for no limit"
+        )
     if config.resume and config.overwrite:
         raise UserError("--resume and --overwrite exclude each other: give one of them")
     parts = world * config.accumulation
@@ -123,12 +143,18 @@ def _flag(name: str) -> str:
 def identity(config: TrainConfig, model_config: dict[str, Any]) -> dict[str, Any]:
     """What must be the same for a run to be continued: all settings that decide what is learnt."""
     training = {key: value for key, value in to_dict(config).items() if key not in FREE}
-    free = ("format", "training", "schedule", "schedules", "valid")  # a search writes schedules, validation teaches nothing
-    return {**{key: value for key, value in model_config.items() if key not in free}, "training": training}
+    # a search writes schedules, validation teaches nothing
+    free = ("format", "training", "schedule", "schedules", "valid")
+    return {
+        **{key: value for key, value in model_config.items() if key not in free},
+        "training": training,
+    }
 
 
 def lr_factor(step: int, config: TrainConfig) -> float:
-    """Learning rate of step ``step`` (from 0) as a fraction of ``config.lr``: linear warm-up, then half a cosine down to ``lr_end``."""
+    """Learning rate of step ``step`` (from 0) as a fraction of ``config.lr``: linear warm-up, then
+    half a cosine down to ``lr_end``.
+    """
     if step < config.warmup:
         return (step + 1) / config.warmup
     if config.schedule == "constant":

@@ -20,20 +20,35 @@ if TYPE_CHECKING:
 
 
 def fit_task(config: TaskConfig, backbone: str) -> TaskConfig:
-    """The task as a network needs it: DCUNet takes an odd number of bins, with that at half the sample rate.
+    """The task as a network needs it: DCUNet takes an odd number of bins, with that at half the
+    sample rate.
 
     Raises:
         UserError: a causal task, and a network that sees later frames whatever one does.
     """
     if config.stft.causal and backbone in ("ncsnpp", "dcunet"):
-        raise UserError(f"--backbone {backbone}: sees later frames, so it is not --causal; take compact or causal_ncsnpp")
-    return replace(config, stft=replace(config.stft, drop_nyquist=False)) if backbone == "dcunet" else config
+        raise UserError(
+            f"--backbone {backbone}: sees later frames, so it is not --causal; take compact or causal_ncsnpp"
+        )
+    return (
+        replace(config, stft=replace(config.stft, drop_nyquist=False))
+        if backbone == "dcunet"
+        else config
+    )
 
 
 def fit_network(
-    task: Task, dataset: Any, backbone: str, compact: CompactSizes, unet: UNetSizes, residual_std: float | None = None, delta: bool = False
+    task: Task,
+    dataset: Any,
+    backbone: str,
+    compact: CompactSizes,
+    unet: UNetSizes,
+    residual_std: float | None = None,
+    delta: bool = False,
 ) -> CompactConfig | NCSNppConfig | DCUNetConfig | CausalNCSNppConfig:
-    """Sizes of any network fitted to a task and its data (``fit_network_config``, ``networks.sizes.unet_config``; errors as there)."""
+    """Sizes of any network fitted to a task and its data (``fit_network_config``,
+    ``networks.sizes.unet_config``; errors as there).
+    """
     if backbone == "compact":
         return fit_network_config(task, dataset, compact, residual_std=residual_std)
     bins = task.config.stft.bins
@@ -41,18 +56,27 @@ def fit_network(
     if isinstance(config, DCUNetConfig):
         stride = math.prod(row[4] for row in config.rows)
         if (bins - 1) % stride:
-            raise UserError(f"--n-fft: gives {bins} bins, and {config.architecture} needs one more than a multiple of {stride}")
+            raise UserError(
+                f"--n-fft: gives {bins} bins, and {config.architecture} needs one more than a multiple of {stride}"
+            )
     return config
 
 
 def fit_network_config(
-    task: Task, dataset: Any, config: CompactSizes | None = None, count: int = 4, batch_size: int = 16, residual_std: float | None = None
+    task: Task,
+    dataset: Any,
+    config: CompactSizes | None = None,
+    count: int = 4,
+    batch_size: int = 16,
+    residual_std: float | None = None,
 ) -> CompactConfig:
     """Sizes completed by what follows from task and data, for the network's preconditioning.
 
-    ``residual_std`` is ``sqrt(mean |x - m|^2 / mean(|y|^2 + floor^2))`` (where the prior has a profile: over the mean of its squares; with
-    a predictor's estimate e: over ``mean(|y|^2 + |e|^2 + floor^2)``) over ``count`` training batches, to three digits (x clean features, m
-    the mean of the prior, y those of the condition); the rest is the task's path and number of bins, and whether it has a predictor.
+    ``residual_std`` is ``sqrt(mean |x - m|^2 / mean(|y|^2 + floor^2))`` (where the prior has a
+    profile: over the mean of its squares; with a predictor's estimate e: over ``mean(|y|^2 + |e|^2
+    + floor^2)``) over ``count`` training batches, to three digits (x clean features, m the mean of
+    the prior, y those of the condition); the rest is the task's path and number of bins, and
+    whether it has a predictor.
 
     Args:
         dataset: as ``data.open_train`` gives it.
@@ -64,13 +88,24 @@ def fit_network_config(
     sizes = config or CompactSizes()
     stft, path = task.config.stft, task.path
     if sizes.band_stride < 1 or stft.bins % sizes.band_stride:
-        raise UserError(f"--network.band-stride {sizes.band_stride}: does not divide the {stft.bins} bins of this task")
+        raise UserError(
+            f"--network.band-stride {sizes.band_stride}: does not divide the {stft.bins} bins of this task"
+        )
     known = {field.name: getattr(sizes, field.name) for field in fields(CompactSizes)}
     fitted = CompactConfig(
-        **known, freqs=stft.bins, sigma_0=path.sigma_0, sigma_1=path.sigma_1, mean=path.mean, shape=path.shape, floor=path.floor,
-        profile=path.profile, predicted=task.predictor is not None,
+        **known,
+        freqs=stft.bins,
+        sigma_0=path.sigma_0,
+        sigma_1=path.sigma_1,
+        mean=path.mean,
+        shape=path.shape,
+        floor=path.floor,
+        profile=path.profile,
+        predicted=task.predictor is not None,
     )
-    return replace(fitted, residual_std=residual_std or _residual_std(task, dataset, count, batch_size))
+    return replace(
+        fitted, residual_std=residual_std or _residual_std(task, dataset, count, batch_size)
+    )
 
 
 def _residual_std(task: Task, dataset: Any, count: int, batch_size: int) -> float:
@@ -85,5 +120,8 @@ def _residual_std(task: Task, dataset: Any, count: int, batch_size: int) -> floa
         energy = sum(value.square().sum(1).double().mean() for value in seen) + task.path.floor**2
         level += float(profile.square().mean() if task.path.profile else energy)
     if not residual > 0:
-        raise UserError("--data: condition and clean speech are the same in the first batches: nothing to learn; check the corpus")
-    return float(f"{(residual / level) ** 0.5:.3g}")  # digits that no other summation order changes: a resumed run must find them again
+        raise UserError(
+            "--data: condition and clean speech are the same in the first batches: nothing to learn; check the corpus"
+        )
+    # digits that no other summation order changes: a resumed run must find them again
+    return float(f"{(residual / level) ** 0.5:.3g}")

@@ -1,8 +1,10 @@
-"""``training_state/``: all that an exact continuation needs, as safetensors and JSON, swapped in whole.
+"""``training_state/``: all that an exact continuation needs, as safetensors and JSON, swapped in
+whole.
 
-A new state is written beside the old one and renamed into place. Killed at any moment, the folder holds a complete state under one
-of three names: ``training_state``, or, between the two renames, ``training_state.new`` (complete, since ``state.json`` is written
-last) and ``training_state.old``.
+A new state is written beside the old one and renamed into place. Killed at any moment, the folder
+holds a complete state under one
+of three names: ``training_state``, or, between the two renames, ``training_state.new`` (complete,
+since ``state.json`` is written last) and ``training_state.old``.
 """
 
 from __future__ import annotations
@@ -23,8 +25,11 @@ FOLDER = "training_state"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
-def save_state(out: Path, tensors: Mapping[str, Mapping[str, Tensor]], info: Mapping[str, Any]) -> None:
-    """Replace ``out/training_state`` by ``<name>.safetensors`` for each group of ``tensors`` and ``state.json`` with ``info``.
+def save_state(
+    out: Path, tensors: Mapping[str, Mapping[str, Tensor]], info: Mapping[str, Any]
+) -> None:
+    """Replace ``out/training_state`` by ``<name>.safetensors`` for each group of ``tensors`` and
+    ``state.json`` with ``info``.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; the state before stays.
@@ -55,7 +60,9 @@ def _sync(path: Path) -> None:
 
 
 def find_state(out: Path) -> Path | None:
-    """The newest complete state under ``out``, by whichever of its names; None if there is none. Changes nothing."""
+    """The newest complete state under ``out``, by whichever of its names; None if there is none.
+    Changes nothing.
+    """
     for suffix in ("", ".new", ".old"):
         folder = out / (FOLDER + suffix)
         if (folder / "state.json").is_file():
@@ -64,7 +71,9 @@ def find_state(out: Path) -> Path | None:
 
 
 def settle(out: Path) -> None:
-    """Give the state that ``find_state`` finds its proper name and remove leftovers of a run that was killed while saving."""
+    """Give the state that ``find_state`` finds its proper name and remove leftovers of a run that
+    was killed while saving.
+    """
     found, current = find_state(out), out / FOLDER
     if found is not None and found != current:
         remove_folder(current)
@@ -82,7 +91,9 @@ def load_info(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / "state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder / 'state.json'}: damaged ({error}); start again with --overwrite") from error
+        raise UserError(
+            f"{folder / 'state.json'}: damaged ({error}); start again with --overwrite"
+        ) from error
 
 
 def module_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -100,21 +111,32 @@ def restore_module(module: nn.Module, file: Path) -> None:
     saved, live = load_tensors(file), module_tensors(module)
     for name in {**saved, **live}:
         if name not in saved or name not in live or saved[name].shape != live[name].shape:
-            raise UserError(f"{file}: its tensor {name} does not fit this model; resume with the code and options that wrote it")
+            raise UserError(
+                f"{file}: its tensor {name} does not fit this model; resume with the code and options that wrote it"
+            )
         live[name].copy_(saved[name])
 
 
 def optimizer_tensors(optimizer: Any, names: list[str]) -> dict[str, Tensor]:
-    """State of AdamW as ``<moment>.<parameter>``; ``names`` in the order of the optimiser's parameters."""
+    """State of AdamW as ``<moment>.<parameter>``; ``names`` in the order of the optimiser's
+    parameters.
+    """
     state = optimizer.state_dict()["state"]
-    return {f"{moment}.{names[index]}": torch.as_tensor(state[index][moment]) for index in state for moment in MOMENTS}
+    return {
+        f"{moment}.{names[index]}": torch.as_tensor(state[index][moment])
+        for index in state
+        for moment in MOMENTS
+    }
 
 
 def restore_optimizer(optimizer: Any, names: list[str], file: Path) -> None:
     """Inverse of ``optimizer_tensors``."""
     saved = load_tensors(file)
     present = {index: name for index, name in enumerate(names) if f"{MOMENTS[0]}.{name}" in saved}
-    state = {index: {moment: saved[f"{moment}.{name}"] for moment in MOMENTS} for index, name in present.items()}
+    state = {
+        index: {moment: saved[f"{moment}.{name}"] for moment in MOMENTS}
+        for index, name in present.items()
+    }
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
@@ -122,7 +144,9 @@ def first_difference(before: Any, now: Any, key: str = "") -> tuple[str, Any, An
     """Where two JSON values first differ: (dotted key, before, now), or None."""
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         for name in {**now, **before}:
-            found = first_difference(before.get(name), now.get(name), f"{key}.{name}" if key else name)
+            found = first_difference(
+                before.get(name), now.get(name), f"{key}.{name}" if key else name
+            )
             if found is not None:
                 return found
         return None

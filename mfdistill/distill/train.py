@@ -1,8 +1,9 @@
-"""The one training loop, for teachers, students and regression alike: ``loss, logs = objective(batch)`` and what belongs around it.
+"""The one training loop, for teachers, students and regression alike: ``loss, logs =
+objective(batch)`` and what belongs around it.
 
-One step in order: micro-batches -> features -> objective -> gradients averaged over micro-batches and processes -> clipping
--> AdamW -> EMA. Every draw is a function of (seed, global sample index) and the learning rate one of the step, so the number of
-processes and a resume change nothing.
+One step in order: micro-batches -> features -> objective -> gradients averaged over micro-batches
+and processes -> clipping -> AdamW -> EMA. Every draw is a function of (seed, global sample index)
+and the learning rate one of the step, so the number of processes and a resume change nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ def make_accelerator(config: TrainConfig) -> Any:
     try:
         return Accelerator(mixed_precision=config.mixed_precision)
     except ValueError as error:
-        raise UserError(f"--mixed-precision {config.mixed_precision}: not possible here ({error}); use 'no' or another device") from error
+        raise UserError(
+            f"--mixed-precision {config.mixed_precision}: not possible here ({error}); use 'no' or another device"
+        ) from error
 
 
 def train(
@@ -58,26 +61,31 @@ def train(
     """Optimise all trainable parameters of ``objective`` and save its ``model``.
 
     Args:
-        objective: ``forward(batch) -> (loss (), logs {name: ()})``, the same names every time, with the trained module at ``.model``; a
-            teacher at ``.teacher`` is moved to the device.
+        objective: ``forward(batch) -> (loss (), logs {name: ()})``, the same names every time, with
+            the trained module at ``.model``; a teacher at ``.teacher`` is moved to the device.
         data: a ``TrainSet`` (see ``mfdistill.data.batches``).
         task: makes features of waveforms (see ``batch.make_batch``).
-        model_config: sections of ``config.json`` beside "training"; on a resume all but "schedule" must be as they were.
-        validate: ``validate(model, step, accelerator) -> {metric: value}``, called on every rank without gradients, with the averaged
-            weights in evaluation mode; values must be the same on every rank.
+        model_config: sections of ``config.json`` beside "training"; on a resume all but "schedule"
+            must be as they were.
+        validate: ``validate(model, step, accelerator) -> {metric: value}``, called on every rank
+            without gradients, with the averaged weights in evaluation mode; values must be the same
+            on every rank.
         accelerator: as from ``make_accelerator``, which is called where this is None.
 
     Returns:
-        ``config.out``: ``model.safetensors`` (averaged weights), ``config.json``, ``log.jsonl``, ``training_state/``, and ``best/`` where
-        ``best_metric`` is set.
+        ``config.out``: ``model.safetensors`` (averaged weights), ``config.json``, ``log.jsonl``,
+        ``training_state/``, and ``best/`` where ``best_metric`` is set.
 
     Raises:
-        UserError: bad settings, a folder that is in use, a resume with other settings, a full disk, a loss that stays non-finite.
+        UserError: bad settings, a folder that is in use, a resume with other settings, a full disk,
+            a loss that stays non-finite.
         Interrupted: SIGTERM or Ctrl-C, after saving.
     """
     accelerator = accelerator or make_accelerator(config)
     if accelerator.mixed_precision != config.mixed_precision:
-        raise UserError(f"--mixed-precision {config.mixed_precision}: launched with {accelerator.mixed_precision}; give the same to both")
+        raise UserError(
+            f"--mixed-precision {config.mixed_precision}: launched with {accelerator.mixed_precision}; give the same to both"
+        )
     check(config, accelerator.num_processes)
     saved = find_run(config, model_config)
     accelerator.wait_for_everyone()
@@ -93,7 +101,11 @@ def train(
     try:
         with Signals() as signals, run.log:
             if config.resume:
-                begun = f"resumed at step {run.step}" if saved is not None else "nothing to resume, so this starts at step 0"
+                begun = (
+                    f"resumed at step {run.step}"
+                    if saved is not None
+                    else "nothing to resume, so this starts at step 0"
+                )
                 run.log.note(run.step, f"{config.out}: {begun}")
             if saved is None:
                 save_run(run, with_model=False)
@@ -115,12 +127,22 @@ def _loop(run: Run, data: Any, validate: Validate | None, signals: Signals) -> N
         _steps(run, stream, validate, signals, deadline)
 
 
-def _steps(run: Run, stream: Iterator[Mapping[str, Any]], validate: Validate | None, signals: Signals, deadline: float) -> None:
+def _steps(
+    run: Run,
+    stream: Iterator[Mapping[str, Any]],
+    validate: Validate | None,
+    signals: Signals,
+    deadline: float,
+) -> None:
     config = run.config
     while run.step < config.steps:
         began = time.monotonic()
         raws = [next(stream) for _ in range(config.accumulation)]
-        values, wishes = training_step(run, raws, lambda: [signals.signum == number for number in STOPS] + [time.monotonic() > deadline])
+        values, wishes = training_step(
+            run,
+            raws,
+            lambda: [signals.signum == number for number in STOPS] + [time.monotonic() > deadline],
+        )
         _account(run, raws, values, time.monotonic() - began)
 
         run.to_validate = validate is not None and _due(run, config.valid_every)
@@ -132,7 +154,10 @@ def _steps(run: Run, stream: Iterator[Mapping[str, Any]], validate: Validate | N
         if wishes[-1] or _due(run, config.save_every):
             save_run(run)
         if wishes[-1] and run.step < config.steps:
-            run.log.note(run.step, f"{config.out}: time limit reached; saved at step {run.step}, continue with --resume")
+            run.log.note(
+                run.step,
+                f"{config.out}: time limit reached; saved at step {run.step}, continue with --resume",
+            )
             return
 
 
@@ -154,12 +179,15 @@ def _micro_batches(run: Run, data: Any) -> Any:
     )
 
 
-def training_step(run: Run, raws: Sequence[Mapping[str, Any]], wishes: Callable[[], Sequence[bool]]) -> tuple[dict[str, float], list[bool]]:
+def training_step(
+    run: Run, raws: Sequence[Mapping[str, Any]], wishes: Callable[[], Sequence[bool]]
+) -> tuple[dict[str, float], list[bool]]:
     """One update from this rank's micro-batches; advances ``run.step``.
 
     An update whose loss or gradient is not finite, on any rank, is left out and counted.
 
-    Returns: means over all ranks of the loss and what the objective logs; and which ``wishes`` to stop any rank had.
+    Returns: means over all ranks of the loss and what the objective logs; and which ``wishes`` to
+    stop any rank had.
     Raises:
         UserError: ``max_skipped`` updates in a row were left out.
     """
@@ -172,18 +200,25 @@ def training_step(run: Run, raws: Sequence[Mapping[str, Any]], wishes: Callable[
     count = loss_count(raws, accelerator)
     totals: dict[str, torch.Tensor] = {}
     for number, raw in enumerate(raws, start=1):
-        batch = make_batch(run.task, raw, accelerator.device) | {"progress": run.step / config.steps, "loss_count": count}
+        batch = make_batch(run.task, raw, accelerator.device) | {
+            "progress": run.step / config.steps,
+            "loss_count": count,
+        }
         with contextlib.nullcontext() if number == len(raws) else accelerator.no_sync(run.wrapped):
             loss, logs = run.wrapped(batch)
             accelerator.backward(loss / len(raws))
         for name, value in {**logs, "loss": loss}.items():
-            value = torch.as_tensor(value, dtype=torch.float32, device=accelerator.device).detach() / len(raws)
+            value = torch.as_tensor(
+                value, dtype=torch.float32, device=accelerator.device
+            ).detach() / len(raws)
             totals[name] = totals[name] + value if name in totals else value
     norm = accelerator.clip_grad_norm_(run.objective.parameters(), config.grad_clip or math.inf)
 
     # one exchange and one wait for the device per step: what was measured, and who wants to stop
     asked = torch.tensor([float(wish) for wish in wishes()], device=accelerator.device)
-    measured = accelerator.reduce(torch.cat([torch.stack([*totals.values(), norm.float()]), asked]), "mean").tolist()
+    measured = accelerator.reduce(
+        torch.cat([torch.stack([*totals.values(), norm.float()]), asked]), "mean"
+    ).tolist()
     values = dict(zip([*totals, "grad_norm"], measured, strict=False)) | {"lr": rate}
 
     if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
@@ -204,12 +239,18 @@ def training_step(run: Run, raws: Sequence[Mapping[str, Any]], wishes: Callable[
     return values, [share > 0 for share in measured[len(totals) + 1 :]]
 
 
-def _account(run: Run, raws: Sequence[Mapping[str, Any]], values: Mapping[str, float], seconds: float) -> None:
+def _account(
+    run: Run, raws: Sequence[Mapping[str, Any]], values: Mapping[str, float], seconds: float
+) -> None:
     """Add a step to the log's window; write and empty it every ``log_every`` steps."""
     samples = sum(raw["clean"].numel() for raw in raws) * run.accelerator.num_processes
     run.seconds += seconds
     run.window = run.window or {}
-    for name, value in {**values, "seconds": seconds, "audio_s": samples / run.task.sample_rate}.items():
+    for name, value in {
+        **values,
+        "seconds": seconds,
+        "audio_s": samples / run.task.sample_rate,
+    }.items():
         if math.isfinite(value):
             entry = run.window.setdefault(name, [0.0, 0])
             run.window[name] = [entry[0] + value, entry[1] + 1]
@@ -239,7 +280,9 @@ def _validate(run: Run, validate: Validate | None) -> None:
     if name is None:
         return
     if name not in values:
-        raise UserError(f"--best-metric {name}: validation gives {', '.join(values) or 'nothing'}; name one of these")
+        raise UserError(
+            f"--best-metric {name}: validation gives {', '.join(values) or 'nothing'}; name one of these"
+        )
     sign = 1.0 if run.config.best_mode == "max" else -1.0
     if math.isfinite(values[name]) and (run.best is None or sign * values[name] > sign * run.best):
         run.best = values[name]

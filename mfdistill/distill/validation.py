@@ -1,4 +1,6 @@
-"""Scores of a model on whole utterances, shared out to the ranks; validation while training uses them too."""
+"""Scores of a model on whole utterances, shared out to the ranks; validation while training uses
+them too.
+"""
 
 from __future__ import annotations
 
@@ -34,13 +36,18 @@ def score_system(
     keep: Keep | None = None,
     task: Any = None,
 ) -> list[dict[str, Any]]:
-    """A row per utterance, in their order, the same on every rank; each rank restores and scores every ``num_processes``-th.
+    """A row per utterance, in their order, the same on every rank; each rank restores and scores
+    every ``num_processes``-th.
 
     Args:
         keep: called with name and restored waveform (to write it, say).
         task: says which part of an utterance is judged; None is all of it.
     """
-    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator is not None else (0, 1)
+    rank, world = (
+        (accelerator.process_index, accelerator.num_processes)
+        if accelerator is not None
+        else (0, 1)
+    )
     device = accelerator.device if accelerator is not None else "cpu"
     own = range(rank, len(utterances), world)
 
@@ -52,7 +59,12 @@ def score_system(
                 keep(item["name"], restored)
             yield item["name"], *judged(task, restored, item["clean"].numpy())
 
-    rows = [{"utterance": i, **row} for i, row in zip(own, score_utterances(pairs(), metrics, sample_rate, pool=pool), strict=True)]
+    rows = [
+        {"utterance": i, **row}
+        for i, row in zip(
+            own, score_utterances(pairs(), metrics, sample_rate, pool=pool), strict=True
+        )
+    ]
     if world > 1:
         from accelerate.utils import gather_object
 
@@ -70,14 +82,19 @@ def make_validate(
     seed: int = 0,
     crop_s: float = 2.0,
 ) -> Callable[[nn.Module, int, Any], dict[str, float]]:
-    """``validate(model, step, accelerator)`` for ``distill.train.train``: the objective's loss on one fixed crop of every utterance, and
-    means of ``metrics`` at each number of evaluations (``pesq_1``, ...; a regression network has one evaluation and no number).
+    """``validate(model, step, accelerator)`` for ``distill.train.train``: the objective's loss on
+    one fixed crop of every utterance, and means of ``metrics`` at each number of evaluations
+    (``pesq_1``, ...; a regression network has one evaluation and no number).
 
     Raises:
         UserError: an unknown metric or one whose package is missing.
     """
     columns = [metric.primary for metric in named(metrics)] if metrics else []
-    raw = _crops(utterances, round(crop_s * task.sample_rate), task if isinstance(task, MelTask) and task.needs_text else None)
+    raw = _crops(
+        utterances,
+        round(crop_s * task.sample_rate),
+        task if isinstance(task, MelTask) and task.needs_text else None,
+    )
 
     def validate(model: nn.Module, step: int, accelerator: Any) -> dict[str, float]:
         values = {"loss": _loss(objective, task, raw, accelerator)}
@@ -85,16 +102,30 @@ def make_validate(
         for number in nfe if role != "regression" else (None,):
             if not columns:
                 break
-            rows = score_system(_system(task, run, number, seed, utterances), utterances, metrics, task.sample_rate, accelerator, task=task)
+            rows = score_system(
+                _system(task, run, number, seed, utterances),
+                utterances,
+                metrics,
+                task.sample_rate,
+                accelerator,
+                task=task,
+            )
             summary = summarise(rows)
-            values |= {column if number is None else f"{column}_{number}": summary[column] for column in columns}
+            values |= {
+                column if number is None else f"{column}_{number}": summary[column]
+                for column in columns
+            }
         return values
 
     return validate
 
 
-def _system(task: Task, run: Any, steps: Steps | None, seed: int, utterances: Sequence[Mapping[str, Any]]) -> System:
-    return lambda wave, index: restore(task, run, wave, steps, seed, index, text=text_of(task, utterances[index]))
+def _system(
+    task: Task, run: Any, steps: Steps | None, seed: int, utterances: Sequence[Mapping[str, Any]]
+) -> System:
+    return lambda wave, index: restore(
+        task, run, wave, steps, seed, index, text=text_of(task, utterances[index])
+    )
 
 
 def _loss(objective: nn.Module, task: Task, raw: Mapping[str, Any], accelerator: Any) -> float:
@@ -104,7 +135,9 @@ def _loss(objective: nn.Module, task: Task, raw: Mapping[str, Any], accelerator:
         return float(objective(batch)[0].detach())
 
 
-def _crops(utterances: Sequence[Mapping[str, Any]], length: int, task: Any = None) -> dict[str, Any]:
+def _crops(
+    utterances: Sequence[Mapping[str, Any]], length: int, task: Any = None
+) -> dict[str, Any]:
     def middle(wave: Tensor) -> Tensor:
         start = max(0, (len(wave) - length) // 2)
         part = wave[start : start + length]
@@ -112,5 +145,7 @@ def _crops(utterances: Sequence[Mapping[str, Any]], length: int, task: Any = Non
 
     items = [utterances[i] for i in range(len(utterances))]
     texts = {} if task is None else {"text": [text_of(task, item) for item in items]}
-    waves = {key: torch.stack([middle(item[key]) for item in items]) for key in ("clean", "degraded")}
+    waves = {
+        key: torch.stack([middle(item[key]) for item in items]) for key in ("clean", "degraded")
+    }
     return {**waves, **texts, "index": torch.arange(_FIRST, _FIRST + len(items))}

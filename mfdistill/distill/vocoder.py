@@ -12,8 +12,15 @@ from mfdistill.flow import noise
 from mfdistill.tasks.mel import GRIFFIN_LIM, MelTask
 
 
-def attach_vocoder(task: Any, device: torch.device | str = "cpu", path: str | None = None, steps: int | None = None, seed: int = 0) -> None:
-    """Give a Mel task its vocoder: ``path``, or the one that its configuration names. Does nothing for other tasks and for Griffin-Lim.
+def attach_vocoder(
+    task: Any,
+    device: torch.device | str = "cpu",
+    path: str | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+) -> None:
+    """Give a Mel task its vocoder: ``path``, or the one that its configuration names. Does nothing
+    for other tasks and for Griffin-Lim.
 
     Args:
         steps: of the vocoder; None is the schedule saved with it (a teacher's 10 steps).
@@ -45,7 +52,9 @@ def attach_vocoder(task: Any, device: torch.device | str = "cpu", path: str | No
     @torch.no_grad()
     def vocode(y: Tensor, length: int) -> Tensor:
         _, channels, freqs, frames = y.shape
-        eps = noise(seed, torch.arange(frames), "vocoder", (channels, freqs), device=y.device).permute(1, 2, 0)
+        eps = noise(
+            seed, torch.arange(frames), "vocoder", (channels, freqs), device=y.device
+        ).permute(1, 2, 0)
         cond = model.task.completed({"y": y})
         z_0 = model.task.path.prior(cond, eps[None].expand_as(y))
         return model.task.waveform(model.endpoint(z_0, cond, steps), length)

@@ -1,4 +1,6 @@
-"""Straight paths, random draws, (t, r) sampling, ODE solvers and total derivatives; imports torch only, and that when it is asked for."""
+"""Straight paths, random draws, (t, r) sampling, ODE solvers and total derivatives; imports torch
+only, and that when it is asked for.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,15 @@ from mfdistill.lazy import exports
 if TYPE_CHECKING:
     from mfdistill.flow.derivative import METHODS, total_derivative
     from mfdistill.flow.draws import noise, normal, uniform
-    from mfdistill.flow.paths import CHANNEL_STD, GaussianPath, batch_time, expand_time, interpolate, noise_like, time_per_sample
+    from mfdistill.flow.paths import (
+        CHANNEL_STD,
+        GaussianPath,
+        batch_time,
+        expand_time,
+        interpolate,
+        noise_like,
+        time_per_sample,
+    )
     from mfdistill.flow.solvers import SOLVERS, jump, schedule, solve, stages, sway, trajectory
     from mfdistill.flow.speech_grids import EPSS, cosine_times, f5_times
     from mfdistill.flow.tableaus import TABLEAUS, Tableau, along, tableau, tableau_step

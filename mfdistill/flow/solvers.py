@@ -68,35 +68,53 @@ def schedule(steps: int | Sequence[float]) -> list[float]:
     if isinstance(steps, (int, Integral)):  # numpy's integers too
         steps = int(steps)
         if steps < 1:
-            raise UserError(f"steps: {steps} is not a number of steps; give 1 or more, or a list of times from 0 to 1")
+            raise UserError(
+                f"steps: {steps} is not a number of steps; give 1 or more, or a list of times from 0 to 1"
+            )
         return [i / steps for i in range(steps + 1)]
     times = [float(time) for time in steps]
     if len(times) < 2:
-        raise UserError(f"steps: the schedule {times} has no interval; give two times or more, such as 0, 1")
+        raise UserError(
+            f"steps: the schedule {times} has no interval; give two times or more, such as 0, 1"
+        )
     if not all(0 <= time <= 1 for time in times):
-        raise UserError(f"steps: the schedule {times} leaves [0, 1], where 0 is the prior and 1 the data")
+        raise UserError(
+            f"steps: the schedule {times} leaves [0, 1], where 0 is the prior and 1 the data"
+        )
     if any(a >= b for a, b in zip(times, times[1:], strict=False)):
-        raise UserError(f"steps: the schedule {times} does not ascend; times run from 0 (prior) to 1 (data)")
+        raise UserError(
+            f"steps: the schedule {times} does not ascend; times run from 0 (prior) to 1 (data)"
+        )
     return times
 
 
 def sway(steps: int | Sequence[float], s: float = -1.0) -> list[float]:
-    """F5-TTS's sway sampling (arXiv 2410.06885): ``t + s (cos(pi t / 2) - 1 + t)`` on ``steps`` uniform steps or on the given times from
-    0 to 1; s < 0 puts more of them near the prior, -1 is CosyVoice's cosine schedule, 0 changes nothing."""
+    """F5-TTS's sway sampling (arXiv 2410.06885): ``t + s (cos(pi t / 2) - 1 + t)`` on ``steps``
+    uniform steps or on the given times from 0 to 1; s < 0 puts more of them near the prior, -1 is
+    CosyVoice's cosine schedule, 0 changes nothing.
+    """
     times = [t + s * (math.cos(math.pi * t / 2) - 1 + t) for t in schedule(steps)]
     return schedule([0.0, *times[1:-1], 1.0])
 
 
-def solve(velocity: Velocity, z: Tensor, steps: Steps, solver: str | Tableau = "midpoint", project: Project | None = None) -> Tensor:
+def solve(
+    velocity: Velocity,
+    z: Tensor,
+    steps: Steps,
+    solver: str | Tableau = "midpoint",
+    project: Project | None = None,
+) -> Tensor:
     """Carry ``z`` (b, ...) from the first time of ``steps`` to the last.
 
     Args:
         velocity: (z, t (b,)) -> dz/dt.
-        steps: a number of uniform steps from 0 to 1; a list of times; or a tensor (k+1,) or (k+1, b) of times, one grid per sample, which
-            may stand still (an interval of length 0 leaves its sample as it is).
-        solver: a name in `SOLVERS`, one of the tables and compositions of `tableau`, such as ``2xmidpoint+1xeuler@0.2``, or a table.
-        project: applied to the state before the first step and after every one, for systems that impose something on it (Seed-VC and
-            IndexTTS2 set the prompt's frames to 0).
+        steps: a number of uniform steps from 0 to 1; a list of times; or a tensor (k+1,) or (k+1,
+            b) of times, one grid per sample, which may stand still (an interval of length 0 leaves
+            its sample as it is).
+        solver: a name in `SOLVERS`, one of the tables and compositions of `tableau`, such as
+            ``2xmidpoint+1xeuler@0.2``, or a table.
+        project: applied to the state before the first step and after every one, for systems that
+            impose something on it (Seed-VC and IndexTTS2 set the prompt's frames to 0).
 
     Raises:
         UserError: a schedule that does not ascend within [0, 1], or an unknown solver.
@@ -108,9 +126,15 @@ def solve(velocity: Velocity, z: Tensor, steps: Steps, solver: str | Tableau = "
 
 
 def trajectory(
-    velocity: Velocity, z: Tensor, steps: Steps, solver: str | Tableau = "midpoint", project: Project | None = None
+    velocity: Velocity,
+    z: Tensor,
+    steps: Steps,
+    solver: str | Tableau = "midpoint",
+    project: Project | None = None,
 ) -> Tensor:
-    """As `solve`, with every state on the grid: (k+1, b, ...), the first being ``z`` itself (projected)."""
+    """As `solve`, with every state on the grid: (k+1, b, ...), the first being ``z`` itself
+    (projected).
+    """
     step = _step(solver)
     states = [_projected(z, project)]
     for t, r in _intervals(steps, z):
@@ -118,9 +142,12 @@ def trajectory(
     return torch.stack(states)
 
 
-def jump(average_velocity: AverageVelocity, z: Tensor, steps: Steps, project: Project | None = None) -> Tensor:
-    """Sample with an average velocity: ``z_r = z_t + (r - t) u(z_t, t, r)`` over the intervals of ``steps`` (as in `solve`): one evaluation
-    each, and no discretisation error when u is exact."""
+def jump(
+    average_velocity: AverageVelocity, z: Tensor, steps: Steps, project: Project | None = None
+) -> Tensor:
+    """Sample with an average velocity: ``z_r = z_t + (r - t) u(z_t, t, r)`` over the intervals of
+    ``steps`` (as in `solve`): one evaluation each, and no discretisation error when u is exact.
+    """
     z = _projected(z, project)
     for t, r in _intervals(steps, z):
         z = _projected(z + expand_time(r - t, z) * average_velocity(z, t, r), project)
@@ -139,14 +166,22 @@ def _step(solver: str | Tableau) -> Callable[[Velocity, Tensor, Tensor, Tensor],
 
 
 def _intervals(steps: Steps, z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs (t, r), each (b,): float64 beside float64 states, float32 beside all others (bf16 times would be off by 0.4 %)."""
+    """Pairs (t, r), each (b,): float64 beside float64 states, float32 beside all others (bf16 times
+    would be off by 0.4 %).
+    """
     dtype = torch.promote_types(z.dtype, torch.float32)
     if isinstance(steps, Tensor) and steps.ndim == 2:
         grid = steps.to(device=z.device, dtype=dtype)
         if grid.shape[0] < 2 or grid.shape[1] != z.shape[0]:
-            raise ValueError(f"per-sample grids must be (k+1, b) with b = {z.shape[0]}, got {tuple(grid.shape)}")
-        if not bool(((grid.diff(dim=0) >= 0).all() & (grid[0] >= 0).all() & (grid[-1] <= 1).all()).item()):
-            raise UserError("steps: a grid of times descends or leaves [0, 1]; times run from 0 (prior) to 1 (data)")
+            raise ValueError(
+                f"per-sample grids must be (k+1, b) with b = {z.shape[0]}, got {tuple(grid.shape)}"
+            )
+        if not bool(
+            ((grid.diff(dim=0) >= 0).all() & (grid[0] >= 0).all() & (grid[-1] <= 1).all()).item()
+        ):
+            raise UserError(
+                "steps: a grid of times descends or leaves [0, 1]; times run from 0 (prior) to 1 (data)"
+            )
     else:
         times = schedule(steps.tolist() if isinstance(steps, Tensor) else steps)
         grid = torch.tensor(times, dtype=dtype, device=z.device)[:, None].expand(-1, z.shape[0])

@@ -15,9 +15,11 @@ EPSS: dict[int, tuple[int, ...]] = {
 }
 
 
-def f5_times(steps: int = 32, sway_coefficient: float | None = -1.0, epss: bool = True) -> list[float]:
-    """F5-TTS's grid for ``solve(..., "euler")``: its pruned steps where ``EPSS`` has so many and ``epss`` is true, equal ones otherwise;
-    then ``sway`` with ``sway_coefficient`` (None: none).
+def f5_times(
+    steps: int = 32, sway_coefficient: float | None = -1.0, epss: bool = True
+) -> list[float]:
+    """F5-TTS's grid for ``solve(..., "euler")``: its pruned steps where ``EPSS`` has so many and
+    ``epss`` is true, equal ones otherwise; then ``sway`` with ``sway_coefficient`` (None: none).
 
     Raises:
         UserError: no step, or a coefficient that makes the times descend.
@@ -27,7 +29,8 @@ def f5_times(steps: int = 32, sway_coefficient: float | None = -1.0, epss: bool 
 
 
 def cosine_times(steps: int = 10) -> list[float]:
-    """CosyVoice's grid, ``1 - cos(pi u / 2)`` of equal steps in u, for ``solve(..., "euler")``; the same as ``sway(steps, -1)``.
+    """CosyVoice's grid, ``1 - cos(pi u / 2)`` of equal steps in u, for ``solve(..., "euler")``; the
+    same as ``sway(steps, -1)``.
 
     Raises:
         UserError: no step.

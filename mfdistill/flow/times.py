@@ -15,17 +15,23 @@ def sample_time(config: TimeConfig, u: Tensor) -> Tensor:
 
 def annealed_gamma(config: IntervalConfig, progress: float) -> float:
     """The exponent of the gap after the fraction ``progress`` (0 to 1) of the run."""
-    return config.anneal_start + min(1.0, progress / max(1e-9, config.anneal_fraction)) * (config.anneal_end - config.anneal_start)
+    return config.anneal_start + min(1.0, progress / max(1e-9, config.anneal_fraction)) * (
+        config.anneal_end - config.anneal_start
+    )
 
 
-def sample_interval(config: IntervalConfig, u: Tensor, progress: float = 1.0) -> tuple[Tensor, Tensor]:
+def sample_interval(
+    config: IntervalConfig, u: Tensor, progress: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Intervals from uniforms.
 
     Args:
-        u: (b, 3 or more) uniforms on [0, 1) (`draws.uniform`): two for the pair, one to choose anchors and whole intervals.
+        u: (b, 3 or more) uniforms on [0, 1) (`draws.uniform`): two for the pair, one to choose
+            anchors and whole intervals.
         progress: fraction of the run that is done, for the annealed gap.
 
-    Returns: t, r, each (b,), ``0 <= t <= r <= 1``; r is t in every bit on anchors, ``r - t >= min_gap`` elsewhere.
+    Returns: t, r, each (b,), ``0 <= t <= r <= 1``; r is t in every bit on anchors, ``r - t >=
+    min_gap`` elsewhere.
     """
     if u.ndim != 2 or u.shape[1] < 3:
         raise ValueError(f"u must be (b, 3 or more), got {tuple(u.shape)}")
@@ -54,5 +60,6 @@ def _marginal(config: TimeConfig, u: Tensor) -> Tensor:
     u = u.double()
     if config.kind == "uniform":
         return u
-    u = u.clamp(2.0**-26, 1 - 2.0**-26)  # draws of float32 can be 0, where the normal quantile is infinite
+    # draws of float32 can be 0, where the normal quantile is infinite
+    u = u.clamp(2.0**-26, 1 - 2.0**-26)
     return torch.sigmoid(config.mean + config.std * torch.special.ndtri(u))

@@ -1,4 +1,6 @@
-"""Word error rate by a speech recogniser (OpenAI's Whisper) and jiwer; both are extras (``pip install mfdistill[asr]``)."""
+"""Word error rate by a speech recogniser (OpenAI's Whisper) and jiwer; both are extras (``pip
+install mfdistill[asr]``).
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,12 @@ _TEXTS: dict[str, str] = {}
 
 
 def wer(estimate: Wave, reference: Wave, sample_rate: int) -> dict[str, float]:
-    """Word error rate of what is recognised in the estimate, against what is recognised in the reference; 0 is best, above 1 is possible.
+    """Word error rate of what is recognised in the estimate, against what is recognised in the
+    reference; 0 is best, above 1 is possible.
 
-    The recogniser is Whisper's ``base`` model, or what the environment variable ``MFDISTILL_WHISPER`` names. Its own mistakes on the
-    reference count for nobody, so the number compares systems and is no absolute intelligibility.
+    The recogniser is Whisper's ``base`` model, or what the environment variable
+    ``MFDISTILL_WHISPER`` names. Its own mistakes on the reference count for nobody, so the number
+    compares systems and is no absolute intelligibility.
 
     Raises:
         Undefined: nothing is recognised in the reference.

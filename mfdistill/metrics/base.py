@@ -1,4 +1,6 @@
-"""What a metric is: a function of (estimate, reference, sample rate), the columns that it gives and which way is better."""
+"""What a metric is: a function of (estimate, reference, sample rate), the columns that it gives and
+which way is better.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +16,29 @@ from mfdistill.errors import UserError
 
 Wave = NDArray[np.floating]
 
-TOLERANCE_S = 0.05  # framing and resampling shift the end by a frame or two; more than this is another recording
+# framing and resampling shift the end by a frame or two; more than this is another recording
+TOLERANCE_S = 0.05
 
-# importable name -> what pip installs to get it; webrtcvad imports pkg_resources, which setuptools 81 dropped
+# importable name -> what pip installs to get it; webrtcvad imports pkg_resources, which setuptools
+# 81 dropped
 _PIP = {"pkg_resources": "setuptools<81", "whisper": "openai-whisper"}
 
 
 class Undefined(ValueError):
-    """The metric has no value on this utterance (PESQ found no speech, say); the scorer writes nan and keeps the reason."""
+    """The metric has no value on this utterance (PESQ found no speech, say); the scorer writes nan
+    and keeps the reason.
+    """
 
 
 @dataclass(frozen=True)
 class Metric:
     """One metric.
 
-    ``fn(estimate, reference, sample_rate)`` takes two finite waveforms (s,) of equal length and returns a value for each of ``columns``;
-    it raises `Undefined` where there is none. ``direction`` is +1 where higher is better and -1 where lower is.
-    ``primary`` is the column that a search optimises. ``modules`` are what it imports when called. ``slow`` ones go to the process pool.
+    ``fn(estimate, reference, sample_rate)`` takes two finite waveforms (s,) of equal length and
+    returns a value for each of ``columns``; it raises `Undefined` where there is none.
+    ``direction`` is +1 where higher is better and -1 where lower is. ``primary`` is the column that
+    a search optimises. ``modules`` are what it imports when called. ``slow`` ones go to the process
+    pool.
     """
 
     name: str
@@ -52,7 +60,8 @@ def load_package(module: str, metric: str) -> ModuleType:
     """Import ``module`` for ``metric``.
 
     Raises:
-        UserError: it, or something that it imports, is not installed; the message has the ``pip install`` line.
+        UserError: it, or something that it imports, is not installed; the message has the ``pip
+            install`` line.
     """
     try:
         return importlib.import_module(module)
@@ -75,15 +84,20 @@ def resampled(wave: Wave, source_rate: int, target_rate: int) -> Wave:
     return np.asarray(soxr.resample(wave, source_rate, target_rate), dtype=np.float32)
 
 
-def aligned(estimate: Wave, reference: Wave, sample_rate: int, name: str = "utterance") -> tuple[Wave, Wave]:
+def aligned(
+    estimate: Wave, reference: Wave, sample_rate: int, name: str = "utterance"
+) -> tuple[Wave, Wave]:
     """Both waveforms as (s,) arrays trimmed to the shorter.
 
     Raises:
-        UserError: not one-dimensional, empty, a sample rate below 1, or lengths that differ by more than ``TOLERANCE_S`` seconds.
+        UserError: not one-dimensional, empty, a sample rate below 1, or lengths that differ by more
+            than ``TOLERANCE_S`` seconds.
     """
     estimate, reference = np.asarray(estimate), np.asarray(reference)
     if estimate.ndim != 1 or reference.ndim != 1:
-        raise UserError(f"{name}: expected mono waveforms (samples,), got shapes {estimate.shape} and {reference.shape}")
+        raise UserError(
+            f"{name}: expected mono waveforms (samples,), got shapes {estimate.shape} and {reference.shape}"
+        )
     if sample_rate < 1:
         raise UserError(f"{name}: sample rate {sample_rate} Hz; give a positive one")
     if abs(len(estimate) - len(reference)) > TOLERANCE_S * sample_rate:

@@ -22,9 +22,24 @@ METRICS: dict[str, Metric] = {
         Metric("estoi", +1, ("estoi",), estoi, "", ("pystoi",), slow=True),
         Metric("sisdr", +1, ("sisdr",), sisdr, "dB"),
         Metric("lsd", -1, ("lsd",), lsd, "dB"),
-        Metric("spksim", +1, ("spksim",), spksim, "", ("resemblyzer", "webrtcvad", "pkg_resources", "librosa"), voice=True),
+        Metric(
+            "spksim",
+            +1,
+            ("spksim",),
+            spksim,
+            "",
+            ("resemblyzer", "webrtcvad", "pkg_resources", "librosa"),
+            voice=True,
+        ),
         Metric("wer", -1, ("wer",), wer, "", ("jiwer", "whisper")),
-        Metric("dnsmos", +1, _DNSMOS_COLUMNS, dnsmos, "MOS", ("speechmos", "onnxruntime", "librosa", "requests")),
+        Metric(
+            "dnsmos",
+            +1,
+            _DNSMOS_COLUMNS,
+            dnsmos,
+            "MOS",
+            ("speechmos", "onnxruntime", "librosa", "requests"),
+        ),
     )
 }
 
@@ -33,13 +48,17 @@ def named(names: Iterable[str]) -> list[Metric]:
     """The metrics called ``names``, in that order, each once, with their packages present.
 
     Raises:
-        UserError: an unknown name (the nearest valid one is named) or a package that is not installed.
+        UserError: an unknown name (the nearest valid one is named) or a package that is not
+            installed.
     """
     found = []
     for name in dict.fromkeys(names):
         if name not in METRICS:
             near = difflib.get_close_matches(name, METRICS, n=1)
-            raise UserError(f"metric '{name}': unknown; " + (f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(METRICS)}"))
+            raise UserError(
+                f"metric '{name}': unknown; "
+                + (f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(METRICS)}")
+            )
         metric = METRICS[name]
         for module in metric.modules:
             if importlib.util.find_spec(module) is None:
@@ -51,7 +70,9 @@ def named(names: Iterable[str]) -> list[Metric]:
 
 
 def direction(column: str) -> int:
-    """+1 where a higher ``column`` is better, -1 where a lower one is, 0 for a column of no metric."""
+    """+1 where a higher ``column`` is better, -1 where a lower one is, 0 for a column of no
+    metric.
+    """
     return next((metric.direction for metric in METRICS.values() if column in metric.columns), 0)
 
 

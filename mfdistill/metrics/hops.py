@@ -16,8 +16,8 @@ class HopClock:
 
     Args:
         hop_s: seconds of audio per hop.
-        paced: hop k is started when its last sample would have been recorded, ``(k + 1) hop_s`` after the start, or as soon as the one
-            before it is done; otherwise at once.
+        paced: hop k is started when its last sample would have been recorded, ``(k + 1) hop_s``
+            after the start, or as soon as the one before it is done; otherwise at once.
     """
 
     def __init__(self, hop_s: float, paced: bool = False):
@@ -41,12 +41,21 @@ class HopClock:
         return result
 
     def summary(self) -> dict[str, float]:
-        """Milliseconds per hop at p50, p95, p99 and the highest (``cpu_``: this thread's CPU time, without what other programs took of
-        the core), real-time factors, and in a paced run the hops that were done after the next one was due."""
+        """Milliseconds per hop at p50, p95, p99 and the highest (``cpu_``: this thread's CPU time,
+        without what other programs took of the core), real-time factors, and in a paced run the
+        hops that were done after the next one was due.
+        """
         if not self.wall:
             raise UserError("stream: shorter than one hop, so there is nothing to time")
-        facts = {"hops": float(len(self.wall)), **percentiles(self.wall), **percentiles(self.cpu, "cpu_")}
-        facts |= {"rtf": float(np.mean(self.wall)) / self.hop_s, "cpu_rtf": float(np.mean(self.cpu)) / self.hop_s}
+        facts = {
+            "hops": float(len(self.wall)),
+            **percentiles(self.wall),
+            **percentiles(self.cpu, "cpu_"),
+        }
+        facts |= {
+            "rtf": float(np.mean(self.wall)) / self.hop_s,
+            "cpu_rtf": float(np.mean(self.cpu)) / self.hop_s,
+        }
         if self.paced:
             facts["underruns"] = float(sum(late > 0 for late in self.late))
         return facts

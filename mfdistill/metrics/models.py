@@ -1,4 +1,6 @@
-"""Metrics that are networks: speaker similarity (Resemblyzer) and DNSMOS (speechmos); both ship their weights and run on the CPU."""
+"""Metrics that are networks: speaker similarity (Resemblyzer) and DNSMOS (speechmos); both ship
+their weights and run on the CPU.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ def _reference_embedding(wave: Wave, sample_rate: int) -> Wave:
 
 
 def spksim(estimate: Wave, reference: Wave, sample_rate: int) -> dict[str, float]:
-    """Cosine between the Resemblyzer embeddings of estimate and reference, 0 to 1 (embeddings are not negative).
+    """Cosine between the Resemblyzer embeddings of estimate and reference, 0 to 1 (embeddings are
+    not negative).
 
     Raises:
         Undefined: no voice in one of them.
@@ -41,16 +44,19 @@ def spksim(estimate: Wave, reference: Wave, sample_rate: int) -> dict[str, float
 
 
 def dnsmos(estimate: Wave, reference: Wave | None, sample_rate: int) -> dict[str, float]:
-    """DNSMOS P.835 (Reddy et al. 2022) of the estimate alone: speech, background and overall quality, about 1 to 5.
+    """DNSMOS P.835 (Reddy et al. 2022) of the estimate alone: speech, background and overall
+    quality, about 1 to 5.
 
-    Scaled down where the peak is above 1; other rates resampled to 16 kHz, so 8 kHz audio scores as the band-limited speech that it is.
+    Scaled down where the peak is above 1; other rates resampled to 16 kHz, so 8 kHz audio scores as
+    the band-limited speech that it is.
 
     Raises:
         Undefined: silent or shorter than 0.1 s.
     """
     package = load_package("speechmos.dnsmos", "dnsmos")
     wave = peak_limited(resampled(estimate, sample_rate, MODEL_RATE))
-    if len(wave) < MIN_S * MODEL_RATE or not wave.any():  # speechmos repeats a clip until it lasts 9 s: an empty one would never end
+    # speechmos repeats a clip until it lasts 9 s: an empty one would never end
+    if len(wave) < MIN_S * MODEL_RATE or not wave.any():
         raise Undefined("silent or shorter than 0.1 s")
     scores = package.run(wave, sr=MODEL_RATE)
     return {f"dnsmos_{part}": float(scores[f"{part}_mos"]) for part in ("sig", "bak", "ovrl")}

@@ -1,4 +1,6 @@
-"""PESQ and ESTOI from their reference packages. Imports little: the process pool starts from this module."""
+"""PESQ and ESTOI from their reference packages. Imports little: the process pool starts from this
+module.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from mfdistill.metrics.base import Undefined, Wave, load_package, resampled
 
 
 def pesq_mode(sample_rate: int) -> str:
-    """P.862.1 narrow band ("nb") at 8 kHz, P.862.2 wide band ("wb", resampled to 16 kHz) at every other rate; the scales do not compare."""
+    """P.862.1 narrow band ("nb") at 8 kHz, P.862.2 wide band ("wb", resampled to 16 kHz) at every
+    other rate; the scales do not compare.
+    """
     return "nb" if sample_rate == 8000 else "wb"
 
 
@@ -23,10 +27,14 @@ def pesq(estimate: Wave, reference: Wave, sample_rate: int) -> dict[str, float]:
     package = load_package("pesq", "pesq")
     mode = pesq_mode(sample_rate)
     rate = 8000 if mode == "nb" else 16000
-    reference, estimate = resampled(reference, sample_rate, rate), resampled(estimate, sample_rate, rate)
+    reference, estimate = (
+        resampled(reference, sample_rate, rate),
+        resampled(estimate, sample_rate, rate),
+    )
     if not (reference.any() and estimate.any()):
         raise Undefined("silent audio")
-    if len(reference) < rate // 4:  # the C code asks for this much and crashes on some shorter inputs
+    # the C code asks for this much and crashes on some shorter inputs
+    if len(reference) < rate // 4:
         raise Undefined("shorter than 0.25 s")
     try:
         return {"pesq": float(package.pesq(rate, reference, estimate, mode))}
@@ -46,8 +54,12 @@ def estoi(estimate: Wave, reference: Wave, sample_rate: int) -> dict[str, float]
         raise Undefined("the reference is silent")
     if len(reference) < 0.4 * sample_rate:
         raise Undefined("shorter than 0.4 s")
-    reference, estimate = np.asarray(reference, dtype=np.float64), np.asarray(estimate, dtype=np.float64)
-    # pystoi dithers with numpy's global generator: pinned, or silent bands make the same audio score differently each time
+    reference, estimate = (
+        np.asarray(reference, dtype=np.float64),
+        np.asarray(estimate, dtype=np.float64),
+    )
+    # pystoi dithers with numpy's global generator: pinned, or silent bands make the same audio
+    # score differently each time
     state = np.random.get_state()
     np.random.seed(0)
     try:

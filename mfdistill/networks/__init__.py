@@ -1,4 +1,6 @@
-"""Velocity networks. Each has ``forward(z_t, t, cond)`` and names its time-embedding submodule. Sizes load without torch."""
+"""Velocity networks. Each has ``forward(z_t, t, cond)`` and names its time-embedding submodule.
+Sizes load without torch.
+"""
 
 from __future__ import annotations
 

@@ -44,4 +44,8 @@ def build_network(name: str, config: Mapping[str, Any] | Any) -> nn.Module:
     if name not in NETWORKS:
         raise UserError(f"network '{name}' is unknown; this version has: {', '.join(NETWORKS)}")
     config_class, network_class = NETWORKS[name]
-    return network_class(config if isinstance(config, config_class) else from_dict(config_class, config, f"network '{name}'"))
+    return network_class(
+        config
+        if isinstance(config, config_class)
+        else from_dict(config_class, config, f"network '{name}'")
+    )

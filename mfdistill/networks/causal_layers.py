@@ -1,4 +1,5 @@
-"""Layers of the frame-causal NCSN++ (Stream.FM, arXiv 2512.19442), on ``(b, channels, freqs, frames)``; nothing sees a later frame.
+"""Layers of the frame-causal NCSN++ (Stream.FM, arXiv 2512.19442), on ``(b, channels, freqs,
+frames)``; nothing sees a later frame.
 
 Written from a description of the behaviour; module names are those of the published weights.
 """
@@ -18,10 +19,28 @@ from mfdistill.networks.memory import Memory, with_past
 
 
 class CausalConv(nn.Conv2d):
-    """Convolution that sees zeros beyond the frequencies' edges and before the first frame; ``dilation`` is along the frames."""
+    """Convolution that sees zeros beyond the frequencies' edges and before the first frame;
+    ``dilation`` is along the frames.
+    """
 
-    def __init__(self, inputs: int, outputs: int, kernel: int = 3, dilation: int = 1, groups: int = 1, bias: bool = True):
-        super().__init__(inputs, outputs, kernel, padding=(kernel // 2, 0), dilation=(1, dilation), groups=groups, bias=bias)
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int = 3,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+    ):
+        super().__init__(
+            inputs,
+            outputs,
+            kernel,
+            padding=(kernel // 2, 0),
+            dilation=(1, dilation),
+            groups=groups,
+            bias=bias,
+        )
         self.past = (kernel - 1) * dilation
 
     def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:  # type: ignore[override]
@@ -29,11 +48,15 @@ class CausalConv(nn.Conv2d):
 
 
 class DecoupledConv(nn.Module):
-    """``rank`` filters of its own for every input channel, then a mixture of all of them (arXiv 1808.05517)."""
+    """``rank`` filters of its own for every input channel, then a mixture of all of them (arXiv
+    1808.05517).
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, dilation: int, rank: int):
         super().__init__()
-        self.depthwise_conv = CausalConv(inputs, inputs * rank, kernel, dilation, groups=inputs, bias=False)
+        self.depthwise_conv = CausalConv(
+            inputs, inputs * rank, kernel, dilation, groups=inputs, bias=False
+        )
         self.pointwise_conv = nn.Conv2d(inputs * rank, outputs, 1)
 
     def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:
@@ -41,16 +64,22 @@ class DecoupledConv(nn.Module):
 
 
 def can_decouple(conv: nn.Module, rank: int) -> bool:
-    """Whether ``rank`` filters per channel fit: 1 x 1 convolutions and those with few channels stay as they are."""
-    return isinstance(conv, CausalConv) and conv.kernel_size != (1, 1) and rank <= min(
-        math.prod(conv.kernel_size), conv.in_channels, conv.out_channels
+    """Whether ``rank`` filters per channel fit: 1 x 1 convolutions and those with few channels stay
+    as they are.
+    """
+    return (
+        isinstance(conv, CausalConv)
+        and conv.kernel_size != (1, 1)
+        and rank <= min(math.prod(conv.kernel_size), conv.in_channels, conv.out_channels)
     )
 
 
 class SubBandNorm(nn.Module):
-    """Norm over groups of channels and contiguous sub-bands of frequency, with a scale and shift per channel and sub-band.
+    """Norm over groups of channels and contiguous sub-bands of frequency, with a scale and shift
+    per channel and sub-band.
 
-    Statistics "batch" are those of a batch norm (over batch, group, sub-band and all frames, biased variance; in evaluation the running
+    Statistics "batch" are those of a batch norm (over batch, group, sub-band and all frames, biased
+    variance; in evaluation the running
     ones: no frame depends on another). "frame" takes them in every frame by itself, and keeps none.
 
     Args:
@@ -58,17 +87,25 @@ class SubBandNorm(nn.Module):
         bands: sub-bands; if they do not divide ``freqs``, the largest smaller number that does.
 
     Attributes:
-        frozen: use the running statistics in training too. JVPs need it, and without it batches leak across samples and frames.
+        frozen: use the running statistics in training too. JVPs need it, and without it batches
+            leak across samples and frames.
     """
 
-    def __init__(self, channels: int, freqs: int, bands: int, statistics: Literal["batch", "frame"] = "batch"):
+    def __init__(
+        self, channels: int, freqs: int, bands: int, statistics: Literal["batch", "frame"] = "batch"
+    ):
         super().__init__()
         self.groups = max(1, min(channels // 4, 32))
         if channels % self.groups:
-            raise UserError(f"network 'causal_ncsnpp': {channels} channels do not split into {self.groups} groups; take a multiple of 4")
+            raise UserError(
+                f"network 'causal_ncsnpp': {channels} channels do not split into {self.groups} groups; take a multiple of 4"
+            )
         bands = next(k for k in range(min(bands, freqs), 0, -1) if freqs % k == 0)
         self.statistics, self.eps, self.momentum, self.frozen = statistics, 1e-5, 0.1, False
-        self.weight, self.bias = nn.Parameter(torch.ones(channels, bands)), nn.Parameter(torch.zeros(channels, bands))
+        self.weight, self.bias = (
+            nn.Parameter(torch.ones(channels, bands)),
+            nn.Parameter(torch.zeros(channels, bands)),
+        )
         if statistics == "batch":
             self.register_buffer("running_mean", torch.zeros(self.groups, bands))
             self.register_buffer("running_var", torch.ones(self.groups, bands))
@@ -77,15 +114,19 @@ class SubBandNorm(nn.Module):
         b, c, f, n = x.shape
         bands = self.weight.shape[1]
         if self.statistics == "frame":
-            mean, var = self._measure(x, (2, 4))                                # (b, g, 1, k, 1, n)
+            mean, var = self._measure(x, (2, 4))  # (b, g, 1, k, 1, n)
         elif self.training and not self.frozen:
-            mean, var = self._measure(x, (0, 2, 4, 5))                          # (1, g, 1, k, 1, 1)
+            mean, var = self._measure(x, (0, 2, 4, 5))  # (1, g, 1, k, 1, 1)
             with torch.no_grad():
                 for running, new in ((self.running_mean, mean), (self.running_var, var)):
                     running.lerp_(new.detach().reshape(self.groups, bands), self.momentum)  # type: ignore[operator]
         else:
-            mean, var = (r[None, :, None, :, None, None] for r in (self.running_mean, self.running_var))  # type: ignore[index]
-        weight, bias = (p.reshape(1, self.groups, -1, bands, 1, 1) for p in (self.weight, self.bias))
+            mean, var = (
+                r[None, :, None, :, None, None] for r in (self.running_mean, self.running_var)
+            )  # type: ignore[index]
+        weight, bias = (
+            p.reshape(1, self.groups, -1, bands, 1, 1) for p in (self.weight, self.bias)
+        )
         scale = weight * (var + self.eps).rsqrt()
         y = self._grouped(x) * scale + (bias - mean * scale)
         return y.reshape(b, c, f, n)
@@ -102,19 +143,25 @@ class SubBandNorm(nn.Module):
 
 
 def freeze_norms(network: nn.Module, frozen: bool = True) -> None:
-    """Let every ``SubBandNorm`` in ``network`` use its running statistics, in training too (or not, with ``frozen`` False)."""
+    """Let every ``SubBandNorm`` in ``network`` use its running statistics, in training too (or not,
+    with ``frozen`` False).
+    """
     for module in network.modules():
         if isinstance(module, SubBandNorm):
             module.frozen = frozen
 
 
 class Resample(nn.Module):
-    """Half or double the frequencies with a four-tap filter whose taps sum to one (so that doubling halves the mean); frame by frame."""
+    """Half or double the frequencies with a four-tap filter whose taps sum to one (so that doubling
+    halves the mean); frame by frame.
+    """
 
     def __init__(self, kernel: Sequence[float], up: bool):
         super().__init__()
         if len(kernel) != 4:
-            raise UserError(f"network 'causal_ncsnpp': fir_kernel {list(kernel)} has {len(kernel)} taps; it needs 4, such as [1, 3, 3, 1]")
+            raise UserError(
+                f"network 'causal_ncsnpp': fir_kernel {list(kernel)} has {len(kernel)} taps; it needs 4, such as [1, 3, 3, 1]"
+            )
         self.up = up
         taps = torch.tensor([float(tap) for tap in kernel])
         self.register_buffer("fir_kernel", taps / taps.sum())
@@ -130,7 +177,9 @@ class Resample(nn.Module):
 
 
 class FourierFeatures(nn.Module):
-    """``(b,)`` times to ``[sin(2 pi t W), cos(2 pi t W)]``, ``(b, 2 d)``; W is drawn once and not trained."""
+    """``(b,)`` times to ``[sin(2 pi t W), cos(2 pi t W)]``, ``(b, 2 d)``; W is drawn once and not
+    trained.
+    """
 
     def __init__(self, dim: int, scale: float):
         super().__init__()
@@ -138,7 +187,8 @@ class FourierFeatures(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         dtype = torch.promote_types(self.W.dtype, torch.float32)
-        angle = t.to(dtype)[:, None] * self.W.to(dtype) * 2 * math.pi       # in this order: it shows in the sixth digit
+        # in this order: it shows in the sixth digit
+        angle = t.to(dtype)[:, None] * self.W.to(dtype) * 2 * math.pi
         return torch.cat([angle.sin(), angle.cos()], -1).to(self.W.dtype)
 
 

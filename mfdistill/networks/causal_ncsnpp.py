@@ -1,5 +1,6 @@
-"""The frame-causal NCSN++ of Stream.FM (arXiv 2512.19442): a U-Net that strides over frequency only and remembers past frames by
-its convolutions alone, so that it runs frame by frame at the numbers it has offline. Weights have the published names.
+"""The frame-causal NCSN++ of Stream.FM (arXiv 2512.19442): a U-Net that strides over frequency only
+and remembers past frames by its convolutions alone, so that it runs frame by frame at the numbers
+it has offline. Weights have the published names.
 
 Written from a description of the behaviour, not from the original's source.
 """
@@ -14,31 +15,57 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mfdistill.errors import UserError
-from mfdistill.networks.causal_layers import CausalConv, DecoupledConv, Resample, SubBandNorm, TimeModules, can_decouple
+from mfdistill.networks.causal_layers import (
+    CausalConv,
+    DecoupledConv,
+    Resample,
+    SubBandNorm,
+    TimeModules,
+    can_decouple,
+)
 from mfdistill.networks.config import CausalNCSNppConfig
 from mfdistill.networks.memory import Memory, State, zero_state
 
 INPUTS = {2: ("y",), 4: ("z", "y"), 6: ("z", "e", "y")}
-"""What the network sees, by its number of real channels: the state z, the condition y, the predictor's estimate e."""
+"""What the network sees, by its number of real channels: the state z, the condition y, the
+predictor's estimate e.
+"""
 
 
 class ResBlock(nn.Module):
-    """Two convolutions around a skip; halves (``resample`` "down") or doubles ("up") the frequencies after its first norm."""
+    """Two convolutions around a skip; halves (``resample`` "down") or doubles ("up") the
+    frequencies after its first norm.
+    """
 
-    def __init__(self, config: CausalNCSNppConfig, inputs: int, outputs: int, freqs: int, resample: str | None = None):
+    def __init__(
+        self,
+        config: CausalNCSNppConfig,
+        inputs: int,
+        outputs: int,
+        freqs: int,
+        resample: str | None = None,
+    ):
         super().__init__()
         bands = _bands(config, freqs)
-        self.down_or_upsample = Resample(config.fir_kernel, resample == "up") if resample else nn.Identity()
+        self.down_or_upsample = (
+            Resample(config.fir_kernel, resample == "up") if resample else nn.Identity()
+        )
         after = {None: freqs, "down": (freqs + 1) // 2, "up": 2 * freqs}[resample]
         self.CGroupNorm_0 = SubBandNorm(inputs, freqs, bands, config.statistics)
-        self.CConv_0 = CausalConv(inputs, outputs, dilation=config.down_dilation if resample == "down" else 1)
+        self.CConv_0 = CausalConv(
+            inputs, outputs, dilation=config.down_dilation if resample == "down" else 1
+        )
         self.Dense_0 = nn.Linear(4 * config.nf, outputs) if config.conditional else None
         self.CGroupNorm_1 = SubBandNorm(outputs, after, bands, config.statistics)
         self.CConv_1 = CausalConv(outputs, outputs)
-        self.CConv_2 = CausalConv(inputs, outputs, 1) if resample or inputs != outputs else nn.Identity()
+        self.CConv_2 = (
+            CausalConv(inputs, outputs, 1) if resample or inputs != outputs else nn.Identity()
+        )
 
     def forward(self, x: Tensor, temb: Tensor | None, memory: Memory | None) -> Tensor:
-        """``temb`` is the embedding after its activation; None where there is no embedding (any more)."""
+        """``temb`` is the embedding after its activation; None where there is no embedding (any
+        more).
+        """
         h = self.down_or_upsample(F.silu(self.CGroupNorm_0(x)))
         x = self.down_or_upsample(x)
         h = self.CConv_0(h, memory)
@@ -72,8 +99,9 @@ class NormConv(nn.Module):
 
 
 class CausalNCSNpp(nn.Module):
-    """``forward(z_t, t, cond) -> v``: ``z_t``, ``cond["y"]`` and, with 6 channels, ``cond["e"]`` are ``(b, 2, f, n)``; t is ``(b,)`` in
-    [0, 1], 1 at the data, or the stacked pair [t, r]. With 2 channels it is a predictor, ``y -> e``, and looks at neither z_t nor t.
+    """``forward(z_t, t, cond) -> v``: ``z_t``, ``cond["y"]`` and, with 6 channels, ``cond["e"]``
+    are ``(b, 2, f, n)``; t is ``(b,)`` in [0, 1], 1 at the data, or the stacked pair [t, r]. With 2
+    channels it is a predictor, ``y -> e``, and looks at neither z_t nor t.
 
     ``backbone(x, t)`` takes the real channels: all real parts, then all imaginary parts.
     """
@@ -88,8 +116,13 @@ class CausalNCSNpp(nn.Module):
         widths = [config.nf * m for m in config.ch_mult]
         freqs = [config.input_freqs >> level for level in range(levels)]
         self.input_layer = CausalConv(config.input_channels, config.nf)
-        self.temb_modules = TimeModules(config.nf, config.fourier_scale) if config.conditional else None
-        self.pyramid_downsample, self.pyramid_upsample = Resample(config.fir_kernel, False), Resample(config.fir_kernel, True)
+        self.temb_modules = (
+            TimeModules(config.nf, config.fourier_scale) if config.conditional else None
+        )
+        self.pyramid_downsample, self.pyramid_upsample = (
+            Resample(config.fir_kernel, False),
+            Resample(config.fir_kernel, True),
+        )
         down, up, width, skips = nn.ModuleDict(), nn.ModuleDict(), config.nf, [config.nf]
         for level, outputs in enumerate(widths):
             for i in range(blocks):
@@ -108,7 +141,11 @@ class CausalNCSNpp(nn.Module):
             up[f"lvl{level}_pyramid_normconv"] = NormConv(config, width, freqs[level])
             if level > 0:
                 up[f"lvl{level}_rnb_up"] = ResBlock(config, width, width, freqs[level], "up")
-        self.down_modules, self.bottleneck_modules, self.up_modules = down, nn.ModuleDict(bottleneck), up
+        self.down_modules, self.bottleneck_modules, self.up_modules = (
+            down,
+            nn.ModuleDict(bottleneck),
+            up,
+        )
         self._initialise()
         if config.decoupled_K:
             decouple_modules(self, config.decoupled_K)
@@ -124,25 +161,46 @@ class CausalNCSNpp(nn.Module):
         """
         wanted = INPUTS[self.config.input_channels]
         if missing := [name for name in wanted if name != "z" and name not in cond]:
-            raise UserError(f"network 'causal_ncsnpp': {self.config.input_channels} channels need the condition '{missing[0]}' "
-                            f"({', '.join(wanted)}); {'run the predictor first' if missing[0] == 'e' else 'give it'}")
+            raise UserError(
+                f"network 'causal_ncsnpp': {self.config.input_channels} channels need the condition '{missing[0]}' "
+                f"({', '.join(wanted)}); {'run the predictor first' if missing[0] == 'e' else 'give it'}"
+            )
         return torch.stack([z_t if name == "z" else cond[name] for name in wanted], 2).flatten(1, 2)
 
     @property
     def past_frames(self) -> int:
-        """How many frames before its own an output depends on: those of all convolutions in a row, the outputs of lower levels aside."""
-        aside = [f"up_modules.lvl{level}_pyramid_normconv." for level in range(1, len(self.config.ch_mult))]
-        convs = ((name, module) for name, module in self.named_modules() if isinstance(module, CausalConv))
+        """How many frames before its own an output depends on: those of all convolutions in a row,
+        the outputs of lower levels aside.
+        """
+        aside = [
+            f"up_modules.lvl{level}_pyramid_normconv."
+            for level in range(1, len(self.config.ch_mult))
+        ]
+        convs = (
+            (name, module)
+            for name, module in self.named_modules()
+            if isinstance(module, CausalConv)
+        )
         return sum(conv.past for name, conv in convs if not name.startswith(tuple(aside)))
 
     def init_state(self, batch: int, freqs: int | None = None) -> State:
-        """The state before the first frame of ``batch`` streams (past frames only; 10.2 MB per stream for the published size)."""
+        """The state before the first frame of ``batch`` streams (past frames only; 10.2 MB per
+        stream for the published size).
+        """
         like = self.input_layer.parameters().__next__()
         frame = like.new_zeros(batch, 2, freqs or self.config.input_freqs, 1)
-        return zero_state(lambda z, t, cond, memory: self.backbone(self.channels(z, cond), t, memory), frame, {"y": frame, "e": frame})
+        return zero_state(
+            lambda z, t, cond, memory: self.backbone(self.channels(z, cond), t, memory),
+            frame,
+            {"y": frame, "e": frame},
+        )
 
-    def step(self, frame: Tensor, t: Tensor, cond: Mapping[str, Tensor], state: State) -> tuple[Tensor, State]:
-        """The next frame or frames ``(b, 2, f, n >= 1)`` of ``forward``, and the state after them; t must stay what it was."""
+    def step(
+        self, frame: Tensor, t: Tensor, cond: Mapping[str, Tensor], state: State
+    ) -> tuple[Tensor, State]:
+        """The next frame or frames ``(b, 2, f, n >= 1)`` of ``forward``, and the state after them;
+        t must stay what it was.
+        """
         memory = Memory(state)
         return self.backbone(self.channels(frame, cond), t, memory), tuple(memory.new)
 
@@ -175,17 +233,23 @@ class CausalNCSNpp(nn.Module):
         return out
 
     def _initialise(self) -> None:
-        """Uniform weights by fan-in and fan-out; those that end a branch at ``init_scale`` of the variance; no bias."""
+        """Uniform weights by fan-in and fan-out; those that end a branch at ``init_scale`` of the
+        variance; no bias.
+        """
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 last = name.endswith(("CConv_1", "normconv.conv"))
-                nn.init.xavier_uniform_(module.weight, gain=math.sqrt(self.config.init_scale) if last else 1.0)
+                nn.init.xavier_uniform_(
+                    module.weight, gain=math.sqrt(self.config.init_scale) if last else 1.0
+                )
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
 
 def decouple_modules(network: nn.Module, rank: int) -> None:
-    """Put a ``DecoupledConv`` of random weights in the place of every convolution for which ``can_decouple``; in place."""
+    """Put a ``DecoupledConv`` of random weights in the place of every convolution for which
+    ``can_decouple``; in place.
+    """
     network.register_buffer("_compressed_decoupled", torch.tensor(True))
     for parent in list(network.modules()):
         if isinstance(parent, DecoupledConv):
@@ -193,7 +257,9 @@ def decouple_modules(network: nn.Module, rank: int) -> None:
         for name, conv in list(parent.named_children()):
             if can_decouple(conv, rank):
                 assert isinstance(conv, CausalConv)
-                new = DecoupledConv(conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.dilation[1], rank)
+                new = DecoupledConv(
+                    conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.dilation[1], rank
+                )
                 setattr(parent, name, new.to(conv.weight))
 
 

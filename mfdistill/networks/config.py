@@ -34,8 +34,10 @@ class CompactSizes:
 
 @dataclass(frozen=True)
 class CompactConfig(CompactSizes):
-    """And what follows from task and data (``distill.setup.fit_network_config``): ``freqs`` is the number of STFT bins and a multiple of
-    ``band_stride``; path and spread of the preconditioning (``networks.preconditioning``)."""
+    """And what follows from task and data (``distill.setup.fit_network_config``): ``freqs`` is the
+    number of STFT bins and a multiple of ``band_stride``; path and spread of the preconditioning
+    (``networks.preconditioning``).
+    """
 
     freqs: int = 256
     sigma_0: float = 0.3
@@ -48,12 +50,16 @@ class CompactConfig(CompactSizes):
     predicted: bool = False
     """Sees a predictor's estimate beside the condition."""
     decoupled: int = 0
-    """Filters per channel of the blocks' convolutions after compression (arXiv 1808.05517); 0 is none."""
+    """Filters per channel of the blocks' convolutions after compression (arXiv 1808.05517); 0 is
+    none.
+    """
 
 
 @dataclass(frozen=True)
 class NCSNppConfig:
-    """An ``NCSNpp``; the defaults are the published 65 M. ``nf=32, ch_mult=(1, 1, 2, 2), num_res_blocks=1`` has 1.2 M."""
+    """An ``NCSNpp``; the defaults are the published 65 M. ``nf=32, ch_mult=(1, 1, 2, 2),
+    num_res_blocks=1`` has 1.2 M.
+    """
 
     nf: int = 128
     """Base width, a multiple of 16."""
@@ -67,7 +73,9 @@ class NCSNppConfig:
     """Bins of the resolutions with attention; the middle has one always."""
     dropout: float = 0.0
     fourier_scale: float = 16.0
-    """Of the time frequencies; 16 makes the time derivative dominate every JVP, take 1 or less for new networks."""
+    """Of the time frequencies; 16 makes the time derivative dominate every JVP, take 1 or less for
+    new networks.
+    """
     time: Literal["log", "linear"] = "log"
     """What of ``1 - t`` is embedded."""
     time_floor: float = 1e-4
@@ -77,7 +85,9 @@ class NCSNppConfig:
     delta: bool = False
     """The length of the interval is embedded beside the time (MeanFlowSE)."""
     output: Literal["velocity", "score"] = "velocity"
-    """What minus the network is; a score becomes the velocity of its probability flow (OUVE process, the next three)."""
+    """What minus the network is; a score becomes the velocity of its probability flow (OUVE
+    process, the next three).
+    """
     theta: float = 1.5
     sigma_min: float = 0.05
     sigma_max: float = 0.5
@@ -85,34 +95,61 @@ class NCSNppConfig:
     """Latest time that it was trained at (FlowSE, MeanFlowSE, SGMSE: 0.97)."""
 
     def __post_init__(self) -> None:
-        if not self.ch_mult or min(self.ch_mult) < 1 or self.num_res_blocks < 1 or self.nf < 4 or self.nf % 4:
-            raise UserError("network 'ncsnpp': needs nf, a multiple of 4, and one or more ch_mult and num_res_blocks")
+        if (
+            not self.ch_mult
+            or min(self.ch_mult) < 1
+            or self.num_res_blocks < 1
+            or self.nf < 4
+            or self.nf % 4
+        ):
+            raise UserError(
+                "network 'ncsnpp': needs nf, a multiple of 4, and one or more ch_mult and num_res_blocks"
+            )
         if self.image_size % 2 ** (len(self.ch_mult) - 1):
             raise UserError(
                 f"network 'ncsnpp': image_size {self.image_size} is not divided by 2^(levels - 1) = {2 ** (len(self.ch_mult) - 1)}"
             )
 
 
-# rows of encoders: channels in and out, then kernel, stride, padding and dilation, each over (frequencies, frames)
+# rows of encoders: channels in and out, then kernel, stride, padding and dilation, each over
+# (frequencies, frames)
 DCUNET_TABLES: dict[str, tuple[tuple[int, ...], ...]] = {
     "DCUNet-10": (
-        (1, 32, 7, 5, 2, 2, 3, 2, 1, 1), (32, 64, 7, 5, 2, 2, 3, 2, 1, 1), (64, 64, 5, 3, 2, 2, 2, 1, 1, 1),
-        (64, 64, 5, 3, 2, 2, 2, 1, 1, 1), (64, 64, 5, 3, 2, 1, 2, 1, 1, 1),
+        (1, 32, 7, 5, 2, 2, 3, 2, 1, 1),
+        (32, 64, 7, 5, 2, 2, 3, 2, 1, 1),
+        (64, 64, 5, 3, 2, 2, 2, 1, 1, 1),
+        (64, 64, 5, 3, 2, 2, 2, 1, 1, 1),
+        (64, 64, 5, 3, 2, 1, 2, 1, 1, 1),
     ),
     "DCUNet-16": (
-        (1, 32, 7, 5, 2, 2, 3, 2, 1, 1), (32, 32, 7, 5, 2, 1, 3, 2, 1, 1), (32, 64, 7, 5, 2, 2, 3, 2, 1, 1),
-        (64, 64, 5, 3, 2, 1, 2, 1, 1, 1), (64, 64, 5, 3, 2, 2, 2, 1, 1, 1), (64, 64, 5, 3, 2, 1, 2, 1, 1, 1),
-        (64, 64, 5, 3, 2, 2, 2, 1, 1, 1), (64, 64, 5, 3, 2, 1, 2, 1, 1, 1),
+        (1, 32, 7, 5, 2, 2, 3, 2, 1, 1),
+        (32, 32, 7, 5, 2, 1, 3, 2, 1, 1),
+        (32, 64, 7, 5, 2, 2, 3, 2, 1, 1),
+        (64, 64, 5, 3, 2, 1, 2, 1, 1, 1),
+        (64, 64, 5, 3, 2, 2, 2, 1, 1, 1),
+        (64, 64, 5, 3, 2, 1, 2, 1, 1, 1),
+        (64, 64, 5, 3, 2, 2, 2, 1, 1, 1),
+        (64, 64, 5, 3, 2, 1, 2, 1, 1, 1),
     ),
     "DCUNet-20": (
-        (1, 32, 7, 1, 1, 1, 3, 0, 1, 1), (32, 32, 1, 7, 1, 1, 0, 3, 1, 1), (32, 64, 7, 5, 2, 2, 3, 2, 1, 1),
-        (64, 64, 7, 5, 2, 1, 3, 2, 1, 1), (64, 64, 5, 3, 2, 2, 2, 1, 1, 1), (64, 64, 5, 3, 2, 1, 2, 1, 1, 1),
-        (64, 64, 5, 3, 2, 2, 2, 1, 1, 1), (64, 64, 5, 3, 2, 1, 2, 1, 1, 1), (64, 64, 5, 3, 2, 2, 2, 1, 1, 1),
+        (1, 32, 7, 1, 1, 1, 3, 0, 1, 1),
+        (32, 32, 1, 7, 1, 1, 0, 3, 1, 1),
+        (32, 64, 7, 5, 2, 2, 3, 2, 1, 1),
+        (64, 64, 7, 5, 2, 1, 3, 2, 1, 1),
+        (64, 64, 5, 3, 2, 2, 2, 1, 1, 1),
+        (64, 64, 5, 3, 2, 1, 2, 1, 1, 1),
+        (64, 64, 5, 3, 2, 2, 2, 1, 1, 1),
+        (64, 64, 5, 3, 2, 1, 2, 1, 1, 1),
+        (64, 64, 5, 3, 2, 2, 2, 1, 1, 1),
         (64, 90, 5, 3, 2, 1, 2, 1, 1, 1),
     ),
     "DilDCUNet-v2": (
-        (1, 32, 4, 4, 1, 1, 2, 2, 1, 1), (32, 32, 4, 4, 1, 1, 2, 2, 1, 1), (32, 32, 4, 4, 1, 1, 2, 2, 1, 1),
-        (32, 64, 4, 4, 2, 1, 2, 2, 2, 1), (64, 128, 4, 4, 2, 2, 2, 2, 4, 1), (128, 256, 4, 4, 2, 2, 2, 2, 8, 1),
+        (1, 32, 4, 4, 1, 1, 2, 2, 1, 1),
+        (32, 32, 4, 4, 1, 1, 2, 2, 1, 1),
+        (32, 32, 4, 4, 1, 1, 2, 2, 1, 1),
+        (32, 64, 4, 4, 2, 1, 2, 2, 2, 1),
+        (64, 128, 4, 4, 2, 2, 2, 2, 4, 1),
+        (128, 256, 4, 4, 2, 2, 2, 2, 8, 1),
     ),
 }
 
@@ -150,9 +187,13 @@ class DCUNetConfig:
 
     def __post_init__(self) -> None:
         if not self.table and self.architecture not in DCUNET_TABLES:
-            raise UserError(f"network 'dcunet': architecture '{self.architecture}' is unknown; known are: {', '.join(DCUNET_TABLES)}")
+            raise UserError(
+                f"network 'dcunet': architecture '{self.architecture}' is unknown; known are: {', '.join(DCUNET_TABLES)}"
+            )
         if any(len(row) != 10 for row in self.table):
-            raise UserError("network 'dcunet': table: each row has 10 numbers (channels in and out, kernel, stride, padding, dilation)")
+            raise UserError(
+                "network 'dcunet': table: each row has 10 numbers (channels in and out, kernel, stride, padding, dilation)"
+            )
 
     @property
     def rows(self) -> tuple[tuple[int, ...], ...]:
@@ -161,16 +202,22 @@ class DCUNetConfig:
 
 @dataclass(frozen=True)
 class CausalNCSNppConfig:
-    """A ``CausalNCSNpp``, under Stream.FM's own names; the defaults are its published flow (27.9 M parameters)."""
+    """A ``CausalNCSNpp``, under Stream.FM's own names; the defaults are its published flow (27.9 M
+    parameters).
+    """
 
     nf: int = 128
     """Base width, a multiple of 4."""
     ch_mult: tuple[int, ...] = (1, 2, 2, 2)
-    """Widths of the levels in units of ``nf``; every level after the first has half the frequencies."""
+    """Widths of the levels in units of ``nf``; every level after the first has half the
+    frequencies.
+    """
     num_res_blocks: int = 2
     """Residual blocks per level."""
     input_channels: int = 4
-    """4: state and condition; 6: state, predictor's estimate, condition; 2: condition only, a predictor."""
+    """4: state and condition; 6: state, predictor's estimate, condition; 2: condition only, a
+    predictor.
+    """
     output_channels: int = 2
     input_freqs: int = 256
     """STFT bins."""
@@ -185,23 +232,40 @@ class CausalNCSNppConfig:
     """One band where a block begins with fewer bins."""
     fir_kernel: tuple[float, ...] = (1.0, 3.0, 3.0, 1.0)
     init_scale: float = 1e-5
-    norm: Literal["subband_grouped_batchnorm", "subband_grouped_framenorm"] = "subband_grouped_batchnorm"
-    """The published norm, or one with statistics of each frame by itself, for training from scratch with JVPs."""
+    norm: Literal["subband_grouped_batchnorm", "subband_grouped_framenorm"] = (
+        "subband_grouped_batchnorm"
+    )
+    """The published norm, or one with statistics of each frame by itself, for training from scratch
+    with JVPs.
+    """
     activation: Literal["silu"] = "silu"
     decoupled_K: int = 0
     """Filters per channel of decoupled convolutions (arXiv 1808.05517); 0 is none."""
 
     def __post_init__(self) -> None:
         where = "network 'causal_ncsnpp'"
-        for name in ("nf", "num_res_blocks", "input_freqs", "down_dilation", "freq_groups", "output_channels"):
+        for name in (
+            "nf",
+            "num_res_blocks",
+            "input_freqs",
+            "down_dilation",
+            "freq_groups",
+            "output_channels",
+        ):
             if getattr(self, name) < 1:
                 raise UserError(f"{where}: {name} {getattr(self, name)} must be 1 or more")
         if not self.ch_mult or min(self.ch_mult) < 1:
-            raise UserError(f"{where}: ch_mult {list(self.ch_mult)} must be one positive number per level")
+            raise UserError(
+                f"{where}: ch_mult {list(self.ch_mult)} must be one positive number per level"
+            )
         if self.input_channels not in (2, 4, 6):
-            raise UserError(f"{where}: input_channels {self.input_channels} is not 2 (predictor), 4 or 6 (with a predictor in front)")
+            raise UserError(
+                f"{where}: input_channels {self.input_channels} is not 2 (predictor), 4 or 6 (with a predictor in front)"
+            )
         if self.input_freqs % 2 ** (len(self.ch_mult) - 1):
-            raise UserError(f"{where}: {self.input_freqs} bins cannot be halved {len(self.ch_mult) - 1} times; take fewer levels")
+            raise UserError(
+                f"{where}: {self.input_freqs} bins cannot be halved {len(self.ch_mult) - 1} times; take fewer levels"
+            )
 
     @property
     def statistics(self) -> Literal["batch", "frame"]:

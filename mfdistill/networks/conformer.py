@@ -1,6 +1,8 @@
-"""CosyVoice 2's token encoder: look-ahead convolutions and transformer blocks with relative positions, at the tokens' rate, then the Mels'.
+"""CosyVoice 2's token encoder: look-ahead convolutions and transformer blocks with relative
+positions, at the tokens' rate, then the Mels'.
 
-State-dict names are the original's ``UpsampleConformerEncoder``'s (without convolution modules and second feed-forwards, as published).
+State-dict names are the original's ``UpsampleConformerEncoder``'s (without convolution modules and
+second feed-forwards, as published).
 """
 
 from __future__ import annotations
@@ -36,25 +38,43 @@ class TokenEncoderConfig:
 
 
 class PreLookahead(nn.Module):
-    """A convolution over some following tokens and one over the two before, with a residual; ``(b, n, c)``."""
+    """A convolution over some following tokens and one over the two before, with a residual; ``(b,
+    n, c)``.
+    """
 
     def __init__(self, inputs: int, channels: int, lookahead: int):
         super().__init__()
         self.lookahead = lookahead
-        self.conv1, self.conv2 = nn.Conv1d(inputs, channels, lookahead + 1), nn.Conv1d(channels, inputs, 3)
+        self.conv1, self.conv2 = (
+            nn.Conv1d(inputs, channels, lookahead + 1),
+            nn.Conv1d(channels, inputs, 3),
+        )
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """context: the ``lookahead`` tokens (b, lookahead, c) that follow, where they are known; else zeros."""
-        following = x.new_zeros(x.shape[0], self.lookahead, x.shape[2]) if context is None else context
+        """context: the ``lookahead`` tokens (b, lookahead, c) that follow, where they are known;
+        else zeros.
+        """
+        following = (
+            x.new_zeros(x.shape[0], self.lookahead, x.shape[2]) if context is None else context
+        )
         h = F.leaky_relu(self.conv1(torch.cat([x, following], 1).transpose(1, 2)))
         return self.conv2(F.pad(h, (2, 0))).transpose(1, 2) + x
 
 
 def relative_positions(n: int, width: int, like: Tensor) -> Tensor:
-    """(1, 2 n - 1, width): interleaved sines and cosines of the distances n - 1, ..., -(n - 1) from key to query."""
+    """(1, 2 n - 1, width): interleaved sines and cosines of the distances n - 1, ..., -(n - 1) from
+    key to query.
+    """
     distance = torch.arange(n - 1, -n, -1, dtype=torch.float32, device=like.device)[:, None]
-    rates = torch.exp(torch.arange(0, width, 2, dtype=torch.float32, device=like.device) * -(math.log(10000.0) / width))
-    return torch.stack([(distance * rates).sin(), (distance * rates).cos()], -1).flatten(1)[None].to(like.dtype)
+    rates = torch.exp(
+        torch.arange(0, width, 2, dtype=torch.float32, device=like.device)
+        * -(math.log(10000.0) / width)
+    )
+    return (
+        torch.stack([(distance * rates).sin(), (distance * rates).cos()], -1)
+        .flatten(1)[None]
+        .to(like.dtype)
+    )
 
 
 class RelativeAttention(nn.Module):
@@ -63,21 +83,38 @@ class RelativeAttention(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.linear_q, self.linear_k, self.linear_v, self.linear_out = (nn.Linear(width, width) for _ in range(4))
+        self.linear_q, self.linear_k, self.linear_v, self.linear_out = (
+            nn.Linear(width, width) for _ in range(4)
+        )
         self.linear_pos = nn.Linear(width, width, bias=False)
-        self.pos_bias_u, self.pos_bias_v = (nn.Parameter(torch.zeros(heads, width // heads)) for _ in range(2))
+        self.pos_bias_u, self.pos_bias_v = (
+            nn.Parameter(torch.zeros(heads, width // heads)) for _ in range(2)
+        )
 
     def forward(self, x: Tensor, seen: Tensor, positions: Tensor) -> Tensor:
         """x (b, n, c); seen (b, 1 or n, n), True is attended to; positions (1, 2 n - 1, c)."""
         n = x.shape[1]
         q, k, v, p = (
             project(value).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for project, value in ((self.linear_q, x), (self.linear_k, x), (self.linear_v, x), (self.linear_pos, positions))
+            for project, value in (
+                (self.linear_q, x),
+                (self.linear_k, x),
+                (self.linear_v, x),
+                (self.linear_pos, positions),
+            )
         )
         content = (q + self.pos_bias_u[:, None]) @ k.transpose(-2, -1)
         by_distance = (q + self.pos_bias_v[:, None]) @ p.transpose(-2, -1)
-        column = torch.arange(n, device=x.device)[None] - torch.arange(n, device=x.device)[:, None] + n - 1  # of the distance i - j
-        scores = (content + by_distance.gather(-1, column.expand_as(content))) / math.sqrt(q.shape[-1])
+        # of the distance i - j
+        column = (
+            torch.arange(n, device=x.device)[None]
+            - torch.arange(n, device=x.device)[:, None]
+            + n
+            - 1
+        )
+        scores = (content + by_distance.gather(-1, column.expand_as(content))) / math.sqrt(
+            q.shape[-1]
+        )
         weights = scores.masked_fill(~seen[:, None], -math.inf).softmax(-1)
         return self.linear_out((weights @ v).transpose(1, 2).flatten(2))
 
@@ -98,7 +135,10 @@ class EncoderBlock(nn.Module):
         super().__init__()
         self.self_attn = RelativeAttention(config.width, config.heads)
         self.feed_forward = _FeedForward(config.width, config.inner)
-        self.norm_ff, self.norm_mha = nn.LayerNorm(config.width, eps=1e-12), nn.LayerNorm(config.width, eps=1e-12)
+        self.norm_ff, self.norm_mha = (
+            nn.LayerNorm(config.width, eps=1e-12),
+            nn.LayerNorm(config.width, eps=1e-12),
+        )
 
     def forward(self, x: Tensor, seen: Tensor, positions: Tensor) -> Tensor:
         x = x + self.self_attn(self.norm_mha(x), seen, positions)
@@ -138,15 +178,34 @@ class TokenEncoder(nn.Module):
         self.up_encoders = nn.ModuleList(EncoderBlock(config) for _ in range(config.up_blocks))
         self.after_norm = nn.LayerNorm(config.width)
 
-    def forward(self, x: Tensor, valid: Tensor, context: Tensor | None = None, streaming: bool | Tensor = False) -> Tensor:
-        """valid (b, n), False on padding; context: the embedded tokens that follow (b, lookahead, width); streaming: attend by chunks."""
-        x = self.pre_lookahead_layer(self.embed(x), None if context is None else self.embed(context))
+    def forward(
+        self,
+        x: Tensor,
+        valid: Tensor,
+        context: Tensor | None = None,
+        streaming: bool | Tensor = False,
+    ) -> Tensor:
+        """valid (b, n), False on padding; context: the embedded tokens that follow (b, lookahead,
+        width); streaming: attend by chunks.
+        """
+        x = self.pre_lookahead_layer(
+            self.embed(x), None if context is None else self.embed(context)
+        )
         x = self._blocks(x, self.encoders, valid, self.config.chunk, streaming)
         x, valid = self.up_embed(self.up_layer(x)), valid.repeat_interleave(self.config.stride, 1)
-        return self.after_norm(self._blocks(x, self.up_encoders, valid, self.config.chunk * self.config.stride, streaming))
+        return self.after_norm(
+            self._blocks(
+                x, self.up_encoders, valid, self.config.chunk * self.config.stride, streaming
+            )
+        )
 
-    def _blocks(self, x: Tensor, blocks: nn.ModuleList, valid: Tensor, chunk: int, streaming: bool | Tensor) -> Tensor:
-        seen, positions = visible(valid, chunk, streaming), relative_positions(x.shape[1], x.shape[2], x)
+    def _blocks(
+        self, x: Tensor, blocks: nn.ModuleList, valid: Tensor, chunk: int, streaming: bool | Tensor
+    ) -> Tensor:
+        seen, positions = (
+            visible(valid, chunk, streaming),
+            relative_positions(x.shape[1], x.shape[2], x),
+        )
         for block in blocks:
             x = block(x, seen, positions)
         return x

@@ -1,4 +1,6 @@
-"""CosyVoice3's token-to-Mel velocity network, a causal DiT, by its own names of weights, and the adapter to ``network(z_t, t, cond)``."""
+"""CosyVoice3's token-to-Mel velocity network, a causal DiT, by its own names of weights, and the
+adapter to ``network(z_t, t, cond)``.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from mfdistill.networks.dit_config import CosyVoice3Config
 
 
 class InputEmbedding(nn.Module):
-    """State, prompt, ``mu`` and speaker in one layer, in this order, plus positions by causal convolution."""
+    """State, prompt, ``mu`` and speaker in one layer, in this order, plus positions by causal
+    convolution.
+    """
 
     def __init__(self, inputs: int, dim: int):
         super().__init__()
@@ -25,7 +29,8 @@ class InputEmbedding(nn.Module):
 
 
 def chunk_attention(valid: Tensor, chunk: int, streaming: bool | Tensor) -> Tensor:
-    """Which keys each query sees, (b, n or 1, n): the valid ones; when streaming, of its own chunk of ``chunk`` frames and of all before.
+    """Which keys each query sees, (b, n or 1, n): the valid ones; when streaming, of its own chunk
+    of ``chunk`` frames and of all before.
 
     Args:
         valid: (b, n) boolean.
@@ -44,25 +49,39 @@ def chunk_attention(valid: Tensor, chunk: int, streaming: bool | Tensor) -> Tens
 
 
 class CausalDiT(nn.Module):
-    """State, prompt (b, mel_dim, n), mu (b, mu_dim, n), spks (b, spk_dim) -> velocity (b, mel_dim, n); not masked at the end."""
+    """State, prompt (b, mel_dim, n), mu (b, mu_dim, n), spks (b, spk_dim) -> velocity (b, mel_dim,
+    n); not masked at the end.
+    """
 
     def __init__(self, config: CosyVoice3Config):
         super().__init__()
         c = self.config = config
         self.time_embed = SinusoidTime(c.dim)
-        self.input_embed = InputEmbedding(2 * c.mel_dim + (c.mel_dim if c.mu_dim is None else c.mu_dim) + (c.spk_dim or 0), c.dim)
+        self.input_embed = InputEmbedding(
+            2 * c.mel_dim + (c.mel_dim if c.mu_dim is None else c.mu_dim) + (c.spk_dim or 0), c.dim
+        )
         self.rotary_embed = Rotary(c.dim_head)
         # the original rotates the first dim_head channels before it splits heads: the first head
         self.transformer_blocks = nn.ModuleList(
-            DiTBlock(c.dim, c.heads, c.dim_head, c.ff_mult, 1, dropout=c.dropout) for _ in range(c.depth)
+            DiTBlock(c.dim, c.heads, c.dim_head, c.ff_mult, 1, dropout=c.dropout)
+            for _ in range(c.depth)
         )
-        self.long_skip_connection = nn.Linear(2 * c.dim, c.dim, bias=False) if c.long_skip_connection else None
+        self.long_skip_connection = (
+            nn.Linear(2 * c.dim, c.dim, bias=False) if c.long_skip_connection else None
+        )
         self.norm_out = FinalNorm(c.dim)
         self.proj_out = nn.Linear(c.dim, c.mel_dim)
         self.bands = c.mel_dim
 
     def forward(
-        self, z: Tensor, mask: Tensor, mu: Tensor, t: Tensor, spks: Tensor | None, cond: Tensor, streaming: bool | Tensor = False
+        self,
+        z: Tensor,
+        mask: Tensor,
+        mu: Tensor,
+        t: Tensor,
+        spks: Tensor | None,
+        cond: Tensor,
+        streaming: bool | Tensor = False,
     ) -> Tensor:
         n, time = z.shape[-1], self.time_embed(t)
         parts = [part.transpose(1, 2) for part in (z, cond, mu)]
@@ -82,9 +101,11 @@ class CausalDiT(nn.Module):
 class CosyVoice3Network(nn.Module):
     """``network(z_t, t, cond) -> v`` in CosyVoice's layout (b, mels, n).
 
-    ``cond``: "mu" (b, mu_dim, n), "spks" (b, spk_dim), "cond" (b, mels, n), the prompt's Mel spectrogram and 0 after it; with none of them
-    it is the null condition, zeros. "mask" (b, 1, n) or (b, n), 1 on valid frames, default all valid. Optional "streaming", a boolean
-    tensor, 0-d or (b,), instead of the attribute ``streaming``. The output on padded frames means nothing and is not 0.
+    ``cond``: "mu" (b, mu_dim, n), "spks" (b, spk_dim), "cond" (b, mels, n), the prompt's Mel
+    spectrogram and 0 after it; with none of them it is the null condition, zeros. "mask" (b, 1, n)
+    or (b, n), 1 on valid frames, default all valid. Optional "streaming", a boolean tensor, 0-d or
+    (b,), instead of the attribute ``streaming``. The output on padded frames means nothing and is
+    not 0.
     """
 
     time_embedding_name = "estimator.time_embed"
@@ -107,9 +128,17 @@ class CosyVoice3Network(nn.Module):
         shapes |= {"spks": (b, c.spk_dim)} if c.spk_dim else {}
         if missing := [name for name in shapes if cond.get(name) is None]:
             if len(missing) < len(shapes):
-                raise ValueError(f"the condition has no '{missing[0]}'; this network needs "
-                                 + ", ".join(f"{name} {shape}" for name, shape in shapes.items()))
+                raise ValueError(
+                    f"the condition has no '{missing[0]}'; this network needs "
+                    + ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+                )
             cond = {name: z_t.new_zeros(shape) for name, shape in shapes.items()}
         return self.estimator(
-            z_t, mask, cond["mu"], t, cond.get("spks"), cond["cond"], self.streaming if streaming is None else streaming
+            z_t,
+            mask,
+            cond["mu"],
+            t,
+            cond.get("spks"),
+            cond["cond"],
+            self.streaming if streaming is None else streaming,
         )

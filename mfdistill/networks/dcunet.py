@@ -1,7 +1,8 @@
-"""DCUNet, the complex U-Net that SGMSE and FlowSE offer beside NCSN++ (Choi et al. 2019), with the originals' names of weights.
+"""DCUNet, the complex U-Net that SGMSE and FlowSE offer beside NCSN++ (Choi et al. 2019), with the
+originals' names of weights.
 
-Complex numbers are pairs of real tensors. A complex layer has two real copies: ``re = f_re(a) - f_im(b)``, ``im = f_re(b) + f_im(a)``,
-biases included.
+Complex numbers are pairs of real tensors. A complex layer has two real copies: ``re = f_re(a) -
+f_im(b)``, ``im = f_re(b) + f_im(a)``, biases included.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ from mfdistill.networks.ouve import to_velocity
 from mfdistill.networks.time import current_time
 
 Complex = tuple[Tensor, Tensor]
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "relu": F.relu, "leaky_relu": F.leaky_relu}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "relu": F.relu,
+    "leaky_relu": F.leaky_relu,
+}
 
 
 class ComplexConv(nn.Module):
@@ -58,7 +63,9 @@ class Activation(nn.Module):
     def __init__(self, name: str):
         super().__init__()
         if name not in _ACTIVATIONS:
-            raise UserError(f"network 'dcunet': activation {name!r} is not one of {', '.join(_ACTIVATIONS)}")
+            raise UserError(
+                f"network 'dcunet': activation {name!r} is not one of {', '.join(_ACTIVATIONS)}"
+            )
         self.name = name
 
     def forward(self, x: Complex) -> Complex:
@@ -77,7 +84,9 @@ class SplitNorm(nn.Module):
 
 
 class WhiteningNorm(nn.Module):
-    """Whitens real and imaginary part together ("CbN", Trabelsi et al. 2018); always by the statistics of the batch."""
+    """Whitens real and imaginary part together ("CbN", Trabelsi et al. 2018); always by the
+    statistics of the batch.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
@@ -95,7 +104,9 @@ class WhiteningNorm(nn.Module):
         u_aa, u_bb, u_ab = (root + v_bb) * scale, (root + v_aa) * scale, -v_ab * scale
         m_aa, m_ab = self.Wrr * u_aa + self.Wri * u_ab, self.Wrr * u_ab + self.Wri * u_bb
         m_ba, m_bb = self.Wri * u_aa + self.Wii * u_ab, self.Wri * u_ab + self.Wii * u_bb
-        m_aa, m_ab, m_ba, m_bb, b_a, b_b = (value[:, None, None] for value in (m_aa, m_ab, m_ba, m_bb, self.Br, self.Bi))
+        m_aa, m_ab, m_ba, m_bb, b_a, b_b = (
+            value[:, None, None] for value in (m_aa, m_ab, m_ba, m_bb, self.Br, self.Bi)
+        )
         return m_aa * a + m_ab * b + b_a, m_ba * a + m_bb * b + b_b
 
 
@@ -117,13 +128,20 @@ class _Steps(nn.Module):
 
 
 class TimeNetwork(nn.Sequential):
-    """t (b,) on our clock -> (b, 2 embed_dim): real and imaginary parts of the embedding of ``1 - t``."""
+    """t (b,) on our clock -> (b, 2 embed_dim): real and imaginary parts of the embedding of ``1 -
+    t``.
+    """
 
     def __init__(self, config: DCUNetConfig):
         n = config.embed_dim if config.complex_time else config.embed_dim // 2
-        layers: list[nn.Module] = [_Fourier(n, config.fourier_scale) if config.time == "gfp" else _Steps(n)]
+        layers: list[nn.Module] = [
+            _Fourier(n, config.fourier_scale) if config.time == "gfp" else _Steps(n)
+        ]
         for _ in range(config.layers_global):
-            layers += [ComplexLinear(config.embed_dim, config.embed_dim), Activation(config.time_activation)]
+            layers += [
+                ComplexLinear(config.embed_dim, config.embed_dim),
+                Activation(config.time_activation),
+            ]
         super().__init__(*layers)
         self.complex_time = config.complex_time
 
@@ -153,17 +171,26 @@ class _Dense(nn.Module):
 class Block(nn.Module):
     """Convolution without bias, embedding added, norm, activation."""
 
-    def __init__(self, config: DCUNetConfig, row: tuple[int, ...], inputs: int, outputs: int, decoder: bool):
+    def __init__(
+        self, config: DCUNetConfig, row: tuple[int, ...], inputs: int, outputs: int, decoder: bool
+    ):
         super().__init__()
         make, name = (nn.ConvTranspose2d, "deconv") if decoder else (nn.Conv2d, "conv")
-        conv = ComplexConv(make, inputs, outputs, row[2:4], row[4:6], row[6:8], dilation=row[8:10], bias=False)
+        conv = ComplexConv(
+            make, inputs, outputs, row[2:4], row[4:6], row[6:8], dilation=row[8:10], bias=False
+        )
         self.add_module(name, conv)
         self.norm = WhiteningNorm(outputs) if config.norm == "CbN" else SplitNorm(outputs)
         self.activation = Activation(config.activation)
         layers: list[nn.Module] = []
         for _ in range(config.layers_local - 1):
-            layers += [ComplexLinear(config.embed_dim, config.embed_dim), Activation(config.time_activation)]
-        self.embed_layer = nn.Sequential(*layers, _Dense(config.embed_dim, outputs), Activation(config.time_activation))
+            layers += [
+                ComplexLinear(config.embed_dim, config.embed_dim),
+                Activation(config.time_activation),
+            ]
+        self.embed_layer = nn.Sequential(
+            *layers, _Dense(config.embed_dim, outputs), Activation(config.time_activation)
+        )
 
     def forward(self, x: Complex, e: Complex, size: list[int] | None = None) -> Complex:
         conv: nn.Module = self.get_submodule("conv" if size is None else "deconv")
@@ -172,8 +199,10 @@ class Block(nn.Module):
 
 
 class DCUNet(nn.Module):
-    """``forward(z_t, t, cond) -> v``: ``z_t`` and ``cond["y"]`` are ``(b, 2, f, n)``, any n (padded with zeros inside), ``f - 1`` divided
-    by the product of the frequency strides (257 bins for the default); t is ``(b,)`` or the stacked pair [t, r], on our clock."""
+    """``forward(z_t, t, cond) -> v``: ``z_t`` and ``cond["y"]`` are ``(b, 2, f, n)``, any n (padded
+    with zeros inside), ``f - 1`` divided by the product of the frequency strides (257 bins for the
+    default); t is ``(b,)`` or the stacked pair [t, r], on our clock.
+    """
 
     time_embedding_name = "embed"
 
@@ -183,19 +212,26 @@ class DCUNet(nn.Module):
         self.strides = math.prod(row[4] for row in rows), math.prod(row[5] for row in rows)
         self.embed = TimeNetwork(config)
         inputs = [2, *(row[0] for row in rows[1:])]  # state and condition, both complex
-        self.encoders = nn.ModuleList(Block(config, row, c, row[1], False) for row, c in zip(rows, inputs, strict=True))
+        self.encoders = nn.ModuleList(
+            Block(config, row, c, row[1], False) for row, c in zip(rows, inputs, strict=True)
+        )
         last = len(rows) - 1
         self.decoders = nn.ModuleList(
-            Block(config, rows[i], rows[i][1] * (1 if i == last else 2), rows[i][0], True) for i in range(last, 0, -1)
+            Block(config, rows[i], rows[i][1] * (1 if i == last else 2), rows[i][0], True)
+            for i in range(last, 0, -1)
         )
         first = rows[0]
         # the original gives this layer's dilation to an argument that has no effect: it is 1
-        self.output_layer = ComplexConv(nn.ConvTranspose2d, first[1] * (2 if last else 1), 1, first[2:4], first[4:6], first[6:8])
+        self.output_layer = ComplexConv(
+            nn.ConvTranspose2d, first[1] * (2 if last else 1), 1, first[2:4], first[4:6], first[6:8]
+        )
 
     def forward(self, z_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         f, n = z_t.shape[2:]
         if (f - 1) % self.strides[0]:
-            raise ValueError(f"network 'dcunet' needs 1 more than a multiple of {self.strides[0]} bins, got {f}; use n_fft 512, 257 bins")
+            raise ValueError(
+                f"network 'dcunet' needs 1 more than a multiple of {self.strides[0]} bins, got {f}; use n_fft 512, 257 bins"
+            )
         y = cond["y"]
         e_re, e_im = self.embed(t).chunk(2, -1)
         pad = (0, -(n - 1) % self.strides[1])
@@ -211,4 +247,8 @@ class DCUNet(nn.Module):
             x = torch.cat([x[0], skip[0]], 1), torch.cat([x[1], skip[1]], 1)
         output = torch.cat(self.output_layer(x, size), 1)[..., :n]
         noisiness = (1 - current_time(t)).to(output.dtype)
-        return output if self.config.output == "velocity" else to_velocity(-output, z_t, y, noisiness, self.config)
+        return (
+            output
+            if self.config.output == "velocity"
+            else to_velocity(-output, z_t, y, noisiness, self.config)
+        )

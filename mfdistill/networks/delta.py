@@ -1,4 +1,6 @@
-"""Time embeddings of the NCSN++ family: log-time Fourier features, and MeanFlowSE's second branch for the length of the interval."""
+"""Time embeddings of the NCSN++ family: log-time Fourier features, and MeanFlowSE's second branch
+for the length of the interval.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +12,27 @@ from torch.nn import functional as F
 
 
 class Fourier(nn.Module):
-    """``(b,) -> (b, 2 n)``: sines and cosines of ``2 pi v W``, W drawn ``scale N(0, 1)`` once; a parameter without gradient, as the
-    original keeps it in its state dict and its averages."""
+    """``(b,) -> (b, 2 n)``: sines and cosines of ``2 pi v W``, W drawn ``scale N(0, 1)`` once; a
+    parameter without gradient, as the original keeps it in its state dict and its averages.
+    """
 
     def __init__(self, n: int, scale: float):
         super().__init__()
         self.W = nn.Parameter(scale * torch.randn(n), requires_grad=False)
 
     def forward(self, value: Tensor) -> Tensor:
-        angle = value[:, None] * self.W[None] * 2 * math.pi  # in this order: angles reach 10^3, where rounding shows
+        # in this order: angles reach 10^3, where rounding shows
+        angle = value[:, None] * self.W[None] * 2 * math.pi
         return torch.cat([angle.sin(), angle.cos()], -1)
 
 
 class NoisinessEmbedding(nn.Module):
-    """t (b,) on our clock -> (b, 4 nf): a two-layer network on Fourier features of ``log(1 - t)`` (or of ``1 - t``), NCSN++'s.
+    """t (b,) on our clock -> (b, 4 nf): a two-layer network on Fourier features of ``log(1 - t)``
+    (or of ``1 - t``), NCSN++'s.
 
     Args:
-        nf: base width. scale: of the Fourier frequencies (16 in all published checkpoints). log: of the time.
+        nf: base width. scale: of the Fourier frequencies (16 in all published checkpoints). log: of
+            the time.
         floor: smallest ``1 - t``; the logarithm of 0 would make every later product NaN.
     """
 
@@ -39,7 +45,8 @@ class NoisinessEmbedding(nn.Module):
             fan_average(linear)
 
     def forward(self, t: Tensor) -> Tensor:
-        # the difference in the precision of the time that was given, the logarithm in that of the weights
+        # the difference in the precision of the time that was given, the logarithm in that of the
+        # weights
         value = (1 - t).to(self.fourier.W.dtype)
         if self.log:
             value = value.clamp(min=self.floor).log()
@@ -47,7 +54,8 @@ class NoisinessEmbedding(nn.Module):
 
 
 class DeltaEmbedding(nn.Module):
-    """Embeds a stacked pair [t, r] as ``E(t) + MLP(Fourier(log1p(r - t)))`` (MeanFlowSE, arXiv 2509.14858); r itself is not embedded.
+    """Embeds a stacked pair [t, r] as ``E(t) + MLP(Fourier(log1p(r - t)))`` (MeanFlowSE, arXiv
+    2509.14858); r itself is not embedded.
 
     The last layer starts at zero, so that a network using it answers as it did before, for every r.
 
@@ -73,7 +81,9 @@ class DeltaEmbedding(nn.Module):
 
 
 def fan_average(layer: nn.Linear | nn.Conv2d, scale: float = 1.0) -> None:
-    """``U(-a, a)`` with ``a = sqrt(3 scale / mean(fan_in, fan_out))`` and no bias, NCSN++'s start; scale 0 stands for 1e-10."""
+    """``U(-a, a)`` with ``a = sqrt(3 scale / mean(fan_in, fan_out))`` and no bias, NCSN++'s start;
+    scale 0 stands for 1e-10.
+    """
     field = layer.weight[0, 0].numel() if layer.weight.ndim > 2 else 1
     fans = field * (layer.weight.shape[0] + layer.weight.shape[1]) / 2
     bound = math.sqrt(3 * (scale or 1e-10) / fans)

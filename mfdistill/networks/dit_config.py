@@ -1,4 +1,6 @@
-"""Sizes of the transformers that other systems published, under their own names; the defaults are the published models."""
+"""Sizes of the transformers that other systems published, under their own names; the defaults are
+the published models.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +10,31 @@ from typing import Literal
 from mfdistill.errors import UserError
 
 
-def _check_heads(where: str, dim: int, depth: int, heads: int, dim_head: int, pe_attn_head: int | None) -> None:
+def _check_heads(
+    where: str, dim: int, depth: int, heads: int, dim_head: int, pe_attn_head: int | None
+) -> None:
     for name, value in (("dim", dim), ("depth", depth), ("heads", heads), ("dim_head", dim_head)):
         if value < 1:
             raise UserError(f"{where}: {name} {value} must be 1 or more")
     if dim % 16:
-        raise UserError(f"{where}: dim {dim} must be a multiple of 16, the groups of its position convolutions")
+        raise UserError(
+            f"{where}: dim {dim} must be a multiple of 16, the groups of its position convolutions"
+        )
     if dim_head % 2:
-        raise UserError(f"{where}: dim_head {dim_head} must be even, as channels are rotated in pairs")
+        raise UserError(
+            f"{where}: dim_head {dim_head} must be even, as channels are rotated in pairs"
+        )
     if pe_attn_head is not None and not 0 <= pe_attn_head <= heads:
-        raise UserError(f"{where}: pe_attn_head {pe_attn_head} must be null (all heads) or from 0 to {heads}")
+        raise UserError(
+            f"{where}: pe_attn_head {pe_attn_head} must be null (all heads) or from 0 to {heads}"
+        )
 
 
 @dataclass(frozen=True)
 class F5Config:
-    """An F5-TTS ``DiT``; the defaults are F5TTS_v1_Base (337 M parameters). The older Base and Small models have ``text_mask_padding``
-    false and ``pe_attn_head`` 1."""
+    """An F5-TTS ``DiT``; the defaults are F5TTS_v1_Base (337 M parameters). The older Base and
+    Small models have ``text_mask_padding`` false and ``pe_attn_head`` 1.
+    """
 
     dim: int = 1024
     depth: int = 22
@@ -40,7 +51,9 @@ class F5Config:
     text_mask_padding: bool = True
     """Filler positions are zeroed around every block on the text."""
     text_embedding_average_upsampling: bool = False
-    """The text is spread evenly over the frames after its blocks (ZipVoice's way); needs ``text_mask_padding``."""
+    """The text is spread evenly over the frames after its blocks (ZipVoice's way); needs
+    ``text_mask_padding``.
+    """
     pe_attn_head: int | None = None
     """Heads that are rotated; null: all."""
     qk_norm: Literal["rms_norm"] | None = None
@@ -48,7 +61,9 @@ class F5Config:
     """Padded frames are not attended to; without, they are."""
     long_skip_connection: bool = False
     dropout: float = 0.0
-    """0.1 in the original's training. None here unless asked for: a student begins as its teacher, which has none."""
+    """0.1 in the original's training. None here unless asked for: a student begins as its teacher,
+    which has none.
+    """
     checkpoint_activations: bool = False
     attn_backend: str = "torch"
     """Of the original; both of its values compute the same."""
@@ -67,7 +82,9 @@ class F5Config:
 
 @dataclass(frozen=True)
 class F5UNetTConfig:
-    """An F5-TTS ``UNetT``; the defaults are E2TTS_Base (333 M parameters). Names as in ``F5Config``."""
+    """An F5-TTS ``UNetT``; the defaults are E2TTS_Base (333 M parameters). Names as in
+    ``F5Config``.
+    """
 
     dim: int = 1024
     depth: int = 24
@@ -92,7 +109,9 @@ class F5UNetTConfig:
         _check_heads(where, self.dim, self.depth, self.heads, self.dim_head, self.pe_attn_head)
         _check_text(where, self.text_width, self.conv_layers)
         if self.depth % 2:
-            raise UserError(f"{where}: depth {self.depth} must be even, as the second half of the layers mirrors the first")
+            raise UserError(
+                f"{where}: depth {self.depth} must be even, as the second half of the layers mirrors the first"
+            )
 
     @property
     def text_width(self) -> int:
@@ -127,9 +146,13 @@ class CosyVoice3Config:
         where = "network 'cosyvoice3'"
         _check_heads(where, self.dim, self.depth, self.heads, self.dim_head, None)
         if self.static_chunk_size < 0:
-            raise UserError(f"{where}: static_chunk_size {self.static_chunk_size} must be 0 or more frames")
+            raise UserError(
+                f"{where}: static_chunk_size {self.static_chunk_size} must be 0 or more frames"
+            )
 
 
 def _check_text(where: str, text_dim: int, conv_layers: int) -> None:
     if text_dim < 1 or (conv_layers > 0 and text_dim % 2):
-        raise UserError(f"{where}: text_dim {text_dim} must be positive, and even where the text has blocks (conv_layers {conv_layers})")
+        raise UserError(
+            f"{where}: text_dim {text_dim} must be positive, and even where the text has blocks (conv_layers {conv_layers})"
+        )

@@ -1,8 +1,10 @@
-"""A network's value and its tangent in one pass: forward-mode differentiation of which only the values have a graph.
+"""A network's value and its tangent in one pass: forward-mode differentiation of which only the
+values have a graph.
 
-``torch.func.jvp`` computes a network's value again, without the graph that the loss needs, and takes norms and activations apart. Here a
-network is written for pairs (value, tangent): the tangents go through the same layers under ``no_grad``, and the loss's gradient starts
-from the values of the same pass. A tangent of None is left out, so the plain call is the same code.
+``torch.func.jvp`` computes a network's value again, without the graph that the loss needs, and
+takes norms and activations apart. Here a network is written for pairs (value, tangent): the
+tangents go through the same layers under ``no_grad``, and the loss's gradient starts from the
+values of the same pass. A tangent of None is left out, so the plain call is the same code.
 """
 
 from __future__ import annotations
@@ -38,11 +40,15 @@ def affine(layer: nn.Conv2d | nn.Linear, x: Dual) -> Dual:
     with torch.no_grad():
         if isinstance(layer, nn.Linear):
             return value, F.linear(x[1], layer.weight)
-        return value, F.conv2d(x[1], layer.weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+        return value, F.conv2d(
+            x[1], layer.weight, None, layer.stride, layer.padding, layer.dilation, layer.groups
+        )
 
 
 def through(f: Callable[..., Tensor], *inputs: Dual) -> Dual:
-    """Any ``f``, by ``torch.func.jvp``: for small parts, since the value is computed twice where it has a graph."""
+    """Any ``f``, by ``torch.func.jvp``: for small parts, since the value is computed twice where it
+    has a graph.
+    """
     values, tangents = zip(*inputs, strict=True)
     if tangents[0] is None:
         return f(*values), None
@@ -55,14 +61,23 @@ def norm_silu(norm: nn.GroupNorm, x: Dual, fuse: bool) -> Dual:
     if fuse:
         return fused(*x, norm)
     value, tangent = x
-    return F.silu(norm(value)), None if tangent is None else tangent_of_norm_silu(norm, value, tangent)
+    return F.silu(norm(value)), None if tangent is None else tangent_of_norm_silu(
+        norm, value, tangent
+    )
 
 
 def conv(
-    layer: nn.Conv2d, x: Dual, fuse: bool, norm: nn.GroupNorm | None = None, shift: Dual | None = None, skip: Dual | None = None,
-    scale: float = 1.0, dropout: float = 0.0,
+    layer: nn.Conv2d,
+    x: Dual,
+    fuse: bool,
+    norm: nn.GroupNorm | None = None,
+    shift: Dual | None = None,
+    skip: Dual | None = None,
+    scale: float = 1.0,
+    dropout: float = 0.0,
 ) -> Dual:
-    """``scale (skip + shift + conv(dropout(silu(norm(x)))))`` with a 3 x 3 layer; shift is (n, o), without a norm also no activation.
+    """``scale (skip + shift + conv(dropout(silu(norm(x)))))`` with a 3 x 3 layer; shift is (n, o),
+    without a norm also no activation.
 
     Args:
         fuse: in one operation (``networks.fused``); not with dropout.

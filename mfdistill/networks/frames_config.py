@@ -27,7 +27,9 @@ class FramesSizes:
 
     def __post_init__(self) -> None:
         if self.attention and (self.channels % self.heads or self.channels // self.heads % 2):
-            raise UserError(f"frames.channels={self.channels}: needs an even multiple of heads={self.heads} for attention")
+            raise UserError(
+                f"frames.channels={self.channels}: needs an even multiple of heads={self.heads} for attention"
+            )
 
 
 @dataclass(frozen=True)

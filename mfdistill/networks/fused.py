@@ -1,8 +1,11 @@
-"""Group norm, SiLU and a 3 x 3 convolution as one operation for CPUs: less memory traffic, and only the input is kept for the gradient.
+"""Group norm, SiLU and a 3 x 3 convolution as one operation for CPUs: less memory traffic, and only
+the input is kept for the gradient.
 
-``fused`` computes ``out = scale * (skip + shift + conv(silu(norm(x))))``, and beside it, where a tangent comes in, the tangent that goes
-out: norms, activations and what the backward needs are computed once for both. What the usual modules keep for the backward (the input,
-the norm's output, the activation) is recomputed from the input. Images are channels last. Tangents never have a graph.
+``fused`` computes ``out = scale * (skip + shift + conv(silu(norm(x))))``, and beside it, where a
+tangent comes in, the tangent that goes
+out: norms, activations and what the backward needs are computed once for both. What the usual
+modules keep for the backward (the input, the norm's output, the activation) is recomputed from the
+input. Images are channels last. Tangents never have a graph.
 """
 
 from __future__ import annotations
@@ -18,8 +21,9 @@ from mfdistill.networks.norm_silu import activated, affine, channels_last, norm_
 
 
 def can_fuse(x: Tensor) -> bool:
-    """On CPUs in single or double precision, outside autocast, ``torch.compile`` and torch's own forward mode; elsewhere the network's
-    modules are called one by one."""
+    """On CPUs in single or double precision, outside autocast, ``torch.compile`` and torch's own
+    forward mode; elsewhere the network's modules are called one by one.
+    """
     return (
         x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.float64)
@@ -44,17 +48,26 @@ def fused(
     """``scale * (skip + shift + conv(silu(norm(x))))`` and its tangent (None without ``dx``).
 
     Args:
-        x: (n, c, h, w), and its tangent. norm: None leaves norm and activation out. weight: (o, c, 3, 3), None leaves the convolution out.
+        x: (n, c, h, w), and its tangent. norm: None leaves norm and activation out. weight: (o, c,
+            3, 3), None leaves the convolution out.
         shift: (n, o), its tangent likewise. skip: shaped like the result, its tangent likewise.
     """
-    gamma, beta, groups, eps = (None, None, 0, 0.0) if norm is None else (norm.weight, norm.bias, norm.num_groups, norm.eps)
-    out, dout = _Fused.apply(x, dx, gamma, beta, groups, eps, weight, shift, dshift, skip, dskip, scale)  # type: ignore[misc]
+    gamma, beta, groups, eps = (
+        (None, None, 0, 0.0)
+        if norm is None
+        else (norm.weight, norm.bias, norm.num_groups, norm.eps)
+    )
+    out, dout = _Fused.apply(
+        x, dx, gamma, beta, groups, eps, weight, shift, dshift, skip, dskip, scale
+    )  # type: ignore[misc]
     return out, dout
 
 
 class _Fused(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x, dx, gamma, beta, groups, eps, weight, shift, dshift, skip, dskip, scale):  # noqa: ANN001, ANN205
+    def forward(
+        ctx: Any, x, dx, gamma, beta, groups, eps, weight, shift, dshift, skip, dskip, scale
+    ):  # noqa: ANN001, ANN205
         image, dimage = channels_last(x), None if dx is None else channels_last(dx)
         n, h, w, c = image.shape
         fast = weight is not None and winograd.worthwhile(n * h * w, h, w, c, weight.shape[0])
@@ -65,11 +78,19 @@ class _Fused(torch.autograd.Function):
             y, dy = activated(image, dimage, statistics, groups, padded=fast)
         elif fast:
             y, dy = _padded(image), None if dimage is None else _padded(dimage)
-        out = _finish(y if weight is None else _convolve(y, weight, fast), shift, skip, scale, y is image)
+        out = _finish(
+            y if weight is None else _convolve(y, weight, fast), shift, skip, scale, y is image
+        )
         dout = None
         if dimage is not None:
             assert dy is not None
-            dout = _finish(dy if weight is None else _convolve(dy, weight, fast), dshift, dskip, scale, dy is dimage)
+            dout = _finish(
+                dy if weight is None else _convolve(dy, weight, fast),
+                dshift,
+                dskip,
+                scale,
+                dy is dimage,
+            )
             dout = dout.permute(0, 3, 1, 2)
             ctx.mark_non_differentiable(dout)
         ctx.save_for_backward(x, gamma, beta, weight, *(statistics or ()))
@@ -113,14 +134,18 @@ def _differentiable_gradients(x, gamma, beta, weight, gradient, options, needs):
     with torch.enable_grad():
         # fresh leaves would lose what x was made of: views stand for the inputs
         places = {0: x, 2: gamma, 3: beta, 6: weight}
-        views: dict[int, Tensor] = {i: tensor.view_as(tensor) for i, tensor in places.items() if tensor is not None}
+        views: dict[int, Tensor] = {
+            i: tensor.view_as(tensor) for i, tensor in places.items() if tensor is not None
+        }
         y = views[0]
         if gamma is not None:
             y = F.silu(F.group_norm(y, groups, views[2], views[3], eps))
         if weight is not None:
             y = F.conv2d(y, views[6], padding=1)
         wanted = [(i, view) for i, view in views.items() if needs[i]]
-        found = torch.autograd.grad(y * scale, [tensor for _, tensor in wanted], gradient, create_graph=True)
+        found = torch.autograd.grad(
+            y * scale, [tensor for _, tensor in wanted], gradient, create_graph=True
+        )
     result: list[Tensor | None] = [None] * 12
     for (i, _), tensor in zip(wanted, found, strict=True):
         result[i] = tensor
@@ -143,7 +168,9 @@ def _convolve(y: Tensor, weight: Tensor, fast: bool) -> Tensor:
     return out
 
 
-def _finish(out: Tensor, shift: Tensor | None, skip: Tensor | None, scale: float, borrowed: bool) -> Tensor:
+def _finish(
+    out: Tensor, shift: Tensor | None, skip: Tensor | None, scale: float, borrowed: bool
+) -> Tensor:
     """``scale (out + shift + skip)``, in place unless ``out`` is an input."""
     if borrowed:
         out = out.clone()
@@ -172,4 +199,6 @@ def _weight_gradient(y: Tensor, g: Tensor, weight: Tensor, fast: bool) -> Tensor
     if fast:
         return winograd.weight_gradient(y, g)
     options = [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [False, True, False]
-    return torch.ops.aten.convolution_backward(g.permute(0, 3, 1, 2), y.permute(0, 3, 1, 2), weight, None, *options)[1]
+    return torch.ops.aten.convolution_backward(
+        g.permute(0, 3, 1, 2), y.permute(0, 3, 1, 2), weight, None, *options
+    )[1]

@@ -11,7 +11,9 @@ ACTIVATIONS = ("gelu", "gelu-approximate", "geglu", "geglu-approximate", "snakeb
 
 @dataclass(frozen=True)
 class MatchaUNetConfig:
-    """A ``MatchaUNet``, under the originals' own names; the defaults are the published CosyVoice2 flow (71.3 M parameters)."""
+    """A ``MatchaUNet``, under the originals' own names; the defaults are the published CosyVoice2
+    flow (71.3 M parameters).
+    """
 
     in_channels: int = 320
     """Of state, mu, speaker and prompt Mel side by side; also the width of the time features."""
@@ -30,19 +32,39 @@ class MatchaUNetConfig:
     static_chunk_size: int = 50
     """Frames of a chunk in streaming form; 0 is none."""
     num_decoding_left_chunks: int = -1
-    """Kept as it is in the file; the original attends to all left chunks whatever it says, and so does this."""
+    """Kept as it is in the file; the original attends to all left chunks whatever it says, and so
+    does this.
+    """
     causal: bool = True
-    """Convolutions see no later frame, norms none at all; else group norms over the utterance (Matcha-TTS, CosyVoice 1)."""
+    """Convolutions see no later frame, norms none at all; else group norms over the utterance
+    (Matcha-TTS, CosyVoice 1).
+    """
     matcha: bool = False
-    """Matcha-TTS's own decoder: the mask is added to the attention's scores (valid frames 1, others 0) and ``cond`` is not read."""
+    """Matcha-TTS's own decoder: the mask is added to the attention's scores (valid frames 1, others
+    0) and ``cond`` is not read.
+    """
 
     def __post_init__(self) -> None:
         where = "network 'matcha_unet'"
-        if not self.channels or min(self.channels) < 1 or self.in_channels < 4 or self.in_channels % 2:
-            raise UserError(f"{where}: needs one or more channels, and in_channels an even number of 4 or more")
+        if (
+            not self.channels
+            or min(self.channels) < 1
+            or self.in_channels < 4
+            or self.in_channels % 2
+        ):
+            raise UserError(
+                f"{where}: needs one or more channels, and in_channels an even number of 4 or more"
+            )
         if not self.causal and any(width % 8 for width in self.channels):
-            raise UserError(f"{where}: channels {list(self.channels)} must be multiples of 8, the group norms' number of groups")
-        if min(self.n_blocks, self.num_mid_blocks) < 0 or min(self.out_channels, self.num_heads, self.attention_head_dim) < 1:
+            raise UserError(
+                f"{where}: channels {list(self.channels)} must be multiples of 8, the group norms' number of groups"
+            )
+        if (
+            min(self.n_blocks, self.num_mid_blocks) < 0
+            or min(self.out_channels, self.num_heads, self.attention_head_dim) < 1
+        ):
             raise UserError(f"{where}: a number of blocks, heads or channels is too small")
         if self.act_fn not in ACTIVATIONS:
-            raise UserError(f"{where}: act_fn '{self.act_fn}' is not one of {', '.join(ACTIVATIONS)}")
+            raise UserError(
+                f"{where}: act_fn '{self.act_fn}' is not one of {', '.join(ACTIVATIONS)}"
+            )

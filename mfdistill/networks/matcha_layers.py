@@ -1,4 +1,6 @@
-"""Layers of the 1-D U-Nets, with the originals' state-dict names (Matcha-TTS, arXiv 2309.03199; CosyVoice 2, arXiv 2412.10117)."""
+"""Layers of the 1-D U-Nets, with the originals' state-dict names (Matcha-TTS, arXiv 2309.03199;
+CosyVoice 2, arXiv 2412.10117).
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,16 @@ from torch.nn import functional as F
 
 
 class Norm(nn.LayerNorm):
-    """Layer norm over the last axis, written out: the fused one cannot be differentiated in forward mode under ``torch.compile``."""
+    """Layer norm over the last axis, written out: the fused one cannot be differentiated in forward
+    mode under ``torch.compile``.
+    """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         centred = input - input.mean(-1, keepdim=True)
-        return centred * (centred.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight + self.bias
+        return (
+            centred * (centred.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight
+            + self.bias
+        )
 
 
 class GroupedNorm(nn.GroupNorm):
@@ -28,7 +35,9 @@ class GroupedNorm(nn.GroupNorm):
 
 
 class SinusoidMLP(nn.Module):
-    """t (b,) -> (b, width): ``sin`` and ``cos`` of ``1000 t f_i`` with ``f_i = 10000^(-i/(features/2 - 1))``, and a two-layer network."""
+    """t (b,) -> (b, width): ``sin`` and ``cos`` of ``1000 t f_i`` with ``f_i =
+    10000^(-i/(features/2 - 1))``, and a two-layer network.
+    """
 
     def __init__(self, features: int, width: int):
         super().__init__()
@@ -38,8 +47,11 @@ class SinusoidMLP(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         dtype = torch.promote_types(t.dtype, torch.float32)
         half = self.features // 2
-        rates = torch.exp(torch.arange(half, device=t.device, dtype=dtype) * -(math.log(10000) / (half - 1)))
-        angle = 1000 * t.to(dtype)[:, None] * rates  # in this order: angles reach 10^3, where rounding shows
+        rates = torch.exp(
+            torch.arange(half, device=t.device, dtype=dtype) * -(math.log(10000) / (half - 1))
+        )
+        # in this order: angles reach 10^3, where rounding shows
+        angle = 1000 * t.to(dtype)[:, None] * rates
         features = torch.cat([angle.sin(), angle.cos()], -1).to(self.linear_1.weight.dtype)
         return self.linear_2(F.silu(self.linear_1(features)))
 
@@ -58,30 +70,43 @@ class _Transpose(nn.Module):
 
 def frame_conv(channels: int, causal: bool) -> nn.Conv1d:
     """A convolution over three frames."""
-    return CausalConv(channels, channels, 3) if causal else nn.Conv1d(channels, channels, 3, padding=1)
+    return (
+        CausalConv(channels, channels, 3) if causal else nn.Conv1d(channels, channels, 3, padding=1)
+    )
 
 
 class ConvBlock(nn.Module):
-    """Convolution over three frames, norm (per frame if causal, else 8 groups over all frames), Mish; masked before and after."""
+    """Convolution over three frames, norm (per frame if causal, else 8 groups over all frames),
+    Mish; masked before and after.
+    """
 
     def __init__(self, inputs: int, outputs: int, causal: bool):
         super().__init__()
         if causal:
-            self.block = nn.Sequential(CausalConv(inputs, outputs, 3), _Transpose(), Norm(outputs), _Transpose(), nn.Mish())
+            self.block = nn.Sequential(
+                CausalConv(inputs, outputs, 3), _Transpose(), Norm(outputs), _Transpose(), nn.Mish()
+            )
         else:
-            self.block = nn.Sequential(nn.Conv1d(inputs, outputs, 3, padding=1), GroupedNorm(8, outputs), nn.Mish())
+            self.block = nn.Sequential(
+                nn.Conv1d(inputs, outputs, 3, padding=1), GroupedNorm(8, outputs), nn.Mish()
+            )
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         return self.block(x * mask) * mask
 
 
 class ResidualBlock(nn.Module):
-    """Two ``ConvBlock``s with the time embedding added between them, and a 1 x 1 convolution beside; x (b, c, n), time (b, width)."""
+    """Two ``ConvBlock``s with the time embedding added between them, and a 1 x 1 convolution
+    beside; x (b, c, n), time (b, width).
+    """
 
     def __init__(self, inputs: int, outputs: int, width: int, causal: bool):
         super().__init__()
         self.mlp = nn.Sequential(nn.Mish(), nn.Linear(width, outputs))
-        self.block1, self.block2 = ConvBlock(inputs, outputs, causal), ConvBlock(outputs, outputs, causal)
+        self.block1, self.block2 = (
+            ConvBlock(inputs, outputs, causal),
+            ConvBlock(outputs, outputs, causal),
+        )
         self.res_conv = nn.Conv1d(inputs, outputs, 1)
 
     def forward(self, x: Tensor, mask: Tensor, time: Tensor) -> Tensor:
@@ -101,20 +126,28 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """mask: broadcasts to (b, heads, n, n); bool (True is seen) or added to the scores."""
-        q, k, v = (project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for project in (self.to_q, self.to_k, self.to_v))
+        q, k, v = (
+            project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for project in (self.to_q, self.to_k, self.to_v)
+        )
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
         return self.to_out[1](self.to_out[0](out))
 
 
 class _Expand(nn.Module):
-    """The first layer of a feed-forward with its activation; gated ones project to twice the width."""
+    """The first layer of a feed-forward with its activation; gated ones project to twice the
+    width.
+    """
 
     def __init__(self, channels: int, inner: int, activation: str):
         super().__init__()
         self.activation = activation
         self.proj = nn.Linear(channels, 2 * inner if activation == "geglu" else inner)
         if activation == "snakebeta":
-            self.alpha, self.beta = nn.Parameter(torch.zeros(inner)), nn.Parameter(torch.zeros(inner))
+            self.alpha, self.beta = (
+                nn.Parameter(torch.zeros(inner)),
+                nn.Parameter(torch.zeros(inner)),
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.proj(x)
@@ -137,7 +170,11 @@ class FeedForward(nn.Module):
 
     def __init__(self, channels: int, activation: str, dropout: float):
         super().__init__()
-        self.net = nn.Sequential(_Expand(channels, 4 * channels, activation), nn.Dropout(dropout), nn.Linear(4 * channels, channels))
+        self.net = nn.Sequential(
+            _Expand(channels, 4 * channels, activation),
+            nn.Dropout(dropout),
+            nn.Linear(4 * channels, channels),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)

@@ -1,4 +1,6 @@
-"""The 1-D U-Net that Matcha-TTS, CosyVoice 2 and Chatterbox use as velocity network, with the originals' state-dict names."""
+"""The 1-D U-Net that Matcha-TTS, CosyVoice 2 and Chatterbox use as velocity network, with the
+originals' state-dict names.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from mfdistill.networks.matcha_config import MatchaUNetConfig
-from mfdistill.networks.matcha_layers import ConvBlock, Double, Halve, ResidualBlock, SinusoidMLP, TransformerBlock, frame_conv
+from mfdistill.networks.matcha_layers import (
+    ConvBlock,
+    Double,
+    Halve,
+    ResidualBlock,
+    SinusoidMLP,
+    TransformerBlock,
+    frame_conv,
+)
 
 
 class UNet1d(nn.Module):
-    """``estimator(x, mask, mu, t, spks, cond, streaming)``, called and named as the originals' (``CausalConditionalDecoder``,
-    ``ConditionalDecoder``, Matcha's ``Decoder``)."""
+    """``estimator(x, mask, mu, t, spks, cond, streaming)``, called and named as the originals'
+    (``CausalConditionalDecoder``, ``ConditionalDecoder``, Matcha's ``Decoder``).
+    """
 
     def __init__(self, config: MatchaUNetConfig):
         super().__init__()
@@ -22,17 +33,38 @@ class UNet1d(nn.Module):
         self.time_mlp = SinusoidMLP(config.in_channels, time)
 
         def stage(inputs: int, outputs: int) -> list[nn.Module]:
-            sizes = (outputs, config.num_heads, config.attention_head_dim, config.act_fn, config.dropout)
-            return [ResidualBlock(inputs, outputs, time, causal), nn.ModuleList(TransformerBlock(*sizes) for _ in range(config.n_blocks))]
+            sizes = (
+                outputs,
+                config.num_heads,
+                config.attention_head_dim,
+                config.act_fn,
+                config.dropout,
+            )
+            return [
+                ResidualBlock(inputs, outputs, time, causal),
+                nn.ModuleList(TransformerBlock(*sizes) for _ in range(config.n_blocks)),
+            ]
 
         def stages(pairs: Iterable[tuple[int, int]], resize: type[nn.Module]) -> nn.ModuleList:
             rows = list(pairs)
-            ends = [resize(b) if i < len(rows) - 1 else frame_conv(b, causal) for i, (_, b) in enumerate(rows)]
-            return nn.ModuleList(nn.ModuleList([*stage(a, b), end]) for (a, b), end in zip(rows, ends, strict=True))
+            ends = [
+                resize(b) if i < len(rows) - 1 else frame_conv(b, causal)
+                for i, (_, b) in enumerate(rows)
+            ]
+            return nn.ModuleList(
+                nn.ModuleList([*stage(a, b), end]) for (a, b), end in zip(rows, ends, strict=True)
+            )
 
-        self.down_blocks = stages(zip((config.in_channels, *widths[:-1]), widths, strict=True), Halve)
-        self.mid_blocks = nn.ModuleList(nn.ModuleList(stage(widths[-1], widths[-1])) for _ in range(config.num_mid_blocks))
-        self.up_blocks = stages(((2 * a, b) for a, b in zip(widths[::-1], (*widths[-2::-1], widths[0]), strict=True)), Double)
+        self.down_blocks = stages(
+            zip((config.in_channels, *widths[:-1]), widths, strict=True), Halve
+        )
+        self.mid_blocks = nn.ModuleList(
+            nn.ModuleList(stage(widths[-1], widths[-1])) for _ in range(config.num_mid_blocks)
+        )
+        self.up_blocks = stages(
+            ((2 * a, b) for a, b in zip(widths[::-1], (*widths[-2::-1], widths[0]), strict=True)),
+            Double,
+        )
         self.final_block = ConvBlock(widths[0], widths[0], causal)
         self.final_proj = nn.Conv1d(widths[0], config.out_channels, 1)
 
@@ -46,7 +78,8 @@ class UNet1d(nn.Module):
         cond: Tensor | None = None,
         streaming: bool | Tensor = False,
     ) -> Tensor:
-        """x, mu, cond (b, mels, n); mask (b, 1, n); t as the time embedding takes it; spks (b, speaker); streaming also (b,) or 0-d.
+        """x, mu, cond (b, mels, n); mask (b, 1, n); t as the time embedding takes it; spks (b,
+        speaker); streaming also (b,) or 0-d.
 
         Returns: (b, mels, n), zero where the mask is.
         """
@@ -68,13 +101,30 @@ class UNet1d(nn.Module):
         here = mask
         for block, transformers, grow in self.up_blocks:  # type: ignore[misc]
             here, skip = masks.pop(), hidden.pop()
-            x = self._stage(torch.cat([x[:, :, : skip.shape[-1]], skip], 1), here, time, block, transformers, streaming)
+            x = self._stage(
+                torch.cat([x[:, :, : skip.shape[-1]], skip], 1),
+                here,
+                time,
+                block,
+                transformers,
+                streaming,
+            )
             x = grow(x * here)
         return self.final_proj(self.final_block(x, here) * here) * mask
 
-    def _stage(self, x: Tensor, mask: Tensor, time: Tensor, block: nn.Module, transformers: nn.Module, streaming: bool | Tensor) -> Tensor:
+    def _stage(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        time: Tensor,
+        block: nn.Module,
+        transformers: nn.Module,
+        streaming: bool | Tensor,
+    ) -> Tensor:
         x = block(x, mask, time).transpose(1, 2)
-        if self.config.matcha:  # its mask reaches the attention as a number that is added: not seen would be -inf, but it is 0 against 1
+        # its mask reaches the attention as a number that is added: not seen would be -inf, but it
+        # is 0 against 1
+        if self.config.matcha:
             attend = mask[:, None].to(x.dtype)
         else:
             attend = visible(mask[:, 0] > 0, self.config.static_chunk_size, streaming)[:, None]
@@ -87,8 +137,10 @@ def visible(valid: Tensor, chunk: int, streaming: bool | Tensor) -> Tensor:
     """Which frames (last axis) each frame attends to: (b, 1, n) or (b, n, n), True is seen.
 
     Args:
-        valid: (b, n), False on padded frames, which nobody sees; who would see nothing sees all (as the originals).
-        chunk: in streaming form, frames see up to the end of their chunk of so many; 0 is no such limit.
+        valid: (b, n), False on padded frames, which nobody sees; who would see nothing sees all (as
+            the originals).
+        chunk: in streaming form, frames see up to the end of their chunk of so many; 0 is no such
+            limit.
         streaming: for all, or (b,) one by one.
     """
     seen = valid[:, None]
@@ -101,10 +153,12 @@ def visible(valid: Tensor, chunk: int, streaming: bool | Tensor) -> Tensor:
 
 
 class MatchaUNet(nn.Module):
-    """``UNet1d`` under the signature of all networks here: ``network(z_t, t, cond) -> v``, in the layout ``(b, mels, n)``.
+    """``UNet1d`` under the signature of all networks here: ``network(z_t, t, cond) -> v``, in the
+    layout ``(b, mels, n)``.
 
-    ``cond``: ``mu`` (b, mels, n), ``spks`` (b, speaker), ``cond`` the prompt's Mel (b, mels, n), those that ``in_channels`` has room for;
-    with none of them it is the null condition, zeros. ``mask`` (b, 1, n) or (b, n), default all valid; ``streaming`` 0-d or (b,), default
+    ``cond``: ``mu`` (b, mels, n), ``spks`` (b, speaker), ``cond`` the prompt's Mel (b, mels, n),
+    those that ``in_channels`` has room for; with none of them it is the null condition, zeros.
+    ``mask`` (b, 1, n) or (b, n), default all valid; ``streaming`` 0-d or (b,), default
     ``self.streaming``.
     """
 
@@ -130,10 +184,25 @@ class MatchaUNet(nn.Module):
         prompt = mels if room >= mels and not self.config.matcha else 0
         shapes = {"mu": (b, mels, n), "spks": (b, room - prompt), "cond": (b, prompt, n)}
         parts = {}
-        given = given or (["none"] if self.config.matcha else [])  # Matcha-TTS has no null condition
+        # Matcha-TTS has no null condition
+        given = given or (["none"] if self.config.matcha else [])
         for name in (name for name, shape in shapes.items() if shape[1] > 0):
             if given and name not in given:
-                raise ValueError(f"the condition has no '{name}'; this network needs mu (b, {mels}, n)"
-                                 + "".join(f", {key} {tuple(shapes[key])}" for key in ("spks", "cond") if shapes[key][1] > 0))
+                raise ValueError(
+                    f"the condition has no '{name}'; this network needs mu (b, {mels}, n)"
+                    + "".join(
+                        f", {key} {tuple(shapes[key])}"
+                        for key in ("spks", "cond")
+                        if shapes[key][1] > 0
+                    )
+                )
             parts[name] = cond[name] if given else z_t.new_zeros(shapes[name])
-        return self.estimator(z_t, mask, parts["mu"], t, parts.get("spks"), parts.get("cond"), cond.get("streaming", self.streaming))
+        return self.estimator(
+            z_t,
+            mask,
+            parts["mu"],
+            t,
+            parts.get("spks"),
+            parts.get("cond"),
+            cond.get("streaming", self.streaming),
+        )

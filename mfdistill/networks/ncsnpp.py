@@ -1,8 +1,10 @@
-"""NCSN++ as SGMSE+, FlowSE and MeanFlowSE use it (score-SDE, arXiv 2011.13456), as a velocity network on our clock.
+"""NCSN++ as SGMSE+, FlowSE and MeanFlowSE use it (score-SDE, arXiv 2011.13456), as a velocity
+network on our clock.
 
-BigGAN residual blocks, FIR resampling as plain convolutions, progressive input ("input skip", sum) and output ("output skip").
-Everything is differentiable in forward mode. The submodules in ``all_modules`` have the originals' numbers, so a checkpoint's names
-differ only in the time embedding's (``teachers.enhancement``).
+BigGAN residual blocks, FIR resampling as plain convolutions, progressive input ("input skip", sum)
+and output ("output skip"). Everything is differentiable in forward mode. The submodules in
+``all_modules`` have the originals' numbers, so a checkpoint's names differ only in the time
+embedding's (``teachers.enhancement``).
 """
 
 from __future__ import annotations
@@ -26,13 +28,17 @@ _WEIGHTS = 2**26  # of attention, held at a time
 
 
 def fir_down(x: Tensor, kernel: Tensor) -> Tensor:
-    """``(b, c, f, n)`` to half of f and n: the kernel ``(1, 1, 4, 4)`` of sum 1 around every second pixel, zeros beyond the edges."""
+    """``(b, c, f, n)`` to half of f and n: the kernel ``(1, 1, 4, 4)`` of sum 1 around every second
+    pixel, zeros beyond the edges.
+    """
     return F.conv2d(x, kernel.expand(x.shape[1], 1, 4, 4), stride=2, padding=1, groups=x.shape[1])
 
 
 def fir_up(x: Tensor, kernel: Tensor) -> Tensor:
     """``(b, c, f, n)`` to twice f and n: zeros between the pixels, then four times the kernel."""
-    return F.conv_transpose2d(x, 4 * kernel.expand(x.shape[1], 1, 4, 4), stride=2, padding=1, groups=x.shape[1])
+    return F.conv_transpose2d(
+        x, 4 * kernel.expand(x.shape[1], 1, 4, 4), stride=2, padding=1, groups=x.shape[1]
+    )
 
 
 def fir_kernel() -> Tensor:
@@ -42,12 +48,16 @@ def fir_kernel() -> Tensor:
 
 
 class GroupNorm(nn.GroupNorm):
-    """``min(c / 4, 32)`` groups. Written out under ``torch.compile``, where the fused one cannot be differentiated in forward mode."""
+    """``min(c / 4, 32)`` groups. Written out under ``torch.compile``, where the fused one cannot be
+    differentiated in forward mode.
+    """
 
     def __init__(self, channels: int):
         groups = min(channels // 4, 32)
         if not groups or channels % groups:
-            raise UserError(f"network 'ncsnpp': {channels} channels cannot be normed in {groups} groups; make nf a multiple of 16")
+            raise UserError(
+                f"network 'ncsnpp': {channels} channels cannot be normed in {groups} groups; make nf a multiple of 16"
+            )
         super().__init__(groups, channels, eps=1e-6)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -66,9 +76,13 @@ def _conv(inputs: int, outputs: int, size: int = 3, scale: float = 1.0) -> nn.Co
 
 
 class ResBlock(nn.Module):
-    """Two 3 x 3 convolutions beside a skip, the time embedding added between them; optionally to twice or half the resolution."""
+    """Two 3 x 3 convolutions beside a skip, the time embedding added between them; optionally to
+    twice or half the resolution.
+    """
 
-    def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float, resample: str | None = None):
+    def __init__(
+        self, inputs: int, outputs: int, embedding: int, dropout: float, resample: str | None = None
+    ):
         super().__init__()
         self.resample = resample
         self.GroupNorm_0 = GroupNorm(inputs)
@@ -103,19 +117,28 @@ class PixelLinear(nn.Module):
         super().__init__()
         linear = nn.Linear(channels, channels)
         fan_average(linear, scale)
-        self.W, self.b = nn.Parameter(linear.weight.detach().t().contiguous()), nn.Parameter(torch.zeros(channels))
+        self.W, self.b = (
+            nn.Parameter(linear.weight.detach().t().contiguous()),
+            nn.Parameter(torch.zeros(channels)),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.matmul(self.W.t(), x) + self.b[:, None]
 
 
 class Attention(nn.Module):
-    """One head over all pixels; the softmax is written out, since fused attention has no forward-mode rule."""
+    """One head over all pixels; the softmax is written out, since fused attention has no
+    forward-mode rule.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
         self.GroupNorm_0 = GroupNorm(channels)
-        self.NIN_0, self.NIN_1, self.NIN_2 = PixelLinear(channels), PixelLinear(channels), PixelLinear(channels)
+        self.NIN_0, self.NIN_1, self.NIN_2 = (
+            PixelLinear(channels),
+            PixelLinear(channels),
+            PixelLinear(channels),
+        )
         self.NIN_3 = PixelLinear(channels, scale=0.0)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -124,7 +147,11 @@ class Attention(nn.Module):
         q, k, v = self.NIN_0(h), self.NIN_1(h), self.NIN_2(h)
         # long recordings by groups of queries: the whole matrix of a minute would not fit
         groups = q.split(max(1, _WEIGHTS // (len(q) * q.shape[2])), -1)
-        h = torch.cat([_attend(part, k, v) for part in groups], -1) if len(groups) > 1 else _attend(q, k, v)
+        h = (
+            torch.cat([_attend(part, k, v) for part in groups], -1)
+            if len(groups) > 1
+            else _attend(q, k, v)
+        )
         h = self.NIN_3(h)
         return (x + h.reshape(x.shape)) * _HALF
 
@@ -153,8 +180,10 @@ class _Level(NamedTuple):
 
 
 class NCSNpp(nn.Module):
-    """``forward(z_t, t, cond) -> v``: ``z_t`` and ``cond["y"]`` are ``(b, 2, f, n)``, ``f = config.image_size``, any n (padded with zeros
-    to a multiple of ``2^(levels - 1)`` inside); t is ``(b,)`` or the stacked pair [t, r], on our clock."""
+    """``forward(z_t, t, cond) -> v``: ``z_t`` and ``cond["y"]`` are ``(b, 2, f, n)``, ``f =
+    config.image_size``, any n (padded with zeros to a multiple of ``2^(levels - 1)`` inside); t is
+    ``(b,)`` or the stacked pair [t, r], on our clock.
+    """
 
     time_embedding_name = "time_embedding"
 
@@ -163,8 +192,12 @@ class NCSNpp(nn.Module):
         self.config = config
         self.fuse = True  # on CPUs, where possible (networks.fused)
         nf, self.multiple = config.nf, 2 ** (len(config.ch_mult) - 1)
-        embedding = NoisinessEmbedding(nf, config.fourier_scale, config.time == "log", config.time_floor)
-        self.time_embedding = DeltaEmbedding(embedding, 4 * nf, config.fourier_scale) if config.delta else embedding
+        embedding = NoisinessEmbedding(
+            nf, config.fourier_scale, config.time == "log", config.time_floor
+        )
+        self.time_embedding = (
+            DeltaEmbedding(embedding, 4 * nf, config.fourier_scale) if config.delta else embedding
+        )
         self.output_layer = nn.Conv2d(4, 2, 1)
         self.all_modules = nn.ModuleDict()
         self.register_buffer("kernel", fir_kernel(), persistent=False)
@@ -213,15 +246,21 @@ class NCSNpp(nn.Module):
     def forward(self, z_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         return self._both((z_t, None), (t, None), cond)[0]
 
-    def with_tangent(self, z_t: Tensor, t: Tensor, cond: dict[str, Tensor], dz: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
-        """``forward`` and its derivative along (dz, dt), tangents of z_t and t, in one pass; only the value has a graph."""
+    def with_tangent(
+        self, z_t: Tensor, t: Tensor, cond: dict[str, Tensor], dz: Tensor, dt: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """``forward`` and its derivative along (dz, dt), tangents of z_t and t, in one pass; only
+        the value has a graph.
+        """
         value, tangent = self._both((z_t, dz), (t, dt), cond)
         assert tangent is not None
         return value, tangent
 
     def _both(self, z_t: Dual, t: Dual, cond: dict[str, Tensor]) -> Dual:
         if z_t[0].shape[2] != self.config.image_size:
-            raise ValueError(f"network 'ncsnpp' was made for {self.config.image_size} bins (image_size), got {z_t[0].shape[2]}")
+            raise ValueError(
+                f"network 'ncsnpp' was made for {self.config.image_size} bins (image_size), got {z_t[0].shape[2]}"
+            )
         n, y = z_t[0].shape[3], cond["y"]
         fuse = self.fuse and can_fuse(z_t[0]) and not (self.training and self.config.dropout)
 
@@ -238,11 +277,18 @@ class NCSNpp(nn.Module):
         if self.config.divide_by_t:
             pyramid = pyramid / noisiness.clamp(min=self.config.time_floor)[:, None, None, None]
         output = self.output_layer(pyramid)[..., : z_t.shape[3]]
-        # velocity and score are minus the network on the official clock; the flipped clock takes the velocity's minus away
-        return output if self.config.output == "velocity" else to_velocity(-output, z_t, y, noisiness, self.config)
+        # velocity and score are minus the network on the official clock; the flipped clock takes
+        # the velocity's minus away
+        return (
+            output
+            if self.config.output == "velocity"
+            else to_velocity(-output, z_t, y, noisiness, self.config)
+        )
 
     def _body(self, x: Dual, e: Dual, fuse: bool) -> Dual:
-        """The output pyramid ``(b, 4, f, n)`` of the stacked input and the activated time embedding."""
+        """The output pyramid ``(b, 4, f, n)`` of the stacked input and the activated time
+        embedding.
+        """
         layers, kernel = self.all_modules, self.kernel
 
         def add(a: Dual, b: Dual) -> Dual:
@@ -265,7 +311,9 @@ class NCSNpp(nn.Module):
         pyramid = None
         for level in self.up:
             for block, attention in level.blocks:
-                h = layers[block](linear(lambda h, skip: torch.cat([h, skip], 1), h, skips.pop()), e, kernel, fuse)
+                h = layers[block](
+                    linear(lambda h, skip: torch.cat([h, skip], 1), h, skips.pop()), e, kernel, fuse
+                )
                 h = through(layers[attention], h) if attention else h
             norm, last = (layers[name] for name in level.ends or ())
             part = conv(last, h, fuse, norm)  # type: ignore[arg-type]

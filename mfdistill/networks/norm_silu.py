@@ -1,7 +1,9 @@
-"""The arithmetic of ``silu(group_norm(x))``, of its tangent and of its gradient, over images that are channels last ``(n, h, w, c)``.
+"""The arithmetic of ``silu(group_norm(x))``, of its tangent and of its gradient, over images that
+are channels last ``(n, h, w, c)``.
 
-Every elementwise chain runs over a few rows at a time, which stay in the cache. Tangent and gradient of the norm have the same form
-``a dx + p x + q`` with a, p, q per sample and channel, since its Jacobian is symmetric up to gamma.
+Every elementwise chain runs over a few rows at a time, which stay in the cache. Tangent and
+gradient of the norm have the same form ``a dx + p x + q`` with a, p, q per sample and channel,
+since its Jacobian is symmetric up to gamma.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_CHUNK = 2**16  # elements of a few image rows that pass through all elementwise steps before the next ones
+# elements of a few image rows that pass through all elementwise steps before the next ones
+_CHUNK = 2**16
 
 
 def tangent_of_norm_silu(norm: nn.GroupNorm, x: Tensor, dx: Tensor) -> Tensor:
@@ -29,7 +32,9 @@ def tangent_of_norm_silu(norm: nn.GroupNorm, x: Tensor, dx: Tensor) -> Tensor:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """``(n, c, h, w)`` as contiguous ``(n, h, w, c)``: a view of an image that is channels last already."""
+    """``(n, c, h, w)`` as contiguous ``(n, h, w, c)``: a view of an image that is channels last
+    already.
+    """
     return x.permute(0, 2, 3, 1).contiguous()
 
 
@@ -42,7 +47,9 @@ def rows(image: Tensor) -> Iterator[tuple[int, slice]]:
             yield i, slice(row, row + step)
 
 
-def affine(image: Tensor, gamma: Tensor, beta: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def affine(
+    image: Tensor, gamma: Tensor, beta: Tensor, groups: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Group norm as ``x a + b`` per sample and channel; a, b, mean and 1 / std, all (n, c)."""
     n, h, w, c = image.shape
     counts, means, squares = [], [[] for _ in range(n)], [[] for _ in range(n)]
@@ -53,24 +60,37 @@ def affine(image: Tensor, gamma: Tensor, beta: Tensor, groups: int, eps: float) 
         squares[i].append((chunk - mean).square_().sum(0))
         if i == 0:
             counts.append(len(chunk))
-    # per channel from the chunks' (Chan's formula), then per group from the channels': nothing large is subtracted from anything large
-    share = (torch.tensor(counts, dtype=torch.float64, device=image.device) / (h * w))[None, :, None]
+    # per channel from the chunks' (Chan's formula), then per group from the channels': nothing
+    # large is subtracted from anything large
+    share = (torch.tensor(counts, dtype=torch.float64, device=image.device) / (h * w))[
+        None, :, None
+    ]
     chunks = torch.stack([torch.stack(part) for part in means]).double()
     mean = (share * chunks).sum(1)
     variance = torch.stack([torch.stack(part) for part in squares]).double().sum(1) / (h * w)
     variance = variance + (share * (chunks - mean[:, None]).square()).sum(1)
     of_group = mean.view(n, groups, -1).mean(-1, keepdim=True)
-    variance = (variance.view(n, groups, -1) + (mean.view(n, groups, -1) - of_group).square()).mean(-1, keepdim=True)
+    variance = (variance.view(n, groups, -1) + (mean.view(n, groups, -1) - of_group).square()).mean(
+        -1, keepdim=True
+    )
     spread = (n, groups, c // groups)
-    mean, rstd = of_group.expand(spread).reshape(n, c), (variance + eps).rsqrt().expand(spread).reshape(n, c)
+    mean, rstd = (
+        of_group.expand(spread).reshape(n, c),
+        (variance + eps).rsqrt().expand(spread).reshape(n, c),
+    )
     a = gamma * rstd
     b = beta - mean * a
     return a.to(image.dtype), b.to(image.dtype), mean.to(image.dtype), rstd.to(image.dtype)
 
 
 def _sums(image: Tensor, other: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """Per sample and channel: the sums of ``other`` and of ``other (x - mean)``, in double precision."""
-    first, second = torch.zeros_like(mean, dtype=torch.float64), torch.zeros_like(mean, dtype=torch.float64)
+    """Per sample and channel: the sums of ``other`` and of ``other (x - mean)``, in double
+    precision.
+    """
+    first, second = (
+        torch.zeros_like(mean, dtype=torch.float64),
+        torch.zeros_like(mean, dtype=torch.float64),
+    )
     for i, part in rows(image):
         x, o = image[i, part].flatten(0, 1), other[i, part].flatten(0, 1)
         first[i] += o.sum(0)
@@ -78,11 +98,17 @@ def _sums(image: Tensor, other: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     return first / image[0, ..., 0].numel(), second / image[0, ..., 0].numel()
 
 
-def _through_norm(a: Tensor, groups: int, mean: Tensor, rstd: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """p and q of a norm's tangent ``a dx + p x + q`` from the channels' means of dx and ``dx (x - mean)``."""
+def _through_norm(
+    a: Tensor, groups: int, mean: Tensor, rstd: Tensor, first: Tensor, second: Tensor
+) -> tuple[Tensor, Tensor]:
+    """p and q of a norm's tangent ``a dx + p x + q`` from the channels' means of dx and ``dx (x -
+    mean)``.
+    """
     n, c = a.shape
     spread = (n, groups, c // groups)
-    first, second = (m.view(spread).mean(-1, keepdim=True).expand(spread).reshape(n, c) for m in (first, second))
+    first, second = (
+        m.view(spread).mean(-1, keepdim=True).expand(spread).reshape(n, c) for m in (first, second)
+    )
     p = -a * second * rstd.double().square()
     return p.to(a.dtype), (-a * first - p * mean).to(a.dtype)
 
@@ -125,8 +151,12 @@ def _empty(image: Tensor, padded: bool) -> tuple[Tensor, Tensor]:
     return out, out[:, 1:-1, 1:-1]
 
 
-def norm_gradient(image: Tensor, g: Tensor, statistics: Any, groups: int, own: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, gamma and beta from that of the activation; writes into ``g`` if it is our ``own``."""
+def norm_gradient(
+    image: Tensor, g: Tensor, statistics: Any, groups: int, own: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, gamma and beta from that of the activation; writes into ``g`` if it is our
+    ``own``.
+    """
     a, b, mean, rstd = statistics
     out = g if own else torch.empty_like(g)
     for i, part in rows(image):

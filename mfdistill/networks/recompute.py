@@ -1,4 +1,6 @@
-"""Activation checkpointing of foreign networks: their blocks are computed again in the backward pass instead of being kept."""
+"""Activation checkpointing of foreign networks: their blocks are computed again in the backward
+pass instead of being kept.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ _LAYERS = (dit.Attention, dit.FeedForward)  # of networks that keep no whole blo
 
 
 def recompute_activations(network: nn.Module) -> int:
-    """Make the blocks of ``network`` keep only their inputs while it trains; changes it in place, no names of weights, no values.
+    """Make the blocks of ``network`` keep only their inputs while it trains; changes it in place,
+    no names of weights, no values.
 
     Returns: how many blocks.
     Raises:
@@ -26,14 +29,18 @@ def recompute_activations(network: nn.Module) -> int:
     found = [module for module in network.modules() if isinstance(module, _BLOCKS)]
     found = found or [module for module in network.modules() if isinstance(module, _LAYERS)]
     if not found:
-        raise UserError("checkpoint_activations: this network has no transformer blocks; leave it out")
+        raise UserError(
+            "checkpoint_activations: this network has no transformer blocks; leave it out"
+        )
     for module in found:
         module.forward = _Recomputed(module)  # type: ignore[method-assign]
     return len(found)
 
 
 class _Recomputed:
-    """The forward of a block; an object and not a closure, so that a copied network computes with its own weights."""
+    """The forward of a block; an object and not a closure, so that a copied network computes with
+    its own weights.
+    """
 
     def __init__(self, module: nn.Module):
         self.module = module

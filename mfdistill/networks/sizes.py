@@ -1,4 +1,6 @@
-"""The larger networks as one chooses them on the command line: a named size, and single numbers over it. Without torch."""
+"""The larger networks as one chooses them on the command line: a named size, and single numbers
+over it. Without torch.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,10 @@ class UNetSizes:
     """Network of ``--backbone`` ncsnpp, dcunet or causal_ncsnpp. None is the named size's."""
 
     size: Size = "small"
-    """ncsnpp: 1.4, 5.5, 16 and 65.6 M parameters; causal_ncsnpp: 0.9, 3.5, 7 and 27.9 M; dcunet: 1.6, 2.7, 3.9 (DCUNet-10, 16, 20) and
-    3.6 M (DilDCUNet-v2)."""
+    """ncsnpp: 1.4, 5.5, 16 and 65.6 M parameters; causal_ncsnpp: 0.9, 3.5, 7 and 27.9 M; dcunet:
+    1.6, 2.7, 3.9 (DCUNet-10, 16, 20) and
+    3.6 M (DilDCUNet-v2).
+    """
     nf: int | None = None
     """Base width; of ncsnpp a multiple of 16."""
     ch_mult: tuple[int, ...] | None = None
@@ -28,9 +32,13 @@ class UNetSizes:
     attn_resolutions: tuple[int, ...] | None = None
     """Bins of the resolutions with attention (ncsnpp)."""
     fourier_scale: float | None = None
-    """Of the time frequencies; 1 for new networks (derivatives grow with it), published checkpoints have 16."""
+    """Of the time frequencies; 1 for new networks (derivatives grow with it), published checkpoints
+    have 16.
+    """
     time: Literal["log", "linear"] | None = None
-    """What of the time ncsnpp embeds; linear for new networks, published checkpoints have the logarithm."""
+    """What of the time ncsnpp embeds; linear for new networks, published checkpoints have the
+    logarithm.
+    """
     dropout: float | None = None
     """Of ncsnpp."""
     architecture: str | None = None
@@ -59,8 +67,16 @@ SIZES: dict[str, dict[Size, dict[str, Any]]] = {
         "published": {"architecture": "DilDCUNet-v2"},
     },
 }
-_SMOOTH = {"ncsnpp": {"fourier_scale": 1.0, "time": "linear"}, "dcunet": {"fourier_scale": 1.0}, "causal_ncsnpp": {"fourier_scale": 1.0}}
-CONFIGS: dict[str, type] = {"ncsnpp": NCSNppConfig, "dcunet": DCUNetConfig, "causal_ncsnpp": CausalNCSNppConfig}
+_SMOOTH = {
+    "ncsnpp": {"fourier_scale": 1.0, "time": "linear"},
+    "dcunet": {"fourier_scale": 1.0},
+    "causal_ncsnpp": {"fourier_scale": 1.0},
+}
+CONFIGS: dict[str, type] = {
+    "ncsnpp": NCSNppConfig,
+    "dcunet": DCUNetConfig,
+    "causal_ncsnpp": CausalNCSNppConfig,
+}
 
 
 def unet_config(
@@ -69,28 +85,45 @@ def unet_config(
     """The network's configuration for so many STFT bins.
 
     Args:
-        delta: with MeanFlowSE's embedding of the interval (ncsnpp). predicted: sees a predictor's estimate too (causal_ncsnpp).
+        delta: with MeanFlowSE's embedding of the interval (ncsnpp). predicted: sees a predictor's
+            estimate too (causal_ncsnpp).
 
     Raises:
-        UserError: an option that this network does not have, or numbers that do not fit it or the bins.
+        UserError: an option that this network does not have, or numbers that do not fit it or the
+            bins.
     """
-    given = {item.name: value for item in fields(sizes) if item.name != "size" and (value := getattr(sizes, item.name)) is not None}
+    given = {
+        item.name: value
+        for item in fields(sizes)
+        if item.name != "size" and (value := getattr(sizes, item.name)) is not None
+    }
     cls = CONFIGS[backbone]
     known = {item.name for item in fields(cls)}
     for name in given:
         if name not in known:
-            raise UserError(f"--unet.{name.replace('_', '-')}: network '{backbone}' has no such number; leave it out")
+            raise UserError(
+                f"--unet.{name.replace('_', '-')}: network '{backbone}' has no such number; leave it out"
+            )
     if predicted and backbone != "causal_ncsnpp":
-        raise UserError(f"--backbone {backbone}: does not see a predictor's estimate; take compact or causal_ncsnpp, or no --predictor")
+        raise UserError(
+            f"--backbone {backbone}: does not see a predictor's estimate; take compact or causal_ncsnpp, or no --predictor"
+        )
     values = {**_SMOOTH[backbone], **SIZES[backbone][sizes.size], **given}
     if backbone == "ncsnpp":
         values |= {"image_size": bins, "delta": delta}
     if backbone == "causal_ncsnpp":
-        values = {"norm": "subband_grouped_framenorm", **values, "input_freqs": bins, "input_channels": 6 if predicted else 4}
+        values = {
+            "norm": "subband_grouped_framenorm",
+            **values,
+            "input_freqs": bins,
+            "input_channels": 6 if predicted else 4,
+        }
     return cls(**values)
 
 
 def chosen_sizes(backbone: str, config: Any) -> UNetSizes:
-    """The inverse of ``unet_config``: every number told, so that a repeated run has the same network whatever the named sizes become."""
+    """The inverse of ``unet_config``: every number told, so that a repeated run has the same
+    network whatever the named sizes become.
+    """
     names = {item.name for item in fields(UNetSizes)} & {item.name for item in fields(type(config))}
     return UNetSizes(**{"size": "published", **{name: getattr(config, name) for name in names}})

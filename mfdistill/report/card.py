@@ -21,17 +21,28 @@ _RUN = ("steps", "batch_size", "lr", "ema_decay", "seed", "mixed_precision")
 
 
 def model_card(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]] = ()) -> str:
-    """Markdown (with the hub's YAML header) from a folder's ``config.json`` and rows of evaluation. It states only what these hold.
+    """Markdown (with the hub's YAML header) from a folder's ``config.json`` and rows of evaluation.
+    It states only what these hold.
 
     Args:
-        config: ``{"role", "task", "network": {"name", "config"}, "objective", "schedule", "training", "parent"}``; any may be missing.
-        rows: as ``evaluate`` writes them; without rows the card says that there are no measurements.
+        config: ``{"role", "task", "network": {"name", "config"}, "objective", "schedule",
+            "training", "parent"}``; any may be missing.
+        rows: as ``evaluate`` writes them; without rows the card says that there are no
+            measurements.
     """
     role = str(config.get("role") or "model")
     task = config.get("task") or {}
     name, network = task.get("name", "speech"), config.get("network") or {}
     stft = task.get("stft") or {}
-    header = ["---", "library_name: mfdistill", "tags:", "- speech", f"- {name}", f"- {role}", "- flow-matching"]
+    header = [
+        "---",
+        "library_name: mfdistill",
+        "tags:",
+        "- speech",
+        f"- {name}",
+        f"- {role}",
+        "- flow-matching",
+    ]
     header += ["- meanflow", "---"] if role == "student" else ["---"]
 
     own = next((row for row in rows if row.get("model") == role and row.get("params")), {})
@@ -46,7 +57,12 @@ def model_card(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]] = ()
         ("Distilled from", _parent(config.get("parent"))),
     ]
     training = config.get("training") or {}
-    facts += [("Training", ", ".join(f"{key} {training[key]}" for key in _RUN if training.get(key) is not None))]
+    facts += [
+        (
+            "Training",
+            ", ".join(f"{key} {training[key]}" for key in _RUN if training.get(key) is not None),
+        )
+    ]
 
     lines = [*header, "", f"# {name} {role}", "", _summary(role), "", "| | |", "|---|---|"]
     lines += [f"| {key} | {value} |" for key, value in facts if value]
@@ -77,10 +93,23 @@ def _usage(role: str, task: str) -> list[str]:
     if role == "student" and task == "enhance":
         return ["```", "mfdistill restore STUDENT noisy.wav restored.wav --nfe 1", "```"]
     if role == "student":
-        code = ["from mfdistill.students import load_student, sample", "", 'student = load_student("STUDENT")']
+        code = [
+            "from mfdistill.students import load_student, sample",
+            "",
+            'student = load_student("STUDENT")',
+        ]
         return ["```python", *code, "z_1 = sample(student, z_0, cond)  # the schedule above", "```"]
-    code = ["from mfdistill.teachers import load_teacher", "", 'teacher = load_teacher("TEACHER")', "v = teacher.velocity(z_t, t, cond)"]
-    return ["```python", *code, "```"] if role == "teacher" else ["A baseline for comparison, loaded by `mfdistill evaluate`."]
+    code = [
+        "from mfdistill.teachers import load_teacher",
+        "",
+        'teacher = load_teacher("TEACHER")',
+        "v = teacher.velocity(z_t, t, cond)",
+    ]
+    return (
+        ["```python", *code, "```"]
+        if role == "teacher"
+        else ["A baseline for comparison, loaded by `mfdistill evaluate`."]
+    )
 
 
 def _results(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -90,14 +119,24 @@ def _results(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
     said = []
     if common("n"):
-        said.append(f"{common('n')} utterances" + (f" of the {common('split')} split" if common("split") else ""))
+        said.append(
+            f"{common('n')} utterances"
+            + (f" of the {common('split')} split" if common("split") else "")
+        )
     if common("pesq_mode"):
-        said.append({"wb": "wide-band PESQ (P.862.2)", "nb": "narrow-band PESQ (P.862.1)"}.get(common("pesq_mode"), ""))
+        said.append(
+            {"wb": "wide-band PESQ (P.862.2)", "nb": "narrow-band PESQ (P.862.1)"}.get(
+                common("pesq_mode"), ""
+            )
+        )
     if any(key.endswith("_ci95") for row in rows for key in row):
         said.append("± is a 95 % confidence interval over utterances")
     hidden = _BOOKKEEPING | _STATED | ({"n"} if common("n") else set())
     columns = [column for column in shown_columns(rows) if column not in hidden]
-    return [*([("; ".join(part for part in said if part)) + ".", ""] if said else []), markdown_table(rows, columns)]
+    return [
+        *([("; ".join(part for part in said if part)) + ".", ""] if said else []),
+        markdown_table(rows, columns),
+    ]
 
 
 def _hertz(value: Any) -> str:
@@ -106,7 +145,11 @@ def _hertz(value: Any) -> str:
 
 def _objective(value: Any) -> str:
     if isinstance(value, Mapping):
-        plain = {key: item for key, item in value.items() if key != "name" and isinstance(item, (int, float, str))}
+        plain = {
+            key: item
+            for key, item in value.items()
+            if key != "name" and isinstance(item, (int, float, str))
+        }
         settings = ", ".join(f"{key} {item}" for key, item in plain.items())
         return str(value.get("name", "")) + (f" ({settings})" if settings else "")
     return str(value) if value else ""
@@ -119,5 +162,7 @@ def _schedule(config: Mapping[str, Any]) -> str:
 
 def _parent(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {item}" for key, item in value.items() if isinstance(item, (int, float, str)))
+        return ", ".join(
+            f"{key} {item}" for key, item in value.items() if isinstance(item, (int, float, str))
+        )
     return str(value) if value else ""

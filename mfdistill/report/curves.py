@@ -18,18 +18,24 @@ _WINDOW = 0.03  # of the run: the moving average that is drawn over the raw line
 Points = list[tuple[float, float]]
 
 
-def curves_plot(rows: Sequence[Mapping[str, Any]], path: str | Path, title: str | None = None) -> Path:
-    """PNG with a panel per logged quantity: validation first in one colour, then training in another, raw and smoothed.
+def curves_plot(
+    rows: Sequence[Mapping[str, Any]], path: str | Path, title: str | None = None
+) -> Path:
+    """PNG with a panel per logged quantity: validation first in one colour, then training in
+    another, raw and smoothed.
 
     Args:
-        rows: parsed lines of ``log.jsonl``: ``{"step", "kind": "train" | "valid" | "note", <name>: number or null, ...}``.
+        rows: parsed lines of ``log.jsonl``: ``{"step", "kind": "train" | "valid" | "note", <name>:
+            number or null, ...}``.
 
     Raises:
         UserError: nothing to draw, or the file cannot be written.
     """
     curves = _curves(rows)
     if not curves:
-        raise UserError(f"{path}: the log has no numbers to draw yet; train for at least one logging interval")
+        raise UserError(
+            f"{path}: the log has no numbers to draw yet; train for at least one logging interval"
+        )
     width = min(3, len(curves))
     height = -(-len(curves) // width)
     figure = new_figure(3.6 * width, 2.5 * height + (0.3 if title else 0), title)
@@ -39,7 +45,15 @@ def curves_plot(rows: Sequence[Mapping[str, Any]], path: str | Path, title: str 
         colour = COLOURS[0 if kind == "train" else 1]
         dense = len(points) > 30
         noisy = dense and name != "lr"
-        panel.plot(steps, values, color=colour, linewidth=0.8, alpha=0.35 if noisy else 1, marker="" if dense else ".", markersize=5)
+        panel.plot(
+            steps,
+            values,
+            color=colour,
+            linewidth=0.8,
+            alpha=0.35 if noisy else 1,
+            marker="" if dense else ".",
+            markersize=5,
+        )
         if noisy:
             panel.plot(steps, _smooth(values), color=colour, linewidth=1.6)
         if min(values) > 0 and max(values) > 8 * min(values) and name != "lr":
@@ -58,7 +72,11 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Points]:
     for row in rows:
         kind = str(row.get("kind", "train"))
         for name, value in row.items():
-            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            number = (
+                isinstance(value, (int, float))
+                and not isinstance(value, bool)
+                and math.isfinite(value)
+            )
             if name not in _NOT_CURVES and number and isinstance(row.get("step"), (int, float)):
                 found.setdefault((kind, name), []).append((row["step"], value))
 

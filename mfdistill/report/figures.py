@@ -1,4 +1,6 @@
-"""What the figures share: size, colours, and writing a PNG whole or not at all. No pyplot: nothing global, no display."""
+"""What the figures share: size, colours, and writing a PNG whole or not at all. No pyplot: nothing
+global, no display.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito: told apart by everybody
+# Okabe and Ito: told apart by everybody
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 GREY = "#666666"
 DPI = 130
 
@@ -45,7 +48,12 @@ def shared_legend(figure: Figure, handles: dict[str, Any], columns: int = 4) -> 
     """One legend below all panels; nothing for a single entry or none."""
     if len(handles) > 1:
         figure.legend(
-            list(handles.values()), list(handles), loc="outside lower center", ncols=min(columns, len(handles)), fontsize=8, frameon=False
+            list(handles.values()),
+            list(handles),
+            loc="outside lower center",
+            ncols=min(columns, len(handles)),
+            fontsize=8,
+            frameon=False,
         )
 
 
@@ -64,5 +72,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     except OSError as error:
         with contextlib.suppress(OSError):
             part.unlink()
-        raise UserError(f"{path}: cannot be written ({error}); free some space or name another folder") from error
+        raise UserError(
+            f"{path}: cannot be written ({error}); free some space or name another folder"
+        ) from error
     return path

@@ -22,12 +22,20 @@ _STYLES = ("--", ":", "-.", (0, (1, 3)), (0, (6, 2, 1, 2, 1, 2)))
 _NUDGE = 0.02  # of a factor of ten: series at the same NFE would hide each other's intervals
 
 
-def quality_plot(rows: Sequence[Row], path: str | Path, columns: Sequence[str] | None = None, title: str | None = None) -> Path:
-    """PNG of metric against NFE with 95 % intervals; teacher and student as curves, every other model as a horizontal line.
+def quality_plot(
+    rows: Sequence[Row],
+    path: str | Path,
+    columns: Sequence[str] | None = None,
+    title: str | None = None,
+) -> Path:
+    """PNG of metric against NFE with 95 % intervals; teacher and student as curves, every other
+    model as a horizontal line.
 
     Args:
-        rows: ``{"model", "nfe", "schedule", "task"?, "objective"?, <metric>, <metric>_ci95}``; a line of panels per task.
-        columns: metric columns to draw; default the primary column of every metric that a row fills.
+        rows: ``{"model", "nfe", "schedule", "task"?, "objective"?, <metric>, <metric>_ci95}``; a
+            line of panels per task.
+        columns: metric columns to draw; default the primary column of every metric that a row
+            fills.
 
     Raises:
         UserError: no row holds such a metric, or the file cannot be written.
@@ -54,7 +62,9 @@ def quality_plot(rows: Sequence[Row], path: str | Path, columns: Sequence[str] |
             panel.set_xlabel("NFE" if k >= len(shown) - width else "", fontsize=9)
         for panel in block[len(shown) :]:
             panel.set_visible(False)
-    ordered = {label: handles[label] for label in dict.fromkeys(labels.values()) if label in handles}
+    ordered = {
+        label: handles[label] for label in dict.fromkeys(labels.values()) if label in handles
+    }
     shared_legend(figure, ordered, columns=2 if width == 1 else 4)
     return save_figure(figure, path)
 
@@ -65,29 +75,51 @@ def _number(value: Any) -> bool:
 
 def _key(row: Row) -> tuple[Any, ...]:
     if row.get("model") in _LINES:
-        return row["model"], row.get("objective") if row["model"] == "student" else None, row.get("schedule")
+        return (
+            row["model"],
+            row.get("objective") if row["model"] == "student" else None,
+            row.get("schedule"),
+        )
     return row.get("model"), None, None
 
 
 def _labels(rows: Sequence[Row]) -> dict[tuple[Any, ...], str]:
-    """Label of every series: objective and schedule are named only where they tell two series of one model apart."""
-    keys = sorted(dict.fromkeys(map(_key, rows)), key=lambda key: _LINES.index(key[0]) if key[0] in _LINES else len(_LINES))
+    """Label of every series: objective and schedule are named only where they tell two series of
+    one model apart.
+    """
+    keys = sorted(
+        dict.fromkeys(map(_key, rows)),
+        key=lambda key: _LINES.index(key[0]) if key[0] in _LINES else len(_LINES),
+    )
     labels = {}
     for key in keys:
         same = [other for other in keys if other[0] == key[0]]
-        parts = [str(key[i]) for i in (1, 2) if key[i] is not None and len({other[i] for other in same}) > 1]
+        parts = [
+            str(key[i])
+            for i in (1, 2)
+            if key[i] is not None and len({other[i] for other in same}) > 1
+        ]
         labels[key] = " ".join([str(key[0]), *parts])
     return labels
 
 
-def _panel(panel: Axes, rows: Sequence[Row], column: str, labels: Mapping[tuple[Any, ...], str], handles: dict[str, Any]) -> None:
+def _panel(
+    panel: Axes,
+    rows: Sequence[Row],
+    column: str,
+    labels: Mapping[tuple[Any, ...], str],
+    handles: dict[str, Any],
+) -> None:
     from matplotlib.ticker import NullFormatter, NullLocator
 
     evaluations: set[int] = set()
     curves = [key for key in labels if key[0] in _LINES]
     flat = [key for key in labels if key[0] not in _LINES]
     for key, label in labels.items():
-        own = sorted((row for row in rows if _key(row) == key and _number(row.get(column))), key=lambda row: row.get("nfe") or 0)
+        own = sorted(
+            (row for row in rows if _key(row) == key and _number(row.get(column))),
+            key=lambda row: row.get("nfe") or 0,
+        )
         if not own:
             continue
         spread = [row.get(f"{column}_ci95") for row in own]
@@ -104,9 +136,22 @@ def _panel(panel: Axes, rows: Sequence[Row], column: str, labels: Mapping[tuple[
         else:
             k = flat.index(key)
             colour = GREY if label == "unprocessed" else COLOURS[-1 - k % len(COLOURS)]
-            handles[label] = panel.axhline(own[0][column], color=colour, linewidth=1.2, linestyle=_STYLES[k % len(_STYLES)], zorder=2)
+            handles[label] = panel.axhline(
+                own[0][column],
+                color=colour,
+                linewidth=1.2,
+                linestyle=_STYLES[k % len(_STYLES)],
+                zorder=2,
+            )
             if spread[0]:
-                panel.axhspan(own[0][column] - spread[0], own[0][column] + spread[0], color=colour, alpha=0.07, linewidth=0, zorder=1)
+                panel.axhspan(
+                    own[0][column] - spread[0],
+                    own[0][column] + spread[0],
+                    color=colour,
+                    alpha=0.07,
+                    linewidth=0,
+                    zorder=1,
+                )
     tidy(panel)
     panel.set_xscale("log")
     ticks = sorted(evaluations) or [1]

@@ -20,7 +20,9 @@ _MAX_COLUMNS = 4
 
 
 def comparison_table(search: Mapping[str, Any]) -> Table:
-    """The schedule found beside those that cost no search, of a search's ``o3s.json``: mean and paired difference with 95 % intervals."""
+    """The schedule found beside those that cost no search, of a search's ``o3s.json``: mean and
+    paired difference with 95 % intervals.
+    """
     column, part = search["column"], search["comparison"]
     rows = [
         {
@@ -52,13 +54,16 @@ def _verdict(row: Mapping[str, Any], direction: int) -> str:
 
 
 def o3s_plot(search: Mapping[str, Any], path: str | Path) -> Path:
-    """PNG of a search: a panel per coordinate with the score against its position (colour: sweep, marker: start), then the schedules.
+    """PNG of a search: a panel per coordinate with the score against its position (colour: sweep,
+    marker: start), then the schedules.
 
     Args:
-        search: what ``o3s.json`` holds: ``{"metric", "schedule" (or "best"), "evaluations": [{"schedule", "score", "start", "sweep",
-            "coordinate"}, ...]}``; optionally ``"column"``, ``"n"``, ``"starts": [{"name", "from", "schedule"}, ...]``, ``"comparison"``
-            and ``"direction"`` (scores are maximised: -1 turns them back into the metric). Coordinates count from 1 for the first interior
-            time; 0 is a start itself. A null score is left out.
+        search: what ``o3s.json`` holds: ``{"metric", "schedule" (or "best"), "evaluations":
+            [{"schedule", "score", "start", "sweep", "coordinate"}, ...]}``; optionally
+            ``"column"``, ``"n"``, ``"starts": [{"name", "from", "schedule"}, ...]``,
+            ``"comparison"`` and ``"direction"`` (scores are maximised: -1 turns them back into the
+            metric). Coordinates count from 1 for the first interior time; 0 is a start itself. A
+            null score is left out.
 
     Raises:
         UserError: no schedule in ``search``, or the file cannot be written.
@@ -76,21 +81,35 @@ def o3s_plot(search: Mapping[str, Any], path: str | Path) -> Path:
     columns = max(1, min(_MAX_COLUMNS, len(interior)))
     rows = -(-len(interior) // columns)
     bottom = 0.3 * len(lines) + 0.4
-    figure = new_figure(max(6.4, 3.2 * columns), 2.7 * rows + bottom + 1.0, _title(search, best, sign))
+    figure = new_figure(
+        max(6.4, 3.2 * columns), 2.7 * rows + bottom + 1.0, _title(search, best, sign)
+    )
     grid = figure.add_gridspec(rows + 1, columns, height_ratios=[2.7] * rows + [bottom])
     handles: dict[str, Any] = {}
     first: Axes | None = None
     for position, i in enumerate(interior):
         panel = figure.add_subplot(grid[position // columns, position % columns], sharey=first)
         first = first or panel
-        _coordinate(panel, [e for e in seen if e["coordinate"] == i], i, starts, sweeps, sign, handles)
-        handles["chosen"] = panel.axvline(best[i], color=GREY, linewidth=1.2, linestyle="--", zorder=1)
-        tidy(panel, f"position of $t_{{{i}}}$", header(search.get("column") or search["metric"]) if position % columns == 0 else "")
+        _coordinate(
+            panel, [e for e in seen if e["coordinate"] == i], i, starts, sweeps, sign, handles
+        )
+        handles["chosen"] = panel.axvline(
+            best[i], color=GREY, linewidth=1.2, linestyle="--", zorder=1
+        )
+        tidy(
+            panel,
+            f"position of $t_{{{i}}}$",
+            header(search.get("column") or search["metric"]) if position % columns == 0 else "",
+        )
         panel.ticklabel_format(axis="y", useOffset=False)
         if position % columns:
             panel.tick_params(labelleft=False)
     _draw_schedules(figure.add_subplot(grid[rows, :]), lines)
-    shared_legend(figure, dict(sorted(handles.items(), key=lambda item: _order(item[0], starts))), columns=3 if columns < 3 else 5)
+    shared_legend(
+        figure,
+        dict(sorted(handles.items(), key=lambda item: _order(item[0], starts))),
+        columns=3 if columns < 3 else 5,
+    )
     return save_figure(figure, path)
 
 
@@ -110,46 +129,93 @@ def _title(search: Mapping[str, Any], best: Sequence[float], sign: int) -> str:
     part = search.get("comparison") or {"rows": []}
     rows = [row for row in part["rows"] if row["difference"] is not None]
     if rows:
-        differences = (f"found - {row['name']} {_with_interval(row['difference'], row['difference_ci95'], '+.3g')}" for row in rows)
+        differences = (
+            f"found - {row['name']} {_with_interval(row['difference'], row['difference_ci95'], '+.3g')}"
+            for row in rows
+        )
         title += f"\n{', '.join(differences)}\n({_where(part)})"
     return title
 
 
 def _coordinate(
-    panel: Axes, seen: Sequence[Mapping[str, Any]], i: int, starts: list[str], sweeps: list[int], sign: int, handles: dict[str, Any]
+    panel: Axes,
+    seen: Sequence[Mapping[str, Any]],
+    i: int,
+    starts: list[str],
+    sweeps: list[int],
+    sign: int,
+    handles: dict[str, Any],
 ) -> None:
     drawn: set[tuple[float, float]] = set()
     for s, start in enumerate(starts):
         for sweep in sweeps:
-            points = sorted({(e["schedule"][i], sign * e["score"]) for e in seen if e["start"] == start and e["sweep"] == sweep})
-            if not drawn.issuperset(points):  # the last sweep of a search often repeats the one before it
+            points = sorted(
+                {
+                    (e["schedule"][i], sign * e["score"])
+                    for e in seen
+                    if e["start"] == start and e["sweep"] == sweep
+                }
+            )
+            # the last sweep of a search often repeats the one before it
+            if not drawn.issuperset(points):
                 drawn.update(points)
-                colour, marker = COLOURS[sweeps.index(sweep) % len(COLOURS)], _MARKERS[s % len(_MARKERS)]
+                colour, marker = (
+                    COLOURS[sweeps.index(sweep) % len(COLOURS)],
+                    _MARKERS[s % len(_MARKERS)],
+                )
                 xs, ys = zip(*points, strict=True)
                 face = colour if s == 0 else "none"
-                style: dict[str, Any] = {"linewidth": 0.8, "markersize": 4 + 1.5 * s, "markerfacecolor": face, "zorder": 2 + s}
+                style: dict[str, Any] = {
+                    "linewidth": 0.8,
+                    "markersize": 4 + 1.5 * s,
+                    "markerfacecolor": face,
+                    "zorder": 2 + s,
+                }
                 (line,) = panel.plot(xs, ys, color=colour, marker=marker, **style)
-                handles.setdefault(f"{start}, sweep {sweep}" if len(starts) > 1 else f"sweep {sweep}", line)
+                handles.setdefault(
+                    f"{start}, sweep {sweep}" if len(starts) > 1 else f"sweep {sweep}", line
+                )
 
 
-def _schedules(search: Mapping[str, Any], best: Sequence[float]) -> list[tuple[str, Sequence[float], bool]]:
+def _schedules(
+    search: Mapping[str, Any], best: Sequence[float]
+) -> list[tuple[str, Sequence[float], bool]]:
     """(label, times, chosen) from the first start down to the chosen schedule."""
     lines: list[tuple[str, Sequence[float], bool]] = []
     starts = search.get("starts")
     for start in starts if isinstance(starts, list) else []:
         if isinstance(start, Mapping):
             name = start.get("name", "start")
-            lines += [(f"{name}: {word}", start[key], False) for word, key in (("start", "from"), ("end", "schedule")) if start.get(key)]
+            lines += [
+                (f"{name}: {word}", start[key], False)
+                for word, key in (("start", "from"), ("end", "schedule"))
+                if start.get(key)
+            ]
     return [*lines, ("chosen", best, True)]
 
 
 def _draw_schedules(panel: Axes, lines: Sequence[tuple[str, Sequence[float], bool]]) -> None:
     for y, (_, times, chosen) in enumerate(lines):
         colour = COLOURS[1] if chosen else GREY
-        panel.plot(times, [y] * len(times), color=colour, marker="o", markersize=6 if chosen else 4, linewidth=2.0 if chosen else 1.0)
+        panel.plot(
+            times,
+            [y] * len(times),
+            color=colour,
+            marker="o",
+            markersize=6 if chosen else 4,
+            linewidth=2.0 if chosen else 1.0,
+        )
         if chosen:
             for t in times[1:-1]:
-                panel.annotate(f"{t:.3f}", (t, y), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8, color=colour)
+                panel.annotate(
+                    f"{t:.3f}",
+                    (t, y),
+                    xytext=(0, 6),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=8,
+                    color=colour,
+                )
     tidy(panel, "t (0: prior, 1: data)")
     panel.set_yticks(range(len(lines)), [label for label, _, _ in lines])
     panel.set_ylim(len(lines) - 0.6, -0.6)

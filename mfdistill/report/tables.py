@@ -1,6 +1,7 @@
 """Rows of results as a terminal table, Markdown, CSV and JSON.
 
-A row is a flat dictionary; ``<column>_ci95`` beside ``<column>`` is the half width of its interval, ``<column>_n`` its count.
+A row is a flat dictionary; ``<column>_ci95`` beside ``<column>`` is the half width of its interval,
+``<column>_n`` its count.
 """
 
 from __future__ import annotations
@@ -45,14 +46,22 @@ def header(column: str) -> str:
 
 
 def shown_columns(rows: Sequence[Row]) -> list[str]:
-    """Every column that some row fills, what names a row first, without the intervals and counts that belong to another one."""
+    """Every column that some row fills, what names a row first, without the intervals and counts
+    that belong to another one.
+    """
     filled = dict.fromkeys(key for row in rows for key, value in row.items() if value is not None)
     keys = dict.fromkeys([*(key for key in _LEADING if key in filled), *filled])
-    return [key for key in keys if not any(key.endswith(end) and key.removesuffix(end) in keys for end in _HIDDEN)]
+    return [
+        key
+        for key in keys
+        if not any(key.endswith(end) and key.removesuffix(end) in keys for end in _HIDDEN)
+    ]
 
 
 def cell(row: Row, column: str) -> str:
-    """Text of one value: ``3.21 ±0.05``; ``-`` for a value that is missing or not a number; fewer files than the row's are named."""
+    """Text of one value: ``3.21 ±0.05``; ``-`` for a value that is missing or not a number; fewer
+    files than the row's are named.
+    """
     value = row.get(column)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
@@ -76,9 +85,13 @@ def cell(row: Row, column: str) -> str:
 
 
 def best_rows(rows: Sequence[Row], column: str) -> set[int]:
-    """Indices of the rows whose ``column`` is best by its metric's direction; none for other columns or where all are equal."""
+    """Indices of the rows whose ``column`` is best by its metric's direction; none for other
+    columns or where all are equal.
+    """
     sign = direction(column)
-    numbers = {i: row[column] for i, row in enumerate(rows) if isinstance(row.get(column), (int, float))}
+    numbers = {
+        i: row[column] for i, row in enumerate(rows) if isinstance(row.get(column), (int, float))
+    }
     values = {i: sign * value for i, value in numbers.items() if math.isfinite(value)}
     if not sign or len(set(values.values())) < 2:
         return set()
@@ -89,11 +102,16 @@ def best_rows(rows: Sequence[Row], column: str) -> set[int]:
 def _named(rows: Sequence[Row], columns: Columns | None) -> dict[str, str]:
     if isinstance(columns, Mapping):
         return dict(columns)
-    return {column: header(column) for column in (columns if columns is not None else shown_columns(rows))}
+    return {
+        column: header(column)
+        for column in (columns if columns is not None else shown_columns(rows))
+    }
 
 
 def table(rows: Sequence[Row], columns: Columns | None = None, title: str | None = None) -> Table:
-    """A rich table: ``columns`` are keys, or keys with headers (default: all that are filled); the best value of a metric is bold."""
+    """A rich table: ``columns`` are keys, or keys with headers (default: all that are filled); the
+    best value of a metric is bold.
+    """
     from rich.table import Table
     from rich.text import Text
 
@@ -103,9 +121,18 @@ def table(rows: Sequence[Row], columns: Columns | None = None, title: str | None
     arrows = {1: " ↑", -1: " ↓", 0: ""}
     for column, name in names.items():
         numeric = any(isinstance(row.get(column), (int, float)) for row in rows)
-        result.add_column(name + arrows[direction(column)], justify="right" if numeric else "left", no_wrap=not numeric)
+        result.add_column(
+            name + arrows[direction(column)],
+            justify="right" if numeric else "left",
+            no_wrap=not numeric,
+        )
     for i, row in enumerate(rows):
-        result.add_row(*(Text(cell(row, column), style="bold" if i in best[column] else "") for column in names))
+        result.add_row(
+            *(
+                Text(cell(row, column), style="bold" if i in best[column] else "")
+                for column in names
+            )
+        )
     return result
 
 
@@ -114,17 +141,33 @@ def markdown_table(rows: Sequence[Row], columns: Columns | None = None) -> str:
     names = _named(rows, columns)
     best = {column: best_rows(rows, column) for column in names}
     lines = ["| " + " | ".join(names.values()) + " |"]
-    lines.append("|" + "|".join("---:" if any(isinstance(row.get(c), (int, float)) for row in rows) else "---" for c in names) + "|")
+    lines.append(
+        "|"
+        + "|".join(
+            "---:" if any(isinstance(row.get(c), (int, float)) for row in rows) else "---"
+            for c in names
+        )
+        + "|"
+    )
     for i, row in enumerate(rows):
         cells = [cell(row, column).replace("|", "\\|") for column in names]
-        lines.append("| " + " | ".join(f"**{c}**" if i in best[column] else c for c, column in zip(cells, names, strict=True)) + " |")
+        lines.append(
+            "| "
+            + " | ".join(
+                f"**{c}**" if i in best[column] else c
+                for c, column in zip(cells, names, strict=True)
+            )
+            + " |"
+        )
     return "\n".join(lines) + "\n"
 
 
 def write_table(path_stem: str | Path, rows: Sequence[Row]) -> tuple[Path, Path]:
-    """Write ``<path_stem>.csv`` and ``<path_stem>.json`` (each whole or not at all) and return their paths.
+    """Write ``<path_stem>.csv`` and ``<path_stem>.json`` (each whole or not at all) and return
+    their paths.
 
-    A value that is not finite is null in JSON and empty in CSV; a list in a CSV cell is separated by spaces.
+    A value that is not finite is null in JSON and empty in CSV; a list in a CSV cell is separated
+    by spaces.
 
     Raises:
         UserError: the folder cannot be written.
@@ -135,9 +178,17 @@ def write_table(path_stem: str | Path, rows: Sequence[Row]) -> tuple[Path, Path]
     files = stem.with_name(stem.name + ".csv"), stem.with_name(stem.name + ".json")
     plain = [{key: _plain(value) for key, value in row.items()} for row in rows]
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in plain for key in row)), lineterminator="\n")
+    writer = csv.DictWriter(
+        text, list(dict.fromkeys(key for row in plain for key in row)), lineterminator="\n"
+    )
     writer.writeheader()
-    writer.writerows({key: " ".join(map(str, value)) if isinstance(value, list) else value for key, value in row.items()} for row in plain)
+    writer.writerows(
+        {
+            key: " ".join(map(str, value)) if isinstance(value, list) else value
+            for key, value in row.items()
+        }
+        for row in plain
+    )
     write_text(files[0], text.getvalue())
     write_json(files[1], plain)
     return files
@@ -148,4 +199,6 @@ def _plain(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    return {key: _plain(item) for key, item in value.items()} if isinstance(value, Mapping) else value
+    return (
+        {key: _plain(item) for key, item in value.items()} if isinstance(value, Mapping) else value
+    )

@@ -1,4 +1,6 @@
-"""Where a student's few steps should stand: O3S and the scores that it maximises. What needs torch loads when it is asked for."""
+"""Where a student's few steps should stand: O3S and the scores that it maximises. What needs torch
+loads when it is asked for.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,16 @@ if TYPE_CHECKING:
     from mfdistill.search.run import run_search
     from mfdistill.search.score import StudentScorer
 
-__all__ = ["Evaluation", "SearchConfig", "SearchResult", "StudentScorer", "o3s", "o3s_from", "rounded", "run_search"]
+__all__ = [
+    "Evaluation",
+    "SearchConfig",
+    "SearchResult",
+    "StudentScorer",
+    "o3s",
+    "o3s_from",
+    "rounded",
+    "run_search",
+]
 
 
 def __getattr__(name: str) -> Any:

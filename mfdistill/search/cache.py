@@ -1,4 +1,6 @@
-"""Scores that outlive the process: a search that was killed, or is run again, does not score a schedule twice."""
+"""Scores that outlive the process: a search that was killed, or is run again, does not score a
+schedule twice.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,9 @@ log = logging.getLogger(__name__)
 
 
 class ScoreCache:
-    """A JSON-lines file of ``{"fingerprint", "schedule", "values"}``, the values one per utterance; lines of other fingerprints (student,
-    metric, data, seed) stay and are ignored, and so are those of older versions, which kept the mean alone. NaN, which JSON lacks, is
-    written as null.
+    """A JSON-lines file of ``{"fingerprint", "schedule", "values"}``, the values one per utterance;
+    lines of other fingerprints (student, metric, data, seed) stay and are ignored, and so are those
+    of older versions, which kept the mean alone. NaN, which JSON lacks, is written as null.
 
     Args:
         path: the file, made when the first score is added. None: nothing is kept.
@@ -34,7 +36,8 @@ class ScoreCache:
         self.path, self.fingerprint = path, fingerprint
 
     def load(self) -> dict[Schedule, np.ndarray]:
-        """Known values, (n,) of each schedule. A last line cut short by a kill is dropped with a warning.
+        """Known values, (n,) of each schedule. A last line cut short by a kill is dropped with a
+        warning.
 
         Raises:
             UserError: the file cannot be read, or a line before the last is damaged.
@@ -44,16 +47,22 @@ class ScoreCache:
         try:
             lines = self.path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{self.path}: cannot be read ({error}); delete it to search from the beginning") from error
+            raise UserError(
+                f"{self.path}: cannot be read ({error}); delete it to search from the beginning"
+            ) from error
         known: dict[Schedule, np.ndarray] = {}
         for number, line in enumerate(lines, 1):
             try:
                 entry = json.loads(line)
                 if entry["fingerprint"] == self.fingerprint and "values" in entry:
-                    known[rounded(entry["schedule"])] = np.array([math.nan if v is None else float(v) for v in entry["values"]])
+                    known[rounded(entry["schedule"])] = np.array(
+                        [math.nan if v is None else float(v) for v in entry["values"]]
+                    )
             except (ValueError, KeyError, TypeError) as error:
                 if number < len(lines):
-                    raise UserError(f"{self.path}, line {number}: damaged; delete that line or the whole file") from error
+                    raise UserError(
+                        f"{self.path}, line {number}: damaged; delete that line or the whole file"
+                    ) from error
                 log.warning("%s: the last line was cut short and is dropped", self.path)
         return known
 
@@ -73,7 +82,9 @@ class ScoreCache:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error}); free some space or make the folder writable") from error
+            raise UserError(
+                f"{self.path}: cannot be written ({error}); free some space or make the folder writable"
+            ) from error
 
 
 def _end_line(path: Path) -> None:

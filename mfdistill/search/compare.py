@@ -1,4 +1,6 @@
-"""Is the schedule that a search found better than those that cost no search, and by more than chance?"""
+"""Is the schedule that a search found better than those that cost no search, and by more than
+chance?
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from mfdistill.search.o3s import Schedule, rounded
 
 
 def baselines(nfe: int) -> dict[str, Schedule]:
-    """Schedules of ``nfe`` steps by name: uniform, sway and, where F5-TTS has a pruned grid of so many steps, epss; equal ones once."""
+    """Schedules of ``nfe`` steps by name: uniform, sway and, where F5-TTS has a pruned grid of so
+    many steps, epss; equal ones once.
+    """
     named = {"uniform": make_schedule(nfe), "sway": sway(nfe)}
     if nfe in EPSS:
         named["epss"] = f5_times(nfe)
@@ -26,12 +30,16 @@ def baselines(nfe: int) -> dict[str, Schedule]:
     return {name: schedule for schedule, name in distinct.items()}
 
 
-def compare(schedules: Mapping[str, Schedule], values: Mapping[str, np.ndarray], direction: int) -> list[dict[str, Any]]:
-    """A row per schedule: its mean, and the paired difference of the first schedule to it, in the metric's own sign.
+def compare(
+    schedules: Mapping[str, Schedule], values: Mapping[str, np.ndarray], direction: int
+) -> list[dict[str, Any]]:
+    """A row per schedule: its mean, and the paired difference of the first schedule to it, in the
+    metric's own sign.
 
-    ``{"name", "schedule", "value", "value_ci95", "difference", "difference_ci95", "significant"}``: half widths of 95 % t intervals
-    over utterances; None where there is none (a single utterance, a schedule without a value on some utterance, the first schedule's
-    difference). Pairing is what makes the interval narrow: the same utterances are hard for every schedule.
+    ``{"name", "schedule", "value", "value_ci95", "difference", "difference_ci95", "significant"}``:
+    half widths of 95 % t intervals over utterances; None where there is none (a single utterance, a
+    schedule without a value on some utterance, the first schedule's difference). Pairing is what
+    makes the interval narrow: the same utterances are hard for every schedule.
 
     Args:
         values: (n,) of each schedule on the same utterances, larger is better.
@@ -42,15 +50,21 @@ def compare(schedules: Mapping[str, Schedule], values: Mapping[str, np.ndarray],
     for name, schedule in schedules.items():
         value, half = _interval(direction * values[name])
         row = {"name": name, "schedule": list(schedule), "value": value, "value_ci95": half}
-        difference, half = (None, None) if name == first else _interval(direction * (values[first] - values[name]))
+        difference, half = (
+            (None, None) if name == first else _interval(direction * (values[first] - values[name]))
+        )
         significant = None if difference is None or half is None else abs(difference) > half
-        rows.append({**row, "difference": difference, "difference_ci95": half, "significant": significant})
+        rows.append(
+            {**row, "difference": difference, "difference_ci95": half, "significant": significant}
+        )
     return rows
 
 
 def settled(rows: list[dict[str, Any]], direction: int, resolution: float) -> str | None:
-    """Why the difference of the first schedule to the best of the others needs no more utterances: it is above zero by more than chance,
-    or known to within ``resolution`` and not below zero by more than chance. None where it does need more."""
+    """Why the difference of the first schedule to the best of the others needs no more utterances:
+    it is above zero by more than chance, or known to within ``resolution`` and not below zero by
+    more than chance. None where it does need more.
+    """
     others = [row for row in rows[1:] if row["value"] is not None]
     if not others:
         return None
@@ -66,8 +80,9 @@ def settled(rows: list[dict[str, Any]], direction: int, resolution: float) -> st
 
 
 def alike(a: np.ndarray, b: np.ndarray, resolution: float) -> bool:
-    """Whether the 95 % interval of the paired difference of two (n,) lies within ``resolution`` of zero; never with fewer than two values
-    or a missing one."""
+    """Whether the 95 % interval of the paired difference of two (n,) lies within ``resolution`` of
+    zero; never with fewer than two values or a missing one.
+    """
     difference, half = _interval(a - b)
     return difference is not None and half is not None and abs(difference) + half <= resolution
 

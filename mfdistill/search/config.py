@@ -23,14 +23,20 @@ class SearchConfig:
     nfe: int = 2
     """Network evaluations: the number of steps to place."""
     metric: str = "spksim"
-    """A metric of evaluate or one of its columns, or 'teacher-mse' (minus the distance, in features, to a many-step teacher)."""
+    """A metric of evaluate or one of its columns, or 'teacher-mse' (minus the distance, in
+    features, to a many-step teacher).
+    """
     limit: int | Literal["auto"] | None = "auto"
-    """Use at most so many validation utterances; or 'auto': 8, and twice as many until, on utterances that the search has not seen, the
-    schedule beats uniform, sway and EPSS by more than chance or its lead is known to within --resolution; at most 128."""
+    """Use at most so many validation utterances; or 'auto': 8, and twice as many until, on
+    utterances that the search has not seen, the schedule beats uniform, sway and EPSS by more than
+    chance or its lead is known to within --resolution; at most 128.
+    """
     resolution: float | None = None
-    """A difference of the metric that is too small to care about: what the interval of --limit auto must come down to, and where a line's
-    search ends before --iterations. Default: 0.02 for PESQ and DNSMOS, 0.005 for ESTOI, spksim and WER, 0.1 dB for SI-SDR, 0.05 dB for LSD,
-    1 % of the first start's score for the rest. 0: no line ends early."""
+    """A difference of the metric that is too small to care about: what the interval of --limit auto
+    must come down to, and where a line's search ends before --iterations. Default: 0.02 for PESQ
+    and DNSMOS, 0.005 for ESTOI, spksim and WER, 0.1 dB for SI-SDR, 0.05 dB for LSD, 1 % of the
+    first start's score for the rest. 0: no line ends early.
+    """
     iterations: int = 12
     """Ternary steps per line, at most; each keeps two thirds of the interval."""
     patience: int | None = None
@@ -46,8 +52,9 @@ class SearchConfig:
     teacher_steps: int = 20
     """For teacher-mse: the teacher's steps."""
     teacher_solver: str = "midpoint"
-    """For teacher-mse: the teacher's solver, a name, a composition such as 2xmidpoint+1xeuler@0.2, or a learned solver's
-    folder or file (for 1 step)."""
+    """For teacher-mse: the teacher's solver, a name, a composition such as 2xmidpoint+1xeuler@0.2,
+    or a learned solver's folder or file (for 1 step).
+    """
     workers: int = 1
     """Processes for PESQ and ESTOI."""
     vocoder: str | None = None
@@ -61,19 +68,29 @@ class SearchConfig:
             if value is not None and (isinstance(value, str) or value < 1):
                 auto = ", or auto" if name == "limit" else ""
                 raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1{auto}")
-        if self.resolution is not None and not (math.isfinite(self.resolution) and self.resolution >= 0):
-            raise UserError(f"--resolution {self.resolution}: must be 0 or a small positive number, in the unit of the metric")
+        if self.resolution is not None and not (
+            math.isfinite(self.resolution) and self.resolution >= 0
+        ):
+            raise UserError(
+                f"--resolution {self.resolution}: must be 0 or a small positive number, in the unit of the metric"
+            )
         if not (math.isfinite(self.margin) and self.margin >= 0):
             raise UserError(f"--margin {self.margin}: must be 0 or a small positive number")
         unknown = [name for name in self.starts if name not in START_NAMES]
         if unknown or not self.starts:
-            raise UserError(f"--starts {' '.join(self.starts)}: choose from {', '.join(START_NAMES)}")
+            raise UserError(
+                f"--starts {' '.join(self.starts)}: choose from {', '.join(START_NAMES)}"
+            )
 
     def resolution_of(self, column: str, score: float) -> float:
-        """``resolution``, or the default of a metric's column; ``score``, of the first start, sets it where the unit is unknown."""
+        """``resolution``, or the default of a metric's column; ``score``, of the first start, sets
+        it where the unit is unknown.
+        """
         if self.resolution is not None:
             return self.resolution
-        return RESOLUTIONS.get(column, RELATIVE_RESOLUTION * abs(score) if math.isfinite(score) else 0.0)
+        return RESOLUTIONS.get(
+            column, RELATIVE_RESOLUTION * abs(score) if math.isfinite(score) else 0.0
+        )
 
 
 @dataclass(frozen=True)
@@ -83,8 +100,10 @@ class SolverConfig:
     nfe: int = 5
     """Network evaluations, all in one Runge-Kutta step from 0 to 1."""
     start: str | None = None
-    """Method to start near, of as many evaluations: a name or a composition such as 2xmidpoint+1xeuler@0.2. Default: midpoint, ralston3,
-    rk4_3over8 and rk5_ralston3_ralston2 for 2 to 5, equal Euler steps for more."""
+    """Method to start near, of as many evaluations: a name or a composition such as
+    2xmidpoint+1xeuler@0.2. Default: midpoint, ralston3, rk4_3over8 and rk5_ralston3_ralston2 for 2
+    to 5, equal Euler steps for more.
+    """
     b_min: float = 0.05
     """Least weight of an evaluation."""
     c_max: float = 0.85
@@ -97,21 +116,31 @@ class SolverConfig:
     log_stft: float = 1e-3
     """Weight of the log-spectral distance at three resolutions."""
     speech_model: str | None = None
-    """Folder or hub id of a HuBERT-like model of the package transformers whose features are compared too (mHuBERT-147 in Stream.FM)."""
+    """Folder or hub id of a HuBERT-like model of the package transformers whose features are
+    compared too (mHuBERT-147 in Stream.FM).
+    """
     speech: float = 1.0
     """Weight of that comparison."""
     speech_layer: int = 8
     """Hidden state that is compared."""
     pesq: float = 0.0
-    """Weight of a differentiable PESQ (package torch-pesq); 0.1 in Stream.FM's variant with PESQ."""
+    """Weight of a differentiable PESQ (package torch-pesq); 0.1 in Stream.FM's variant with
+    PESQ.
+    """
 
     def __post_init__(self) -> None:
         if self.nfe < 1:
             raise UserError(f"--nfe {self.nfe}: must be at least 2")
         if self.nfe == 1:
-            raise UserError("--nfe 1: one evaluation is Euler's step, which has nothing to learn; take 2 or more")
+            raise UserError(
+                "--nfe 1: one evaluation is Euler's step, which has nothing to learn; take 2 or more"
+            )
         if not (0 <= self.b_min * self.nfe < 1 and 0 < self.c_max <= 1):
-            raise UserError(f"--b-min {self.b_min} --c-max {self.c_max}: {self.nfe} evaluations need b_min below {1 / self.nfe:.3g} "
-                            "and c_max above 0 and up to 1")
+            raise UserError(
+                f"--b-min {self.b_min} --c-max {self.c_max}: {self.nfe} evaluations need b_min below {1 / self.nfe:.3g} "
+                "and c_max above 0 and up to 1"
+            )
         if self.log_stft <= 0 and self.pesq <= 0 and self.speech_model is None:
-            raise UserError("--log-stft 0: leaves no loss; give --log-stft, --pesq or --speech-model")
+            raise UserError(
+                "--log-stft 0: leaves no loss; give --log-stft, --pesq or --speech-model"
+            )

@@ -1,4 +1,6 @@
-"""The utterances on which a search compares schedules, taken block by block; a schedule is scored once on each."""
+"""The utterances on which a search compares schedules, taken block by block; a schedule is scored
+once on each.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ AUTO_FIRST, AUTO_MOST = 8, 128
 
 
 class Scorer(Protocol):
-    """What a search asks of a block of utterances (``score.StudentScorer``, ``flow_score.FlowScorer``), the same on every rank."""
+    """What a search asks of a block of utterances (``score.StudentScorer``,
+    ``flow_score.FlowScorer``), the same on every rank.
+    """
 
     direction: int
     column: str
@@ -37,7 +41,9 @@ Block = tuple[Scorer, Sequence[str]]
 
 
 def spans(total: int, limit: int | Literal["auto"] | None) -> list[tuple[int, int]]:
-    """First and last + 1 of every block: one up to ``limit``, or, for "auto", 8 utterances and then as many again as there were before."""
+    """First and last + 1 of every block: one up to ``limit``, or, for "auto", 8 utterances and then
+    as many again as there were before.
+    """
     if limit != "auto":
         return [(0, total if limit is None else min(limit, total))]
     ends = [min(AUTO_FIRST, total)]
@@ -49,7 +55,9 @@ def spans(total: int, limit: int | Literal["auto"] | None) -> list[tuple[int, in
 def utterances_text(total: int, limit: int | Literal["auto"] | None) -> str:
     """How many utterances a search may use, in words."""
     blocks = spans(total, limit)
-    return f"{blocks[0][1]} utterances" + (f", up to {blocks[-1][1]} if need be," if len(blocks) > 1 else "")
+    return f"{blocks[0][1]} utterances" + (
+        f", up to {blocks[-1][1]} if need be," if len(blocks) > 1 else ""
+    )
 
 
 def mean_score(values: np.ndarray) -> float:
@@ -65,7 +73,12 @@ class Development:
         path: of the cache, which the main process reads and writes.
     """
 
-    def __init__(self, blocks: Iterable[Block], accelerator: Accelerator | None = None, path: Path | None = None):
+    def __init__(
+        self,
+        blocks: Iterable[Block],
+        accelerator: Accelerator | None = None,
+        path: Path | None = None,
+    ):
         self._blocks, self._accelerator, self._path = iter(blocks), accelerator, path
         self._known: list[dict[Schedule, np.ndarray]] = []
         self._caches: list[ScoreCache] = []
@@ -88,9 +101,13 @@ class Development:
         return True
 
     def values(self, schedule: Schedule, first: int = 0) -> np.ndarray:
-        """(n,) of the schedule on every block from the ``first`` on; only what is not known is scored."""
+        """(n,) of the schedule on every block from the ``first`` on; only what is not known is
+        scored.
+        """
         parts = []
-        for scorer, cache, known in list(zip(self.scorers, self._caches, self._known, strict=True))[first:]:
+        for scorer, cache, known in list(zip(self.scorers, self._caches, self._known, strict=True))[
+            first:
+        ]:
             if schedule not in known:
                 known[schedule] = scorer.values(schedule)
                 self.sampled += scorer.n
@@ -104,7 +121,11 @@ class Development:
 
     def known(self) -> dict[Schedule, float]:
         """Scores of the schedules that are known on all blocks."""
-        return {schedule: self.score(schedule) for schedule in self._known[0] if all(schedule in known for known in self._known)}
+        return {
+            schedule: self.score(schedule)
+            for schedule in self._known[0]
+            if all(schedule in known for known in self._known)
+        }
 
     def fingerprint(self, blocks: int) -> str:
         """Of the first ``blocks``."""
@@ -112,8 +133,12 @@ class Development:
         return prints[0] if blocks == 1 else digest_text(prints)
 
 
-def _shared(known: dict[Schedule, np.ndarray], accelerator: Accelerator | None) -> dict[Schedule, np.ndarray]:
-    """The main process's scores on every rank: each must make the same moves, or they wait for each other for ever."""
+def _shared(
+    known: dict[Schedule, np.ndarray], accelerator: Accelerator | None
+) -> dict[Schedule, np.ndarray]:
+    """The main process's scores on every rank: each must make the same moves, or they wait for each
+    other for ever.
+    """
     if accelerator is None or accelerator.num_processes == 1:
         return known
     from accelerate.utils import broadcast_object_list

@@ -1,4 +1,6 @@
-"""The score of a schedule for students of other systems' Mel flows: they make no waveforms here, so it is the distance to their teacher."""
+"""The score of a schedule for students of other systems' Mel flows: they make no waveforms here, so
+it is the distance to their teacher.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,13 @@ if TYPE_CHECKING:
 
 
 class FlowScorer:
-    """``scorer(schedule) -> float`` as ``score.StudentScorer``: minus the mean squared distance of log-Mels, over the frames that count,
-    from where ``teacher`` arrives from the same noise in ``teacher_steps`` steps.
+    """``scorer(schedule) -> float`` as ``score.StudentScorer``: minus the mean squared distance of
+    log-Mels, over the frames that count, from where ``teacher`` arrives from the same noise in
+    ``teacher_steps`` steps.
 
     Args:
-        raws: micro-batches of a ``data.tts.TTSSet``; every rank is given all of them and scores its share.
+        raws: micro-batches of a ``data.tts.TTSSet``; every rank is given all of them and scores its
+            share.
 
     Raises:
         UserError: no utterance.
@@ -52,21 +56,42 @@ class FlowScorer:
         if not raws:
             raise UserError("--data: no utterances to search on; give a folder with more of them")
         self.student, self.accelerator = student, accelerator
-        device = accelerator.device if accelerator is not None else next(student.parameters()).device
-        rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator is not None else (0, 1)
+        device = (
+            accelerator.device if accelerator is not None else next(student.parameters()).device
+        )
+        rank, world = (
+            (accelerator.process_index, accelerator.num_processes)
+            if accelerator is not None
+            else (0, 1)
+        )
         self.n, self.items, digests = 0, [], []
         solver = find_solver(teacher_solver)
         for number, raw in enumerate(raws):
             batch = batches.batch(raw, device)
             cond = batch["cond"]
-            z_0 = batches.path.prior(cond, noise(seed, batch["index"], "o3s", batch["z_1"].shape[1:], device=device))
+            z_0 = batches.path.prior(
+                cond, noise(seed, batch["index"], "o3s", batch["z_1"].shape[1:], device=device)
+            )
             self.n, start = self.n + len(z_0), self.n
             digests.append(digest_tensors({**cond, "z_0": z_0, "loss_mask": batch["loss_mask"]}))
             if number % world == rank:
-                target = solve(lambda z, t, cond=cond: teacher_velocity(teacher, z, t, cond), z_0, teacher_steps, solver)
+                target = solve(
+                    lambda z, t, cond=cond: teacher_velocity(teacher, z, t, cond),
+                    z_0,
+                    teacher_steps,
+                    solver,
+                )
                 self.items.append((start, z_0, cond, batch["loss_mask"], target))
-        guidance = getattr(teacher, "guidance_strength", 0.0), getattr(teacher, "guidance_rule", "cfg")
-        self._teacher_key = [digest_tensors(teacher.network.state_dict()), *guidance, teacher_steps, teacher_solver]
+        guidance = (
+            getattr(teacher, "guidance_strength", 0.0),
+            getattr(teacher, "guidance_rule", "cfg"),
+        )
+        self._teacher_key = [
+            digest_tensors(teacher.network.state_dict()),
+            *guidance,
+            teacher_steps,
+            teacher_solver,
+        ]
         self._digests = digests
 
     def __call__(self, schedule: Schedule) -> float:
@@ -80,10 +105,15 @@ class FlowScorer:
         for start, z_0, cond, mask, target in self.items:
             errors = squared_error(sample(self.student, z_0, cond, list(schedule)), target, mask)
             values[start : start + len(z_0)] = errors.double().cpu()
-        if self.accelerator is not None and self.accelerator.num_processes > 1:  # each entry is zero on all ranks but one: the sum is exact
-            values = self.accelerator.reduce(values.to(self.accelerator.device), reduction="sum").cpu()  # type: ignore[union-attr]
+        # each entry is zero on all ranks but one: the sum is exact
+        if self.accelerator is not None and self.accelerator.num_processes > 1:
+            values = self.accelerator.reduce(
+                values.to(self.accelerator.device), reduction="sum"
+            ).cpu()  # type: ignore[union-attr]
         return -values.numpy()
 
     def fingerprint(self) -> str:
         """Of everything that the score depends on."""
-        return digest_text([digest_tensors(self.student.state_dict()), *self._teacher_key, *self._digests])
+        return digest_text(
+            [digest_tensors(self.student.state_dict()), *self._teacher_key, *self._digests]
+        )

@@ -1,9 +1,11 @@
-"""O3S, optimal step sampling search (IntMeanFlow, arXiv 2510.07979): where should the few steps of a student stand?
+"""O3S, optimal step sampling search (IntMeanFlow, arXiv 2510.07979): where should the few steps of
+a student stand?
 
-A schedule ``0 = t_0 < t_1 < ... < t_n = 1`` spends n network evaluations. Its interior points are visited from the last to the
-first; each is placed by a ternary search between its neighbours, again and again, until nothing improves. The paper's reason: quality
-is nearly unimodal in each single position. Nothing here knows about networks or audio: ``score`` is any deterministic function of a
-schedule, and larger is better.
+A schedule ``0 = t_0 < t_1 < ... < t_n = 1`` spends n network evaluations. Its interior points are
+visited from the last to the first; each is placed by a ternary search between its neighbours, again
+and again, until nothing improves. The paper's reason: quality
+is nearly unimodal in each single position. Nothing here knows about networks or audio: ``score`` is
+any deterministic function of a schedule, and larger is better.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from dataclasses import dataclass
 from mfdistill.errors import UserError
 
 Schedule = tuple[float, ...]
-DIGITS = 6  # schedules are rounded before they are scored, so that equal ones are recognised; far below the search's own resolution
+# schedules are rounded before they are scored, so that equal ones are recognised; far below the
+# search's own resolution
+DIGITS = 6
 LINE_NOISE = 0.05  # a dip below this share of the range of scores on a line is taken for noise
 
 log = logging.getLogger(__name__)
@@ -24,8 +28,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One request for a score. ``coordinate`` is the interior point being moved (1 .. n-1), 0 for the starting schedule itself;
-    ``sweep`` counts from 1, 0 for the start; ``cached`` says that the score was known already and cost nothing."""
+    """One request for a score. ``coordinate`` is the interior point being moved (1 .. n-1), 0 for
+    the starting schedule itself; ``sweep`` counts from 1, 0 for the start; ``cached`` says that the
+    score was known already and cost nothing.
+    """
 
     schedule: Schedule
     score: float
@@ -37,7 +43,9 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The best schedule, its score, the name of the start that led to it, the end of every start, and all that was seen on the way."""
+    """The best schedule, its score, the name of the start that led to it, the end of every start,
+    and all that was seen on the way.
+    """
 
     schedule: Schedule
     score: float
@@ -52,7 +60,9 @@ class SearchResult:
 
     @property
     def unimodal(self) -> bool:
-        """True when every line that was searched rose and then fell, as the ternary search takes for granted."""
+        """True when every line that was searched rose and then fell, as the ternary search takes
+        for granted.
+        """
         return not self.warnings
 
     @property
@@ -78,24 +88,29 @@ def o3s(
 
     Args:
         score: maximised; must give the same number for the same schedule (common random numbers).
-        start: n + 1 times, strictly ascending from 0 to 1. With n = 1 there is nothing to move: it is scored once and returned.
-        iterations: ternary steps per line, each keeping 2/3 of the interval: 12 leave 0.8 %. A visit asks for 2 * iterations + 1 scores, of
-            which the last, in the middle of what is left, is known already (ties apart).
+        start: n + 1 times, strictly ascending from 0 to 1. With n = 1 there is nothing to move: it
+            is scored once and returned.
+        iterations: ternary steps per line, each keeping 2/3 of the interval: 12 leave 0.8 %. A
+            visit asks for 2 * iterations + 1 scores, of which the last, in the middle of what is
+            left, is known already (ties apart).
         eps: smallest gap between neighbours, so that the order stays strict.
-        patience: stop after so many visits in a row without improvement; default n, which is more than a whole sweep.
-        margin: a move is accepted only if it gains more than this share of the incumbent's score; ties and flat regions keep it.
+        patience: stop after so many visits in a row without improvement; default n, which is more
+            than a whole sweep.
+        margin: a move is accepted only if it gains more than this share of the incumbent's score;
+            ties and flat regions keep it.
         max_sweeps: an upper bound for scores that creep.
         name: recorded as the evaluations' ``start``.
         memo: known scores by rounded schedule; filled as the search goes on.
         observe: called with every evaluation as it is made.
-        close: whether two schedules, both scored, are too alike to be worth telling apart. A visit ends where its two probes are alike, and
-            each of them and the best point seen on the line, the middle between the probes included; otherwise it goes on as ever, at the
-            cost of that middle. (Probes that are alike say nothing alone: they may stand on either side of the peak.) None: all
-            ``iterations`` are made.
+        close: whether two schedules, both scored, are too alike to be worth telling apart. A visit
+            ends where its two probes are alike, and each of them and the best point seen on the
+            line, the middle between the probes included; otherwise it goes on as ever, at the cost
+            of that middle. (Probes that are alike say nothing alone: they may stand on either side
+            of the peak.) None: all ``iterations`` are made.
 
     Raises:
-        UserError: ``start`` is no strictly ascending schedule from 0 to 1, ``iterations`` or ``patience`` is not positive, or a score
-            is NaN (minus infinity is fine: the worst).
+        UserError: ``start`` is no strictly ascending schedule from 0 to 1, ``iterations`` or
+            ``patience`` is not positive, or a score is NaN (minus infinity is fine: the worst).
     """
     best = _checked(start, iterations, patience)
     n = len(best) - 1
@@ -108,7 +123,9 @@ def o3s(
         cached = schedule in memo
         value = memo[schedule] if cached else float(score(schedule))
         if math.isnan(value):
-            raise UserError(f"O3S: the score of schedule {list(schedule)} is not a number; nothing can be compared with it")
+            raise UserError(
+                f"O3S: the score of schedule {list(schedule)} is not a number; nothing can be compared with it"
+            )
         memo[schedule] = value
         evaluations.append(Evaluation(schedule, value, name, sweep, coordinate, cached))
         if observe is not None:
@@ -120,7 +137,9 @@ def o3s(
     while n > 1 and failures < (n if patience is None else patience) and sweep < max_sweeps:
         sweep += 1
         for i in range(n - 1, 0, -1):
-            candidate, value, ended = _line_search(ask, best, best_score, i, sweep, iterations, eps, close)
+            candidate, value, ended = _line_search(
+                ask, best, best_score, i, sweep, iterations, eps, close
+            )
             visits, early = visits + 1, early + ended
             if value > best_score + _share(margin, best_score):
                 best, best_score, failures = candidate, value, 0
@@ -133,10 +152,24 @@ def o3s(
             if failures >= (n if patience is None else patience):
                 break
     if sweep >= max_sweeps:
-        log.warning("O3S: stopped after %d sweeps, still improving; a larger margin would have ended it earlier", sweep)
+        log.warning(
+            "O3S: stopped after %d sweeps, still improving; a larger margin would have ended it earlier",
+            sweep,
+        )
     for warning in warnings.values():
-        log.warning("O3S: the score is not unimodal, the schedule found may be a local optimum: %s", warning)
-    return SearchResult(best, best_score, name, ((name, best, best_score),), tuple(evaluations), tuple(warnings.values()), visits, early)
+        log.warning(
+            "O3S: the score is not unimodal, the schedule found may be a local optimum: %s", warning
+        )
+    return SearchResult(
+        best,
+        best_score,
+        name,
+        ((name, best, best_score),),
+        tuple(evaluations),
+        tuple(warnings.values()),
+        visits,
+        early,
+    )
 
 
 def o3s_from(
@@ -145,7 +178,8 @@ def o3s_from(
     memo: MutableMapping[Schedule, float] | None = None,
     **options,
 ) -> SearchResult:
-    """``o3s`` from several named starting schedules with shared scores; the best end is kept, an earlier start on ties.
+    """``o3s`` from several named starting schedules with shared scores; the best end is kept, an
+    earlier start on ties.
 
     Starts that round to the same schedule are searched once. ``options`` go to ``o3s``.
     """
@@ -186,7 +220,9 @@ def _line_search(
     eps: float,
     close: Callable[[Schedule, Schedule], bool] | None,
 ) -> tuple[Schedule, float, bool]:
-    """Ternary search of ``t_i`` in (t_{i-1}, t_{i+1}): the best new schedule that it asked for, its score, and whether it ended early."""
+    """Ternary search of ``t_i`` in (t_{i-1}, t_{i+1}): the best new schedule that it asked for, its
+    score, and whether it ended early.
+    """
     low, high = best[i - 1] + eps, best[i + 1] - eps
     if high <= low:
         return best, best_score, False
@@ -213,7 +249,8 @@ def _line_search(
             at((low + high) / 2)
             if close(place(a), top) and close(place(b), top):
                 return found, found_score, True
-        # On a plateau the plain rule drifts to one side; staying around the best point seen (the incumbent, at first) does not.
+        # On a plateau the plain rule drifts to one side; staying around the best point seen (the
+        # incumbent, at first) does not.
         if score_a < score_b or (score_a == score_b and top[i] >= b):
             low = a
         elif score_a > score_b or top[i] <= a:
@@ -226,17 +263,27 @@ def _line_search(
 
 def _line(memo: Mapping[Schedule, float], schedule: Schedule, i: int) -> list[tuple[float, float]]:
     """All known (t_i, score) with the other points where ``schedule`` has them, ascending."""
-    same = (s for s in memo if len(s) == len(schedule) and s[:i] == schedule[:i] and s[i + 1 :] == schedule[i + 1 :])
+    same = (
+        s
+        for s in memo
+        if len(s) == len(schedule) and s[:i] == schedule[:i] and s[i + 1 :] == schedule[i + 1 :]
+    )
     return sorted((s[i], memo[s]) for s in same)
 
 
 def _dip(line: Sequence[tuple[float, float]], margin: float) -> str | None:
-    """Describe where a line falls before its peak or rises after it by more than noise; None if it rises and then falls."""
+    """Describe where a line falls before its peak or rises after it by more than noise; None if it
+    rises and then falls.
+    """
     finite = [score for _, score in line if score > float("-inf")]
     if len(line) < 3 or not finite:
         return None
     peak = max(range(len(line)), key=lambda k: line[k][1])
-    noise = max(_share(margin, line[peak][1]), LINE_NOISE * (max(finite) - min(finite)), 1e-12 * max(map(abs, finite)))
+    noise = max(
+        _share(margin, line[peak][1]),
+        LINE_NOISE * (max(finite) - min(finite)),
+        1e-12 * max(map(abs, finite)),
+    )
     for side in (line[: peak + 1], line[peak:][::-1]):
         crest_t, crest = side[0]
         for t, score in side:
@@ -253,11 +300,17 @@ def _share(margin: float, score: float) -> float:
 
 def _checked(start: Sequence[float], iterations: int, patience: int | None) -> Schedule:
     if iterations < 1:
-        raise UserError(f"iterations: {iterations} is not positive; 12 place a step to within 0.8 % of its interval")
+        raise UserError(
+            f"iterations: {iterations} is not positive; 12 place a step to within 0.8 % of its interval"
+        )
     if patience is not None and patience < 1:
-        raise UserError(f"patience: {patience} is not positive; leave it out for the number of steps")
+        raise UserError(
+            f"patience: {patience} is not positive; leave it out for the number of steps"
+        )
     schedule = rounded(start)
     ascending = all(a < b for a, b in zip(schedule, schedule[1:], strict=False))
     if len(schedule) < 2 or schedule[0] != 0.0 or schedule[-1] != 1.0 or not ascending:
-        raise UserError(f"starting schedule {list(start)}: must ascend strictly from 0 to 1, for instance [0, 0.5, 1]")
+        raise UserError(
+            f"starting schedule {list(start)}: must ascend strictly from 0 to 1, for instance [0, 0.5, 1]"
+        )
     return schedule

@@ -17,8 +17,9 @@ log = logging.getLogger(__name__)
 
 
 def record(result: SearchResult, scorer: Scorer, config: SearchConfig) -> dict[str, Any]:
-    """What ``o3s.json`` holds of the search itself: ``score`` is maximised, ``value`` is the metric in its own sign, and null stands for
-    minus infinity."""
+    """What ``o3s.json`` holds of the search itself: ``score`` is maximised, ``value`` is the metric
+    in its own sign, and null stands for minus infinity.
+    """
     begun = {e.start: e for e in result.evaluations if e.coordinate == 0}
     return {
         "nfe": config.nfe,
@@ -59,7 +60,8 @@ def record(result: SearchResult, scorer: Scorer, config: SearchConfig) -> dict[s
 
 
 def write(folder: Path, found: dict[str, Any]) -> None:
-    """``o3s.json``, ``o3s.png``, the same by their number of steps, and the schedule into ``config.json`` if there is one.
+    """``o3s.json``, ``o3s.png``, the same by their number of steps, and the schedule into
+    ``config.json`` if there is one.
 
     Raises:
         UserError: a file cannot be written.
@@ -69,11 +71,14 @@ def write(folder: Path, found: dict[str, Any]) -> None:
     for name in (f"o3s-{found['nfe']}", "o3s"):
         write_json(folder / f"{name}.json", found)
         o3s_plot(found, folder / f"{name}.png")
-    if (folder / "config.json").is_file():  # last: the schedule is only there with its search beside it
+    # last: the schedule is only there with its search beside it
+    if (folder / "config.json").is_file():
         config = load_config(folder)
         schedules = {**config.get("schedules", {}), str(found["nfe"]): found["schedule"]}
         ordered = dict(sorted(schedules.items(), key=lambda item: int(item[0])))
-        write_json(folder / "config.json", {**config, "schedule": found["schedule"], "schedules": ordered})
+        write_json(
+            folder / "config.json", {**config, "schedule": found["schedule"], "schedules": ordered}
+        )
     log.info("O3S: schedule %s written to %s", found["schedule"], folder)
 
 

@@ -41,20 +41,24 @@ def run_search(
     accelerator: Accelerator | None = None,
     out: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Search and write the results; every rank returns the same dictionary, the main process writes.
+    """Search and write the results; every rank returns the same dictionary, the main process
+    writes.
 
-    Into the folder go ``o3s.json`` and ``o3s.png`` (the last search), the same as ``o3s-<nfe>.json`` and ``.png``, the scores seen so far
-    (``o3s_cache.jsonl``: a search that was killed goes on where it was), and in ``config.json`` ``schedule`` and ``schedules[<nfe>]``.
+    Into the folder go ``o3s.json`` and ``o3s.png`` (the last search), the same as
+    ``o3s-<nfe>.json`` and ``.png``, the scores seen so far (``o3s_cache.jsonl``: a search that was
+    killed goes on where it was), and in ``config.json`` ``schedule`` and ``schedules[<nfe>]``.
 
     Args:
         student: a student's folder, or a ``Student`` (nothing is written unless ``out`` is given).
         task: None for the student's own.
-        utterances: of the validation split (``data.open_eval``); never of the test split. Read as far as the search goes.
-        out: another folder than the student's for the results; its ``config.json``, if there is one, gets the schedule.
+        utterances: of the validation split (``data.open_eval``); never of the test split. Read as
+            far as the search goes.
+        out: another folder than the student's for the results; its ``config.json``, if there is
+            one, gets the schedule.
 
     Raises:
-        UserError: no student there, a task that is not the student's, an unknown metric, no usable utterance, or files that cannot be
-            written.
+        UserError: no student there, a task that is not the student's, an unknown metric, no usable
+            utterance, or files that cannot be written.
     """
     resolve_metric(config.metric)  # before anything is loaded
     if config.metric == TEACHER_MSE and config.teacher is None:
@@ -68,7 +72,11 @@ def run_search(
         student.to(device)
     student.eval()
     task = _agreed(student, task)
-    teacher = load_teacher(config.teacher, device=device or "cpu") if config.teacher and config.metric == TEACHER_MSE else None
+    teacher = (
+        load_teacher(config.teacher, device=device or "cpu")
+        if config.teacher and config.metric == TEACHER_MSE
+        else None
+    )
     folder = None if out is None else Path(out)
     with scoring_pool(config.workers) as pool:
 
@@ -94,18 +102,23 @@ def search_with(
 ) -> dict[str, Any]:
     """The search itself, by any score; results and files as ``run_search``.
 
-    It runs on the first block and compares what it found with the schedules that cost no search on the next, which it has not seen. Where
-    that does not settle it (``compare.settled``), it runs again on both, scoring what it knows on the new utterances alone. What it finds
-    on its blocks is what a search on so many utterances finds. After the last block the comparison is on what it has seen.
+    It runs on the first block and compares what it found with the schedules that cost no search on
+    the next, which it has not seen. Where that does not settle it (``compare.settled``), it runs
+    again on both, scoring what it knows on the new utterances alone. What it finds on its blocks is
+    what a search on so many utterances finds. After the last block the comparison is on what it has
+    seen.
 
     Args:
-        blocks: of utterances, in an order that the number of processes does not change; made as they are needed.
+        blocks: of utterances, in an order that the number of processes does not change; made as
+            they are needed.
         folder: what to write into; None: nothing is written.
         began: ``time.perf_counter()`` when the work began.
     """
     began = time.perf_counter() if began is None else began
     main = accelerator is None or accelerator.is_main_process
-    dev = Development(blocks, accelerator, folder / CACHE_FILE if folder is not None and main else None)
+    dev = Development(
+        blocks, accelerator, folder / CACHE_FILE if folder is not None and main else None
+    )
     dev.take()
     scorer, others = dev.scorers[0], baselines(config.nfe)
     rounds: list[dict[str, Any]] = []
@@ -114,7 +127,10 @@ def search_with(
         result, resolution = _search(dev, config, main)
         unseen = dev.take()
         schedules = {"found": result.schedule, **others}
-        values = {name: dev.values(schedule, searched if unseen else 0) for name, schedule in schedules.items()}
+        values = {
+            name: dev.values(schedule, searched if unseen else 0)
+            for name, schedule in schedules.items()
+        }
         rows = compare(schedules, values, scorer.direction)
         why = settled(rows, scorer.direction, resolution)
         rounds.append(
@@ -130,7 +146,11 @@ def search_with(
         if why is not None or not unseen:
             break
         if main:
-            log.info("O3S: %d utterances do not settle it; going on with %d", rounds[-1]["n"], sum(part.n for part in dev.scorers))
+            log.info(
+                "O3S: %d utterances do not settle it; going on with %d",
+                rounds[-1]["n"],
+                sum(part.n for part in dev.scorers),
+            )
     found = record(result, scorer, config) | {
         "n": rounds[-1]["n"],
         "comparison": rounds[-1]["comparison"],
@@ -174,7 +194,9 @@ def _search(dev: Development, config: SearchConfig, main: bool) -> tuple[SearchR
 
 @contextlib.contextmanager
 def _progress(config: SearchConfig, show: bool) -> Iterator[Callable[[Evaluation], None]]:
-    """A progress line on the main process; the total is what a search with one improving sweep asks for."""
+    """A progress line on the main process; the total is what a search with one improving sweep asks
+    for.
+    """
     best: list[Evaluation] = []
 
     def note(evaluation: Evaluation) -> None:
@@ -185,11 +207,24 @@ def _progress(config: SearchConfig, show: bool) -> Iterator[Callable[[Evaluation
     if not show:
         yield lambda evaluation: None
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     visits = 2 * config.nfe - 1 if config.nfe > 1 else 0
     total = len(config.starts) * (1 + visits * (2 * config.iterations + 1))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns) as progress:
         line = progress.add_task(f"O3S {config.nfe} NFE, {config.metric}", total=total)
         done = 0
@@ -208,7 +243,9 @@ def _progress(config: SearchConfig, show: bool) -> Iterator[Callable[[Evaluation
 
 def _folder(student: str | Path) -> Path:
     if not Path(student).is_dir():
-        raise UserError(f"--student {student}: not a folder here, so the schedule cannot be written into it; copy the student to a folder")
+        raise UserError(
+            f"--student {student}: not a folder here, so the schedule cannot be written into it; copy the student to a folder"
+        )
     return Path(student)
 
 
@@ -217,5 +254,7 @@ def _agreed(student: Student, task: Task | None) -> Task:
     if task is None and own is None:
         raise UserError("--student: this student has no task of its own; say which task it is for")
     if task is not None and own is not None and task.config != own.config:
-        raise UserError(f"--student: was made for task {own.config.name} with its own settings, not for this {task.config.name}")
+        raise UserError(
+            f"--student: was made for task {own.config.name} with its own settings, not for this {task.config.name}"
+        )
     return task if task is not None else own  # type: ignore[return-value]

@@ -1,4 +1,6 @@
-"""The score of a schedule: sample every development utterance from its own fixed noise, and average a metric."""
+"""The score of a schedule: sample every development utterance from its own fixed noise, and average
+a metric.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Item:
-    """What does not depend on the schedule: condition and noise (1, 2, f, n) and, for audio metrics, what the waveform is compared with."""
+    """What does not depend on the schedule: condition and noise (1, 2, f, n) and, for audio
+    metrics, what the waveform is compared with.
+    """
 
     index: int
     name: str
@@ -50,26 +54,29 @@ class _Item:
 
 
 class StudentScorer:
-    """``scorer(schedule) -> float``, larger is better; the same number on every rank and for any number of ranks.
+    """``scorer(schedule) -> float``, larger is better; the same number on every rank and for any
+    number of ranks.
 
-    Utterance i always starts from the noise of (seed, first + i): two schedules differ by their steps and by nothing else. Each rank holds
-    every ``num_processes``-th utterance; conditions, noise, references and the teacher's results are made once.
+    Utterance i always starts from the noise of (seed, first + i): two schedules differ by their
+    steps and by nothing else. Each rank holds every ``num_processes``-th utterance; conditions,
+    noise, references and the teacher's results are made once.
 
     Args:
         student: evaluated as it is, on the accelerator's device (or its own).
         task: conditions and waveforms.
         utterances: ``{"name", "clean" (s,), "degraded" (s,)}`` each, at the task's sample rate.
-        metric: a name or a column of ``METRICS``; lower-is-better ones are negated. Or ``teacher-mse``: minus the mean squared distance, in
-            features, from where ``teacher`` arrives from the same noise in ``teacher_steps`` steps.
+        metric: a name or a column of ``METRICS``; lower-is-better ones are negated. Or
+            ``teacher-mse``: minus the mean squared distance, in features, from where ``teacher``
+            arrives from the same noise in ``teacher_steps`` steps.
         pool: of processes, for the slow metrics.
         first: index of the first utterance, where these are a block of a longer list.
 
-    An utterance whose clean reference has no value under the metric (silence, say) is left out with a warning. A schedule whose result has
-    none where the reference has one scores minus infinity.
+    An utterance whose clean reference has no value under the metric (silence, say) is left out with
+    a warning. A schedule whose result has none where the reference has one scores minus infinity.
 
     Raises:
-        UserError: no utterances, an unknown metric, ``teacher-mse`` without a teacher, or, in the first block, no utterance that can be
-            scored.
+        UserError: no utterances, an unknown metric, ``teacher-mse`` without a teacher, or, in the
+            first block, no utterance that can be scored.
     """
 
     def __init__(
@@ -88,48 +95,94 @@ class StudentScorer:
     ):
         self.metric, self.column, self.direction = resolve_metric(metric)
         if self.metric == TEACHER_MSE and teacher is None:
-            raise UserError("--teacher: metric teacher-mse compares with a teacher; name its folder")
+            raise UserError(
+                "--teacher: metric teacher-mse compares with a teacher; name its folder"
+            )
         if len(utterances) == 0:
-            raise UserError("--data: no utterances to search on; give a corpus with a validation split")
-        self.student, self.task, self.seed, self.accelerator, self.pool = student, task, seed, accelerator, pool
-        self.device = accelerator.device if accelerator is not None else next(student.parameters()).device
+            raise UserError(
+                "--data: no utterances to search on; give a corpus with a validation split"
+            )
+        self.student, self.task, self.seed, self.accelerator, self.pool = (
+            student,
+            task,
+            seed,
+            accelerator,
+            pool,
+        )
+        self.device = (
+            accelerator.device if accelerator is not None else next(student.parameters()).device
+        )
         self.total, self.first = len(utterances), first
-        rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator is not None else (0, 1)
+        rank, world = (
+            (accelerator.process_index, accelerator.num_processes)
+            if accelerator is not None
+            else (0, 1)
+        )
         own = range(rank, self.total, world)
         self.items = [self._item(i, utterances[i]) for i in own]
         self._teacher_key: list[object] = []
         if self.metric == TEACHER_MSE and teacher is not None:
-            self.items = [replace(item, target=_arrive(teacher, item, teacher_steps, teacher_solver)) for item in self.items]
-            self._teacher_key = [digest_tensors(teacher.network.state_dict()), teacher_steps, teacher_solver]
+            self.items = [
+                replace(item, target=_arrive(teacher, item, teacher_steps, teacher_solver))
+                for item in self.items
+            ]
+            self._teacher_key = [
+                digest_tensors(teacher.network.state_dict()),
+                teacher_steps,
+                teacher_solver,
+            ]
         self.counted = self._reduce(self._countable())
         self.n = int(self.counted.sum())
         if self.n == 0 and first == 0:
-            raise UserError(f"--metric {metric}: has no value on any of the {self.total} clean references; check the corpus for silence")
+            raise UserError(
+                f"--metric {metric}: has no value on any of the {self.total} clean references; check the corpus for silence"
+            )
         if self.n < self.total and rank == 0:
-            log.warning("O3S: %d of %d utterances left out: %s has no value on their references", self.total - self.n, self.total, metric)
+            log.warning(
+                "O3S: %d of %d utterances left out: %s has no value on their references",
+                self.total - self.n,
+                self.total,
+                metric,
+            )
 
     def __call__(self, schedule: Schedule) -> float:
         """Mean of ``values``."""
         return mean_score(self.values(schedule))
 
     def values(self, schedule: Schedule) -> np.ndarray:
-        """(n,) the metric on each utterance that counts, negated where lower is better; NaN where the result has no value."""
+        """(n,) the metric on each utterance that counts, negated where lower is better; NaN where
+        the result has no value.
+        """
         values = torch.zeros(self.total, dtype=torch.float64)
         for index, value in self._values(schedule):
             values[index] = value
         return self.direction * self._reduce(values)[self.counted > 0].numpy()
 
     def fingerprint(self) -> str:
-        """Of everything that the score depends on: student, teacher, task, utterances, metric, seed."""
-        digests = torch.zeros(self.total, 4, dtype=torch.int64)  # SHA-256 as integers: what another rank holds adds zeros to
+        """Of everything that the score depends on: student, teacher, task, utterances, metric,
+        seed.
+        """
+        # SHA-256 as integers: what another rank holds adds zeros to
+        digests = torch.zeros(self.total, 4, dtype=torch.int64)
         for item in self.items:
             digest = hashlib.sha256(item.name.encode() + item.clean.tobytes())
             for key in sorted(item.cond):
                 digest.update(key.encode() + item.cond[key].cpu().numpy().tobytes())
-            digests[item.index] = torch.from_numpy(np.frombuffer(digest.digest(), dtype=np.int64).copy())
+            digests[item.index] = torch.from_numpy(
+                np.frombuffer(digest.digest(), dtype=np.int64).copy()
+            )
         weights = digest_tensors(self.student.state_dict())
         task = to_dict(self.task.config)
-        return digest_text([weights, task, self.column, self.seed, self._reduce(digests).tolist(), *self._teacher_key])
+        return digest_text(
+            [
+                weights,
+                task,
+                self.column,
+                self.seed,
+                self._reduce(digests).tolist(),
+                *self._teacher_key,
+            ]
+        )
 
     def _values(self, schedule: Schedule) -> Iterator[tuple[int, float]]:
         """(utterance index, metric) of this rank's share."""
@@ -139,7 +192,10 @@ class StudentScorer:
                 difference = sample(self.student, item.z_0, item.cond, list(schedule)) - item.target
                 yield item.index, float(difference.double().square().sum(1).mean())
             return
-        yield from self._scored((item.name, *judged(self.task, self._waveform(item, schedule), item.clean)) for item in self.items)
+        yield from self._scored(
+            (item.name, *judged(self.task, self._waveform(item, schedule), item.clean))
+            for item in self.items
+        )
 
     def _scored(self, pairs: Iterator[Any]) -> Iterator[tuple[int, float]]:
         rows = score_utterances(pairs, [self.metric], self.task.sample_rate, pool=self.pool)
@@ -152,21 +208,36 @@ class StudentScorer:
         if self.metric == TEACHER_MSE:
             counted[[item.index for item in self.items]] = 1
             return counted
-        for index, value in self._scored((item.name, *judged(self.task, item.clean, item.clean)) for item in self.items):
+        for index, value in self._scored(
+            (item.name, *judged(self.task, item.clean, item.clean)) for item in self.items
+        ):
             counted[index] = float(not math.isnan(value))
         return counted
 
     @torch.no_grad()
     def _item(self, index: int, utterance: Mapping[str, Any]) -> _Item:
-        clean, degraded = (torch.as_tensor(utterance[key], dtype=torch.float32) for key in ("clean", "degraded"))
+        clean, degraded = (
+            torch.as_tensor(utterance[key], dtype=torch.float32) for key in ("clean", "degraded")
+        )
         if clean.shape != degraded.shape or clean.ndim != 1:
             shapes = f"{tuple(clean.shape)} and {tuple(degraded.shape)}"
-            raise UserError(f"{utterance['name']}: clean and degraded are no mono pair of equal length but {shapes}")
+            raise UserError(
+                f"{utterance['name']}: clean and degraded are no mono pair of equal length but {shapes}"
+            )
         degraded = degraded[None].to(self.device)
         gain = self.task.gain(degraded)
         cond = condition(self.task, degraded * gain, text_of(self.task, utterance))
-        eps = noise(self.seed, torch.tensor([self.first + index]), "o3s", cond["y"].shape[1:], self.device)
-        return _Item(index, str(utterance["name"]), cond, self.task.path.prior(cond, eps), gain, clean.numpy())
+        eps = noise(
+            self.seed, torch.tensor([self.first + index]), "o3s", cond["y"].shape[1:], self.device
+        )
+        return _Item(
+            index,
+            str(utterance["name"]),
+            cond,
+            self.task.path.prior(cond, eps),
+            gain,
+            clean.numpy(),
+        )
 
     @torch.no_grad()
     def _waveform(self, item: _Item, schedule: Schedule) -> np.ndarray:
@@ -181,7 +252,8 @@ class StudentScorer:
 
 
 def resolve_metric(metric: str) -> tuple[str, str, int]:
-    """(metric, column, direction) of a metric's name or of one of its columns (``dnsmos`` is ``dnsmos_ovrl``).
+    """(metric, column, direction) of a metric's name or of one of its columns (``dnsmos`` is
+    ``dnsmos_ovrl``).
 
     Raises:
         UserError: unknown, or its package is not installed.
@@ -197,4 +269,6 @@ def resolve_metric(metric: str) -> tuple[str, str, int]:
 
 @torch.no_grad()
 def _arrive(teacher: Teacher, item: _Item, steps: int, solver: str) -> Tensor:
-    return solve(lambda z, t: teacher.velocity(z, t, item.cond), item.z_0, steps, solver=find_solver(solver))
+    return solve(
+        lambda z, t: teacher.velocity(z, t, item.cond), item.z_0, steps, solver=find_solver(solver)
+    )

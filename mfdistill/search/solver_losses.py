@@ -1,4 +1,6 @@
-"""What a learned solver is judged by while it learns: waveforms against waveforms (Stream.FM, arXiv 2512.19442)."""
+"""What a learned solver is judged by while it learns: waveforms against waveforms (Stream.FM, arXiv
+2512.19442).
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,9 @@ _FLOOR = 1e-8
 
 
 def log_stft_loss(made: Tensor, clean: Tensor, sample_rate: int) -> Tensor:
-    """Mean over windows of 20, 32 and 40 ms (symmetric Hann, hops of a quarter, centred) of the mean squared difference of
-    ``log10(max(|S|, 1e-8)^2)``; the phase has no part in it."""
+    """Mean over windows of 20, 32 and 40 ms (symmetric Hann, hops of a quarter, centred) of the
+    mean squared difference of ``log10(max(|S|, 1e-8)^2)``; the phase has no part in it.
+    """
     total = made.new_zeros(())
     for ms in WINDOWS_MS:
         n = sample_rate * ms // 1000
@@ -40,7 +43,9 @@ def pesq_loss(sample_rate: int) -> WaveLoss:
     try:
         import torch_pesq  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise UserError("--pesq: needs the package torch-pesq (pip install torch-pesq); leave the weight at 0 without it") from error
+        raise UserError(
+            "--pesq: needs the package torch-pesq (pip install torch-pesq); leave the weight at 0 without it"
+        ) from error
     model = torch_pesq.PesqLoss(1.0, sample_rate=sample_rate)
 
     def loss(made: Tensor, clean: Tensor) -> Tensor:
@@ -50,8 +55,9 @@ def pesq_loss(sample_rate: int) -> WaveLoss:
 
 
 def speech_feature_loss(path: str, sample_rate: int, layer: int = 8) -> WaveLoss:
-    """SpeechBERTScore's precision as a loss: 1 - the mean over the made frames of the greatest cosine similarity to any clean frame, of the
-    hidden states ``layer`` of a HuBERT-like model of the package transformers (mHuBERT-147, layer 8, in Stream.FM).
+    """SpeechBERTScore's precision as a loss: 1 - the mean over the made frames of the greatest
+    cosine similarity to any clean frame, of the hidden states ``layer`` of a HuBERT-like model of
+    the package transformers (mHuBERT-147, layer 8, in Stream.FM).
 
     Raises:
         UserError: transformers is not installed, or no model is at ``path`` (a folder or hub id).
@@ -59,11 +65,15 @@ def speech_feature_loss(path: str, sample_rate: int, layer: int = 8) -> WaveLoss
     try:
         from transformers import AutoModel  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise UserError("--speech-model: needs the package transformers (pip install transformers); leave it out without it") from error
+        raise UserError(
+            "--speech-model: needs the package transformers (pip install transformers); leave it out without it"
+        ) from error
     try:
         model: nn.Module = AutoModel.from_pretrained(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"--speech-model {path}: no speech model could be loaded ({str(error).splitlines()[0]})") from error
+        raise UserError(
+            f"--speech-model {path}: no speech model could be loaded ({str(error).splitlines()[0]})"
+        ) from error
     model.eval().requires_grad_(False)
 
     def features(wave: Tensor) -> Tensor:
@@ -81,5 +91,3 @@ def speech_feature_loss(path: str, sample_rate: int, layer: int = 8) -> WaveLoss
         return 1 - torch.matmul(features(made), reference.transpose(1, 2)).amax(-1).mean()
 
     return loss
-
-

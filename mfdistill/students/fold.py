@@ -30,8 +30,8 @@ class Constant(nn.Module):
 def fold_time(model: Student | nn.Module, t: float = 0.0, r: float | None = None) -> nn.Module:
     """A copy of the network that answers as ``model`` does at these times, without embedding them.
 
-    A causal NCSN++ has its time in its biases then (12 % fewer parameters) and answers so whatever time it is given; a compact network
-    still needs the time for its preconditioning.
+    A causal NCSN++ has its time in its biases then (12 % fewer parameters) and answers so whatever
+    time it is given; a compact network still needs the time for its preconditioning.
 
     Args:
         r: of a student or a student's network (1 where None); a network of one time has none.
@@ -40,19 +40,26 @@ def fold_time(model: Student | nn.Module, t: float = 0.0, r: float | None = None
         UserError: another network, or one without time.
     """
     network = model.network if isinstance(model, Student) else model
-    if not isinstance(network, CausalNCSNpp | CompactNet) or getattr(network, "temb_modules", network) is None:
-        raise UserError(f"fold: {type(network).__name__} has no time to fold; a causal_ncsnpp with a time embedding and a compact have")
+    if (
+        not isinstance(network, CausalNCSNpp | CompactNet)
+        or getattr(network, "temb_modules", network) is None
+    ):
+        raise UserError(
+            f"fold: {type(network).__name__} has no time to fold; a causal_ncsnpp with a time embedding and a compact have"
+        )
     folded = copy.deepcopy(network)
     like = next(folded.parameters())
     if r is None and isinstance(model, Student):
         r = 1.0
     times = [t] if r is None else [[t, r]]
-    time = torch.tensor(times, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
+    time = torch.tensor(
+        times, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device
+    )
     if isinstance(folded, CompactNet):
         e = F.silu(folded.time_embedding(time))
         for block in folded.blocks:
-            block.modulation = Constant(block.modulation(e))                    # type: ignore[operator, union-attr]
-        folded.time_embedding = Constant(like.new_zeros(1))                     # type: ignore[assignment]
+            block.modulation = Constant(block.modulation(e))  # type: ignore[operator, union-attr]
+        folded.time_embedding = Constant(like.new_zeros(1))  # type: ignore[assignment]
         return folded
     assert folded.temb_modules is not None
     temb = F.silu(folded.temb_modules(time))

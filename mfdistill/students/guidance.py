@@ -1,4 +1,6 @@
-"""A student that is told how strongly it is guided (as ZipVoice's distilled model is): one more number beside t and r."""
+"""A student that is told how strongly it is guided (as ZipVoice's distilled model is): one more
+number beside t and r.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,14 @@ _HARMONICS = 4
 
 
 class GuidedEmbedding(nn.Module):
-    """Embeds [t, r, s]: ``E(t, r) + V silu(B f(s / largest))``, ``V = 0`` at the start, so that it answers as without s, for every s.
+    """Embeds [t, r, s]: ``E(t, r) + V silu(B f(s / largest))``, ``V = 0`` at the start, so that it
+    answers as without s, for every s.
 
     ``f`` are s and low harmonics of it; s is the strength in ``v_cond + s (v_cond - v_null)``.
 
     Args:
-        embedding: of stacked pairs (b, 2) -> (b, d); kept as a submodule, its keys under ``embedding.``.
+        embedding: of stacked pairs (b, 2) -> (b, d); kept as a submodule, its keys under
+            ``embedding.``.
         largest: strength of guidance up to which it is trained.
     """
 
@@ -46,6 +50,8 @@ class GuidedEmbedding(nn.Module):
 @torch.no_grad()
 def _width(embedding: nn.Module, like: Tensor) -> int:
     was_training = embedding.training
-    width = embedding.eval()(torch.full((1, 2), 0.5, device=like.device, dtype=like.dtype)).shape[-1]
+    width = embedding.eval()(torch.full((1, 2), 0.5, device=like.device, dtype=like.dtype)).shape[
+        -1
+    ]
     embedding.train(was_training)
     return width

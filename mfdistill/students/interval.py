@@ -15,9 +15,11 @@ Interval = Literal["mixed", "delta", "unit"]
 
 
 class IntervalEmbedding(nn.Module):
-    """Embeds a stacked pair [t, r] with an embedder made for one time (IntMeanFlow, arXiv 2510.07979, eqs. 9-10).
+    """Embeds a stacked pair [t, r] with an embedder made for one time (IntMeanFlow, arXiv
+    2510.07979, eqs. 9-10).
 
-    ``e = W [E(t); E(r)]``, ``W = [I 0]`` at the start, so that a network using it answers as it did before, for every r.
+    ``e = W [E(t); E(r)]``, ``W = [I 0]`` at the start, so that a network using it answers as it did
+    before, for every r.
 
     Args:
         embedding: E, maps (b,) to (b, d); kept as a submodule, its keys under ``embedding.``.
@@ -35,16 +37,21 @@ class IntervalEmbedding(nn.Module):
         """time (b, 2) stacked [t, r], or (b,) for r = t. Returns (b, d)."""
         t, r = time.unbind(-1) if time.ndim == 2 else (time, time)
         e_t, e_r = self.embedding(t), self.embedding(r)
-        # W [e_t; e_r] written as e_t + (W - [I 0]) [e_t; e_r]: the second term is exactly 0 until W moves, in any matmul precision
+        # W [e_t; e_r] written as e_t + (W - [I 0]) [e_t; e_r]: the second term is exactly 0 until W
+        # moves, in any matmul precision
         return e_t + F.linear(torch.cat([e_t, e_r], -1), self.weight - self.start)  # type: ignore[operator]
 
 
 class UnitIntervalEmbedding(nn.Module):
-    """Embeds a stacked pair [t, r] smoothly, in the place of an embedder whose frequencies are high (Fourier scale 16, ``sin(1000 t)``).
+    """Embeds a stacked pair [t, r] smoothly, in the place of an embedder whose frequencies are high
+    (Fourier scale 16, ``sin(1000 t)``).
 
-    ``e = A f(t) + V silu(B [f(t); f(r - t)])`` with ``f`` = 1, t and four harmonics of half a period; A is the least-squares fit to the
-    embedder, V starts at zero. JVP objectives need it: the time derivative of the whole network grows with the frequencies. It costs the
-    equality with the teacher: what the teacher tells from the fast parts of its embedding is lost, and must be trained again.
+    ``e = A f(t) + V silu(B [f(t); f(r - t)])`` with ``f`` = 1, t and four harmonics of half a
+    period; A is the least-squares fit to the
+    embedder, V starts at zero. JVP objectives need it: the time derivative of the whole network
+    grows with the frequencies. It costs the
+    equality with the teacher: what the teacher tells from the fast parts of its embedding is lost,
+    and must be trained again.
 
     Args:
         embedding: maps (b,) to (b, d); not kept.
@@ -57,13 +64,24 @@ class UnitIntervalEmbedding(nn.Module):
         f = self._features(torch.linspace(0, 1, times, dtype=torch.float64, device=e.device))
         # solved by QR: the columns are nearly dependent only beyond what float64 resolves
         q, triangle = torch.linalg.qr(f)
-        self.fit = nn.Parameter(torch.linalg.solve_triangular(triangle, q.T @ e.double(), upper=True).T.to(e.dtype).contiguous())
-        self.hidden, self.out = nn.Linear(2 * f.shape[1], e.shape[1]), nn.Linear(e.shape[1], e.shape[1], bias=False)
+        self.fit = nn.Parameter(
+            torch.linalg.solve_triangular(triangle, q.T @ e.double(), upper=True)
+            .T.to(e.dtype)
+            .contiguous()
+        )
+        self.hidden, self.out = (
+            nn.Linear(2 * f.shape[1], e.shape[1]),
+            nn.Linear(e.shape[1], e.shape[1], bias=False),
+        )
         nn.init.zeros_(self.out.weight)
         self.to(e)
 
     def _features(self, t: Tensor) -> Tensor:
-        angle = torch.pi * t[:, None] * torch.arange(1, self.harmonics + 1, device=t.device, dtype=t.dtype)
+        angle = (
+            torch.pi
+            * t[:, None]
+            * torch.arange(1, self.harmonics + 1, device=t.device, dtype=t.dtype)
+        )
         return torch.cat([torch.ones_like(t)[:, None], t[:, None], angle.sin(), angle.cos()], -1)
 
     def forward(self, time: Tensor) -> Tensor:
@@ -74,8 +92,8 @@ class UnitIntervalEmbedding(nn.Module):
 
 
 def two_times(embedding: nn.Module, interval: Interval) -> nn.Module:
-    """``embedding`` of one time as one of a pair [t, r]: an ``IntervalEmbedding`` ("mixed"), a ``DeltaEmbedding`` ("delta") or
-    a ``UnitIntervalEmbedding`` ("unit").
+    """``embedding`` of one time as one of a pair [t, r]: an ``IntervalEmbedding`` ("mixed"), a
+    ``DeltaEmbedding`` ("delta") or a ``UnitIntervalEmbedding`` ("unit").
 
     Raises:
         UserError: no such kind of interval.
@@ -100,7 +118,9 @@ def _probe(embedding: nn.Module, times: int = 1) -> Tensor:
     e = embedding.eval()(at.to(device=like.device, dtype=like.dtype))
     embedding.train(was_training)
     if not isinstance(e, Tensor) or e.ndim != 2:
-        raise ValueError(f"{type(embedding).__name__} does not map (b,) times to (b, d), so it is no time embedding")
+        raise ValueError(
+            f"{type(embedding).__name__} does not map (b,) times to (b, d), so it is no time embedding"
+        )
     return e
 
 

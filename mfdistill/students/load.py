@@ -26,13 +26,16 @@ def load_student(
     """A student in evaluation mode, with the schedule saved beside it.
 
     Args:
-        path: a folder that ``student-distill`` wrote, the hub id of such a folder, or a MeanFlowSE checkpoint.
+        path: a folder that ``student-distill`` wrote, the hub id of such a folder, or a MeanFlowSE
+            checkpoint.
         kind: one of ``STUDENTS``; found from the file where it can be.
         config: sizes for files that do not hold their own; a folder of ours does.
-        streaming: run the network as its streaming form, frame by frame with a state; the numbers are the same to rounding.
+        streaming: run the network as its streaming form, frame by frame with a state; the numbers
+            are the same to rounding.
 
     Raises:
-        UserError: nothing there, an unrecognised file, an unknown kind, a checkpoint of another role, or an option that the kind lacks.
+        UserError: nothing there, an unrecognised file, an unknown kind, a checkpoint of another
+            role, or an option that the kind lacks.
     """
     place = resolve(path)
     if kind is None and not place.is_dir() and (kind := recognise(place)) not in STUDENTS:
@@ -42,12 +45,17 @@ def load_student(
         )
     kind = kind or "interval"
     if kind not in STUDENTS:
-        raise UserError(f"--kind {kind}: unknown kind of student; this version has: {', '.join(STUDENTS)}")
+        raise UserError(
+            f"--kind {kind}: unknown kind of student; this version has: {', '.join(STUDENTS)}"
+        )
     return STUDENTS[kind](place, device, config, streaming)
 
 
 def load_interval(
-    path: Path, device: torch.device | str = "cpu", config: Mapping[str, Any] | None = None, streaming: bool = False
+    path: Path,
+    device: torch.device | str = "cpu",
+    config: Mapping[str, Any] | None = None,
+    streaming: bool = False,
 ) -> Student:
     """A student trained here, from its folder (arguments and errors as ``load_student``)."""
     if config is not None:
@@ -56,12 +64,23 @@ def load_interval(
     name: str = network.time_embedding_name  # type: ignore[assignment]
     try:
         schedule, interval = saved.get("schedule") or 1, saved.get("interval") or "mixed"
-        student = Student(network, name, task, schedule, saved["network"], saved.get("parent"), interval, saved.get("guidance_input"))
+        student = Student(
+            network,
+            name,
+            task,
+            schedule,
+            saved["network"],
+            saved.get("parent"),
+            interval,
+            saved.get("guidance_input"),
+        )
     except (TypeError, UserError) as error:
         raise UserError(f"{path}/config.json: schedule: {error}") from error
     load_parts(student, task, load_tensors(path), path)
     if streaming and isinstance(task, ForeignTask):  # CosyVoice streams by chunks of its attention
-        if not getattr(network.config, "static_chunk_size", 0) or not getattr(network.config, "causal", True):
+        if not getattr(network.config, "static_chunk_size", 0) or not getattr(
+            network.config, "causal", True
+        ):
             raise UserError(f"{path}: this network has no streaming form; leave streaming out")
         network.streaming = True  # type: ignore[assignment]
     elif streaming:
@@ -93,6 +112,7 @@ def load_cosyvoice3_student(*args: Any, **options: Any) -> Student:
 
 def load_f5_student(kind: str) -> Callable[..., Student]:
     """The loader of students in F5-TTS's layout (``students.f5``)."""
+
     def load(*args: Any, **options: Any) -> Student:
         from mfdistill.students.f5 import load_f5_student
 
@@ -112,15 +132,25 @@ STUDENTS: dict[str, Callable[..., Student]] = {
 
 
 def save_student(
-    student: Student, path: str | Path, objective: Mapping[str, Any] | None = None, training: Mapping[str, Any] | None = None
+    student: Student,
+    path: str | Path,
+    objective: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
 ) -> None:
     """Write ``model.safetensors`` and ``config.json``.
 
     Raises:
         UserError: the folder cannot be written.
-        ValueError: the student has no task or no description of its network, so nobody could load it.
+        ValueError: the student has no task or no description of its network, so nobody could load
+            it.
     """
     if student.task is None or student.description is None:
-        raise ValueError("a student without a task or without a description of its network cannot be saved")
-    config = {**student.config, "objective": dict(objective or {}) or None, "training": dict(training or {})}
+        raise ValueError(
+            "a student without a task or without a description of its network cannot be saved"
+        )
+    config = {
+        **student.config,
+        "objective": dict(objective or {}) or None,
+        "training": dict(training or {}),
+    }
     save_folder(path, with_predictor(student.state_dict(), student.task), config)

@@ -1,7 +1,9 @@
-"""A stream's hop as an ONNX graph with explicit state inputs and outputs, and its runner in onnxruntime.
+"""A stream's hop as an ONNX graph with explicit state inputs and outputs, and its runner in
+onnxruntime.
 
-Inputs: ``samples (1, hop)``, ``noise (1, 2, f, 1)`` (complex Gaussian of variance 1), the state's tensors by name. Outputs: ``output
-(1, hop)`` and ``next_<name>``. A stream starts with zeros. Sample rate, hop, window, offset and evaluations are in the metadata.
+Inputs: ``samples (1, hop)``, ``noise (1, 2, f, 1)`` (complex Gaussian of variance 1), the state's
+tensors by name. Outputs: ``output (1, hop)`` and ``next_<name>``. A stream starts with zeros.
+Sample rate, hop, window, offset and evaluations are in the metadata.
 """
 
 from __future__ import annotations
@@ -24,35 +26,51 @@ OPSET = 17
 
 
 def onnx_bytes(step: StreamStep) -> bytes:
-    """The graph of one hop of one stream (of a ``StreamStep`` with ``matrix``), in single precision.
+    """The graph of one hop of one stream (of a ``StreamStep`` with ``matrix``), in single
+    precision.
 
     Raises:
-        UserError: the package ``onnx`` is missing, the step uses Fourier transforms that a graph does not have, or layers in eight bits.
+        UserError: the package ``onnx`` is missing, the step uses Fourier transforms that a graph
+            does not have, or layers in eight bits.
     """
     try:
         import onnx
     except ImportError as error:
-        raise UserError("ONNX export: needs the package onnx; install it with: pip install 'mfdistill[onnx]'") from error
+        raise UserError(
+            "ONNX export: needs the package onnx; install it with: pip install 'mfdistill[onnx]'"
+        ) from error
     if step.dft is None:
         raise UserError("ONNX export: the step must be made with matrix=True")
     if has_int8(step):
-        raise UserError("ONNX export: this network has layers in eight bits, which are torch's own; export the one that it was made of")
+        raise UserError(
+            "ONNX export: this network has layers in eight bits, which are torch's own; export the one that it was made of"
+        )
     own = frozen_copy(step).to("cpu", torch.float32)
     names, state = own.names, tuple(tensor.to("cpu", torch.float32) for tensor in step.initial(1))
     noise = torch.zeros(1, 2, step.stft.bins, 1)
     file = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")                 # the tracer's, on shapes that are fixed here
+        # the tracer's, on shapes that are fixed here
+        warnings.simplefilter("ignore")
         torch.onnx.export(
-            _Apart(own), (torch.zeros(1, step.stft.hop), noise, *state), file,  # type: ignore[arg-type]
-            dynamo=False, opset_version=OPSET, do_constant_folding=False,
-            input_names=["samples", "noise", *names], output_names=["output", *(f"next_{name}" for name in names)],
+            _Apart(own),
+            (torch.zeros(1, step.stft.hop), noise, *state),
+            file,  # type: ignore[arg-type]
+            dynamo=False,
+            opset_version=OPSET,
+            do_constant_folding=False,
+            input_names=["samples", "noise", *names],
+            output_names=["output", *(f"next_{name}" for name in names)],
         )
     model = onnx.load_from_string(file.getvalue())
     facts = latency(step.stft)
     about = {
-        "sample_rate": facts.sample_rate, "hop": facts.hop, "n_fft": step.stft.n_fft, "offset": facts.offset,
-        "evaluations": len(step.plan.b), "task": step.task.config.name,
+        "sample_rate": facts.sample_rate,
+        "hop": facts.hop,
+        "n_fft": step.stft.n_fft,
+        "offset": facts.offset,
+        "evaluations": len(step.plan.b),
+        "task": step.task.config.name,
     }
     onnx.helper.set_model_props(model, {key: str(value) for key, value in about.items()})
     return model.SerializeToString()
@@ -70,7 +88,8 @@ class _Apart(nn.Module):
 
 
 class OnnxStep:
-    """A graph of ``onnx_bytes`` in onnxruntime: ``step(samples, noise, *state) -> [output, *state]`` of arrays.
+    """A graph of ``onnx_bytes`` in onnxruntime: ``step(samples, noise, *state) -> [output,
+    *state]`` of arrays.
 
     Raises:
         UserError: no such file, or not such a graph.
@@ -88,9 +107,19 @@ class OnnxStep:
             raise UserError(f"{model}: no such file")
         try:
             source: Any = model if isinstance(model, bytes) else str(model)
-            self.session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        except (errors.Fail, errors.InvalidGraph, errors.InvalidProtobuf, errors.InvalidArgument, errors.NotImplemented) as error:
-            raise UserError(f"ONNX: not a model that onnxruntime reads ({str(error).splitlines()[0]})") from error
+            self.session = onnxruntime.InferenceSession(
+                source, options, providers=["CPUExecutionProvider"]
+            )
+        except (
+            errors.Fail,
+            errors.InvalidGraph,
+            errors.InvalidProtobuf,
+            errors.InvalidArgument,
+            errors.NotImplemented,
+        ) as error:
+            raise UserError(
+                f"ONNX: not a model that onnxruntime reads ({str(error).splitlines()[0]})"
+            ) from error
         inputs = self.session.get_inputs()
         self.names = [item.name for item in inputs]
         self.shapes = [tuple(item.shape) for item in inputs]
@@ -103,7 +132,7 @@ class OnnxStep:
         return [np.zeros(shape, np.float32) for shape in self.shapes[2:]]
 
     def __call__(self, *arrays: np.ndarray) -> list[np.ndarray]:
-        return self.session.run(None, dict(zip(self.names, arrays, strict=True)))       # type: ignore[return-value]
+        return self.session.run(None, dict(zip(self.names, arrays, strict=True)))  # type: ignore[return-value]
 
     def tensors(self, *given: Tensor) -> tuple[Tensor, ...]:
         """The same of tensors, in single precision."""

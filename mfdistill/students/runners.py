@@ -1,4 +1,6 @@
-"""What computes one hop of a stream: PyTorch as it is, compiled, as a CUDA graph, or onnxruntime; the numbers agree to rounding."""
+"""What computes one hop of a stream: PyTorch as it is, compiled, as a CUDA graph, or onnxruntime;
+the numbers agree to rounding.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +15,22 @@ from mfdistill.students.step import StreamStep, frozen_copy
 
 RunnerName = Literal["eager", "compile", "cuda-graph", "onnx"]
 Runner = Callable[..., tuple[Tensor, ...]]
-"""``(new, noise, *state) -> (output, *state)``, as ``StreamStep.forward``; all but the eager one take one hop."""
+"""``(new, noise, *state) -> (output, *state)``, as ``StreamStep.forward``; all but the eager one
+take one hop.
+"""
 
 
 def make_runner(name: RunnerName, step: StreamStep, batch: int = 1) -> Runner:
     """The runner ``name`` of ``step`` for ``batch`` streams.
 
     Raises:
-        UserError: an unknown runner, a CUDA graph without a GPU, or onnx for more than one stream or without its packages.
+        UserError: an unknown runner, a CUDA graph without a GPU, or onnx for more than one stream
+            or without its packages.
     """
     if name not in RUNNERS:
-        raise UserError(f"stream: runner {name!r} is unknown; known are: {', '.join(get_args(RunnerName))}")
+        raise UserError(
+            f"stream: runner {name!r} is unknown; known are: {', '.join(get_args(RunnerName))}"
+        )
     return RUNNERS[name](step, batch)
 
 
@@ -36,7 +43,8 @@ def _compiled(step: StreamStep, batch: int) -> Runner:
             return run(*(tensor.clone() if tensor.is_inference() else tensor for tensor in tensors))
 
     state = step.initial(batch)
-    for _ in range(2):                                  # the state's strides are others after the first hop
+    # the state's strides are others after the first hop
+    for _ in range(2):
         _, *state = hop(*_blank(step, batch), *state)
     return hop
 
@@ -44,7 +52,9 @@ def _compiled(step: StreamStep, batch: int) -> Runner:
 def _blank(step: StreamStep, batch: int) -> tuple[Tensor, Tensor]:
     """Samples and noise of one hop."""
     like = {"dtype": step.dtype, "device": step.device}
-    return torch.zeros(batch, step.stft.hop, **like), torch.zeros(batch, 2, step.stft.bins, 1, **like)
+    return torch.zeros(batch, step.stft.hop, **like), torch.zeros(
+        batch, 2, step.stft.bins, 1, **like
+    )
 
 
 class CudaGraph:
@@ -56,12 +66,15 @@ class CudaGraph:
 
     def __init__(self, step: StreamStep, batch: int):
         if step.device.type != "cuda":
-            raise UserError("stream: runner 'cuda-graph' needs a CUDA GPU with the model on it; use 'compile' or 'onnx' on a CPU")
+            raise UserError(
+                "stream: runner 'cuda-graph' needs a CUDA GPU with the model on it; use 'compile' or 'onnx' on a CPU"
+            )
         run = frozen_copy(step)
         self.inputs = [*_blank(step, batch), *(tensor.clone() for tensor in step.initial(batch))]
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.no_grad(), torch.cuda.stream(side):        # libraries set themselves up before anything is recorded
+        # libraries set themselves up before anything is recorded
+        with torch.no_grad(), torch.cuda.stream(side):
             for _ in range(3):
                 run(*self.inputs)
         torch.cuda.current_stream().wait_stream(side)
@@ -80,7 +93,9 @@ def _onnx(step: StreamStep, batch: int) -> Runner:
     from mfdistill.students.onnx import OnnxStep, onnx_bytes
 
     if batch != 1:
-        raise UserError(f"stream: runner 'onnx' takes one stream, not {batch}; use 'eager' or 'compile'")
+        raise UserError(
+            f"stream: runner 'onnx' takes one stream, not {batch}; use 'eager' or 'compile'"
+        )
     return OnnxStep(onnx_bytes(step)).tensors
 
 

@@ -1,6 +1,8 @@
-"""One call of a stream as one module of tensors: new samples, noise and state in, finished samples and state out.
+"""One call of a stream as one module of tensors: new samples, noise and state in, finished samples
+and state out.
 
-Everything that runs a stream (eagerly, compiled, as a CUDA graph, as ONNX) runs this module; nothing is remembered in it.
+Everything that runs a stream (eagerly, compiled, as a CUDA graph, as ONNX) runs this module;
+nothing is remembered in it.
 """
 
 from __future__ import annotations
@@ -25,16 +27,23 @@ Gain = float | Literal["peak"]
 
 @dataclass(frozen=True)
 class Plan:
-    """The evaluations of a sample as one table: evaluation i is at ``times[i]`` ([t] or [t, r]), from the prior's draw plus
-    ``sum_j a[i][j] k_j``; the result is the draw plus ``sum_j b[j] k_j``. Fixed over a stream."""
+    """The evaluations of a sample as one table: evaluation i is at ``times[i]`` ([t] or [t, r]),
+    from the prior's draw plus ``sum_j a[i][j] k_j``; the result is the draw plus ``sum_j b[j]
+    k_j``. Fixed over a stream.
+    """
 
     times: tuple[tuple[float, ...], ...]
     a: tuple[tuple[float, ...], ...]
     b: tuple[float, ...]
 
 
-def plan(model: Student | Teacher, steps: int | Sequence[float] | None = None, solver: str | Tableau = "euler") -> Plan:
-    """A student's jumps along its schedule, or a teacher's evaluations with a solver (one step of it unless ``steps`` says more).
+def plan(
+    model: Student | Teacher,
+    steps: int | Sequence[float] | None = None,
+    solver: str | Tableau = "euler",
+) -> Plan:
+    """A student's jumps along its schedule, or a teacher's evaluations with a solver (one step of
+    it unless ``steps`` says more).
 
     Raises:
         UserError: a bad schedule, or an unknown solver.
@@ -42,16 +51,24 @@ def plan(model: Student | Teacher, steps: int | Sequence[float] | None = None, s
     if isinstance(model, Student):
         times = schedule(model.schedule if steps is None else steps)
         widths = tuple(r - t for t, r in zip(times, times[1:], strict=False))
-        return Plan(tuple(zip(times, times[1:], strict=False)), tuple(widths[:i] for i in range(len(widths))), widths)
-    table = along(tableau(solver) if isinstance(solver, str) else solver, schedule(1 if steps is None else steps))
+        return Plan(
+            tuple(zip(times, times[1:], strict=False)),
+            tuple(widths[:i] for i in range(len(widths))),
+            widths,
+        )
+    table = along(
+        tableau(solver) if isinstance(solver, str) else solver,
+        schedule(1 if steps is None else steps),
+    )
     return Plan(tuple((node,) for node in table.c), table.a, table.b)
 
 
 class StreamStep(nn.Module):
     """``step(new, noise, *state) -> (output, *state)`` for n whole hops of b streams.
 
-    ``new (b, n hop)`` samples; ``noise (b, 2, f, n)`` of complex variance 1; ``output (b, n hop)``, N - H samples behind. The state is
-    ``history, overlap (b, N - H), peak (b, 1)``, then the predictor's tensors, then those of every evaluation (``names``, ``initial``).
+    ``new (b, n hop)`` samples; ``noise (b, 2, f, n)`` of complex variance 1; ``output (b, n hop)``,
+    N - H samples behind. The state is ``history, overlap (b, N - H), peak (b, 1)``, then the
+    predictor's tensors, then those of every evaluation (``names``, ``initial``).
 
     Args:
         model: student or teacher with a task and a causal network.
@@ -76,16 +93,29 @@ class StreamStep(nn.Module):
         super().__init__()
         task: Any = getattr(model, "task", None)
         if task is None:
-            raise UserError("stream: the model has no task, so its features and prior are unknown; load it with them in config")
+            raise UserError(
+                "stream: the model has no task, so its features and prior are unknown; load it with them in config"
+            )
         if getattr(model, "branches", 1) != 1:
-            raise UserError("stream: a teacher with guidance evaluates two branches; load it with guidance strength 0")
+            raise UserError(
+                "stream: a teacher with guidance evaluates two branches; load it with guidance strength 0"
+            )
         network: Any = model.network
         if not getattr(network, "causal", False) or not hasattr(network, "init_state"):
-            raise UserError(f"stream: {type(network).__name__} sees later frames, so it cannot stream; use a causal network")
-        if isinstance(gain, str) and gain != "peak" or isinstance(gain, int | float) and not gain > 0:
+            raise UserError(
+                f"stream: {type(network).__name__} sees later frames, so it cannot stream; use a causal network"
+            )
+        if (
+            isinstance(gain, str)
+            and gain != "peak"
+            or isinstance(gain, int | float)
+            and not gain > 0
+        ):
             raise UserError(f"stream: gain {gain!r} is neither a positive factor nor 'peak'")
         self.task, self.plan, self.stft = task, plan, task.config.stft
-        self.gain: Gain = gain if gain is not None else ("peak" if task.config.normalise == "peak" else 1.0)
+        self.gain: Gain = (
+            gain if gain is not None else ("peak" if task.config.normalise == "peak" else 1.0)
+        )
         self.release = 0.5 ** (self.stft.hop / (release_s * self.stft.sample_rate))
         if fold and len(plan.b) == 1:
             network = fold_time(network, *plan.times[0])
@@ -95,16 +125,24 @@ class StreamStep(nn.Module):
         self.predictor: Any = task.predictor
         if self.predictor is not None:
             if not self.predictor.causal:
-                raise UserError("stream: the predictor in front sees later frames, so it cannot stream; train with a causal one")
+                raise UserError(
+                    "stream: the predictor in front sees later frames, so it cannot stream; train with a causal one"
+                )
             self.predictor.to(self.device)
         time_dtype = torch.promote_types(like.dtype, torch.float32)
         times = torch.tensor(plan.times, dtype=time_dtype, device=like.device)
-        self.register_buffer("times", times if times.shape[1] == 2 else times[:, 0], persistent=False)
-        self.register_buffer("envelope", window_envelope(self.stft, like.dtype, like.device), persistent=False)
+        self.register_buffer(
+            "times", times if times.shape[1] == 2 else times[:, 0], persistent=False
+        )
+        self.register_buffer(
+            "envelope", window_envelope(self.stft, like.dtype, like.device), persistent=False
+        )
         self.dft = Dft(self.stft, like.dtype, like.device) if matrix else None
         self.parts = 0, 0
         state = self.initial(1)
-        predicted = 0 if self.predictor is None else len(self.predictor.init_state(1, self.stft.bins))
+        predicted = (
+            0 if self.predictor is None else len(self.predictor.init_state(1, self.stft.bins))
+        )
         self.parts = predicted, (len(state) - 3 - predicted) // len(plan.b)
 
     @property
@@ -125,7 +163,13 @@ class StreamStep(nn.Module):
 
         past, bins = self.stft.n_fft - self.stft.hop, self.stft.bins
         predictor = () if self.predictor is None else self.predictor.init_state(batch, bins)
-        return zeros(past), zeros(past), zeros(1), *predictor, *(tuple(self.network.init_state(batch, bins)) * len(self.plan.b))
+        return (
+            zeros(past),
+            zeros(past),
+            zeros(1),
+            *predictor,
+            *(tuple(self.network.init_state(batch, bins)) * len(self.plan.b)),
+        )
 
     def forward(self, new: Tensor, noise: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
@@ -133,7 +177,9 @@ class StreamStep(nn.Module):
         predicted, each = self.parts
         wave = torch.cat([history, new], 1)
         gain, peak = self._gains(new, peak)
-        z = frame_features(wave.unfold(1, self.stft.n_fft, self.stft.hop) * gain[..., None], self.stft, self.dft)
+        z = frame_features(
+            wave.unfold(1, self.stft.n_fft, self.stft.hop) * gain[..., None], self.stft, self.dft
+        )
         after: list[Tensor] = []
         cond = self.task.observe(z)
         if self.predictor is not None:
@@ -144,12 +190,14 @@ class StreamStep(nn.Module):
         slopes: list[Tensor] = []
         for k, row in enumerate(self.plan.a):
             start = 3 + predicted + k * each
-            time = self.times[k : k + 1].expand(z.shape[0], *self.times.shape[1:])               # type: ignore[index]
-            slope, own = self.network.step(_move(z_0, row, slopes), time, cond, state[start : start + each])
+            time = self.times[k : k + 1].expand(z.shape[0], *self.times.shape[1:])  # type: ignore[index]
+            slope, own = self.network.step(
+                _move(z_0, row, slopes), time, cond, state[start : start + each]
+            )
             slopes.append(slope)
             after += own
         pieces = frame_waves(_move(z_0, self.plan.b, slopes), self.stft, self.dft) / gain[..., None]
-        output, overlap = overlap_add(pieces, overlap, self.envelope, self.stft)    # type: ignore[arg-type]
+        output, overlap = overlap_add(pieces, overlap, self.envelope, self.stft)  # type: ignore[arg-type]
         past = self.stft.n_fft - self.stft.hop
         return output, wave[:, wave.shape[1] - past :], overlap, peak, *after
 

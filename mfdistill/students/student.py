@@ -1,4 +1,6 @@
-"""The student: an average-velocity network made from any teacher's velocity network, and how it is sampled."""
+"""The student: an average-velocity network made from any teacher's velocity network, and how it is
+sampled.
+"""
 
 from __future__ import annotations
 
@@ -24,20 +26,25 @@ if TYPE_CHECKING:
 
 
 class Student(nn.Module):
-    """``student(z_t, t, r, cond) -> u``, the average velocity over [t, r] (t = 0 prior, t = 1 data, t <= r).
+    """``student(z_t, t, r, cond) -> u``, the average velocity over [t, r] (t = 0 prior, t = 1 data,
+    t <= r).
 
     Args:
-        network: a velocity network ``network(z_t, t, cond)``; **changed in place**: its time embedding is replaced by one of two times.
-            Use ``from_teacher`` or ``from_network`` to work on a copy.
+        network: a velocity network ``network(z_t, t, cond)``; **changed in place**: its time
+            embedding is replaced by one of two times. Use ``from_teacher`` or ``from_network`` to
+            work on a copy.
         time_embedding: dotted name of the time embedding.
         task: what the student is for; None outside a task.
         schedule: times at which ``sample`` steps when it is not told (saved in ``config.json``).
         description: the network's "name" and "config", saved so that ``load_student`` can build it.
         parent: where it comes from, saved as it is.
-        interval: how r is embedded: "mixed" (``IntervalEmbedding``), "delta", MeanFlowSE's branch for r - t (``DeltaEmbedding``; a
-            network that has such a branch keeps it), or "unit", a smooth one instead of the network's (``UnitIntervalEmbedding``).
-        guidance_input: the largest guidance strength that the student is told, by ``cond["guidance"]`` (b,) (``GuidedEmbedding``);
-            None: it is told none, guidance being part of what it learns, at one strength, or absent.
+        interval: how r is embedded: "mixed" (``IntervalEmbedding``), "delta", MeanFlowSE's branch
+            for r - t (``DeltaEmbedding``; a network that has such a branch keeps it), or "unit", a
+            smooth one instead of the network's (``UnitIntervalEmbedding``).
+        guidance_input: the largest guidance strength that the student is told, by
+            ``cond["guidance"]`` (b,) (``GuidedEmbedding``);
+            None: it is told none, guidance being part of what it learns, at one strength, or
+                absent.
     """
 
     def __init__(
@@ -53,8 +60,14 @@ class Student(nn.Module):
     ):
         super().__init__()
         embedding = two_times(network.get_submodule(time_embedding), interval)
-        replace_module(network, time_embedding, embedding if guidance_input is None else GuidedEmbedding(embedding, guidance_input))
-        freeze_norms(network)  # batch statistics cannot be differentiated in forward mode, and leak across samples and frames
+        replace_module(
+            network,
+            time_embedding,
+            embedding if guidance_input is None else GuidedEmbedding(embedding, guidance_input),
+        )
+        # batch statistics cannot be differentiated in forward mode, and leak across samples and
+        # frames
+        freeze_norms(network)
         self.network = network
         self.task = task
         self.schedule: list[float] = make_schedule(schedule)
@@ -74,31 +87,52 @@ class Student(nn.Module):
         interval: Interval = "mixed",
         guidance_input: float | None = None,
     ) -> Student:
-        """A student that equals ``teacher`` at guidance strength 0 for every r, bit for bit in fp32, unless ``interval`` is "unit"; the
-        teacher is not touched.
+        """A student that equals ``teacher`` at guidance strength 0 for every r, bit for bit in
+        fp32, unless ``interval`` is "unit"; the teacher is not touched.
 
-        Parameters that the teacher's network marks as not trainable stay so, unless all of them are (a frozen teacher).
+        Parameters that the teacher's network marks as not trainable stay so, unless all of them are
+        (a frozen teacher).
         """
         config = getattr(teacher, "config", None) or {}
         network = copy.deepcopy(teacher.network)
         if not any(p.requires_grad for p in network.parameters()):
             network.requires_grad_(True)
         task, description = getattr(teacher, "task", None), config.get("network")
-        return cls(network, teacher.time_embedding, task, schedule, description, parent, interval, guidance_input).train()
+        return cls(
+            network,
+            teacher.time_embedding,
+            task,
+            schedule,
+            description,
+            parent,
+            interval,
+            guidance_input,
+        ).train()
 
     @classmethod
     def from_network(
-        cls, network: nn.Module, task: Task | None = None, schedule: int | Sequence[float] = 1, description: Mapping[str, Any] | None = None
+        cls,
+        network: nn.Module,
+        task: Task | None = None,
+        schedule: int | Sequence[float] = 1,
+        description: Mapping[str, Any] | None = None,
     ) -> Student:
-        """A student of a network of ours with the weights it has, for training without a teacher; works on a copy. A network that has
-        MeanFlowSE's branch for r - t keeps it."""
+        """A student of a network of ours with the weights it has, for training without a teacher;
+        works on a copy. A network that has MeanFlowSE's branch for r - t keeps it.
+        """
         name: str = network.time_embedding_name  # type: ignore[assignment]
-        interval: Interval = "delta" if isinstance(network.get_submodule(name), DeltaEmbedding) else "mixed"
-        return cls(copy.deepcopy(network), name, task, schedule, description, interval=interval).train()
+        interval: Interval = (
+            "delta" if isinstance(network.get_submodule(name), DeltaEmbedding) else "mixed"
+        )
+        return cls(
+            copy.deepcopy(network), name, task, schedule, description, interval=interval
+        ).train()
 
     @property
     def config(self) -> dict[str, Any]:
-        """The sections of ``config.json`` that belong to the student (role, task, network, schedule, parent, interval, predictor)."""
+        """The sections of ``config.json`` that belong to the student (role, task, network,
+        schedule, parent, interval, predictor).
+        """
         predictor: Any = getattr(self.task, "predictor", None)
         return {
             "role": "student",
@@ -112,16 +146,27 @@ class Student(nn.Module):
         }
 
     def forward(self, z_t: Tensor, t: Tensor, r: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """``u(z_t, t, r)`` in the shape of ``z_t``; t and r (b,), (1,) or 0-d, r in the precision of t."""
+        """``u(z_t, t, r)`` in the shape of ``z_t``; t and r (b,), (1,) or 0-d, r in the precision
+        of t.
+        """
         t = time_per_sample(t, z_t)
-        others = [r] if self.guidance_input is None else [r, cond.get("guidance", torch.zeros_like(t))]
+        others = (
+            [r] if self.guidance_input is None else [r, cond.get("guidance", torch.zeros_like(t))]
+        )
         time = torch.stack([t, *(time_per_sample(other, z_t).to(t) for other in others)], -1)
-        return frame_by_frame(self.network, z_t, time, cond) if self.streaming else self.network(z_t, time, cond)
+        return (
+            frame_by_frame(self.network, z_t, time, cond)
+            if self.streaming
+            else self.network(z_t, time, cond)
+        )
 
 
-def given(student: nn.Module, cond: Mapping[str, Tensor]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """``u(z_t, t, r)`` of a student under a condition, for ``flow.total_derivative``; with a forward-mode rule of its own if its network
-    has one (``NCSNpp.with_tangent``)."""
+def given(
+    student: nn.Module, cond: Mapping[str, Tensor]
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """``u(z_t, t, r)`` of a student under a condition, for ``flow.total_derivative``; with a
+    forward-mode rule of its own if its network has one (``NCSNpp.with_tangent``).
+    """
     own = hasattr(getattr(student, "network", None), "with_tangent")
     return (_GivenWithTangent if own else _Given)(student, cond)
 
@@ -149,12 +194,13 @@ def sample(
     steps: int | Sequence[float] | None = None,
     project: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """``z_1`` by ``z_r = z_t + (r - t) u(z_t, t, r)`` along a schedule; one network evaluation per step.
+    """``z_1`` by ``z_r = z_t + (r - t) u(z_t, t, r)`` along a schedule; one network evaluation per
+    step.
 
     Args:
         z_0: a draw of the prior, (b, ...).
-        steps: a number of equal steps, a list of ascending times, or None for ``student.schedule``. The state moves from the
-            first time to the last; from 0 to 1 it is a whole sample.
+        steps: a number of equal steps, a list of ascending times, or None for ``student.schedule``.
+            The state moves from the first time to the last; from 0 to 1 it is a whole sample.
         project: applied to ``z_0`` and to the state after every step (``flow.solve``).
 
     Returns: the state at the last time.

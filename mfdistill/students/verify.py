@@ -1,4 +1,6 @@
-"""What a stream promises, measured on a checkpoint: equal to offline, nothing seen early, the claimed latency, states that can be kept."""
+"""What a stream promises, measured on a checkpoint: equal to offline, nothing seen early, the
+claimed latency, states that can be kept.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ from mfdistill.teachers.protocol import Teacher
 Steps = int | Sequence[float] | None
 BLOCKS = (1, 7, 160, 256, 1000)
 LIMITS = {torch.float64: 1e-12, torch.float32: 1e-5}
-EIGHT_BIT_LIMIT = 1e-2  # a value at the edge between two steps of eight bits is decided by the last digit of a float
+# a value at the edge between two steps of eight bits is decided by the last digit of a float
+EIGHT_BIT_LIMIT = 1e-2
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,17 @@ class Check:
 
 
 @torch.no_grad()
-def offline(model: Student | Teacher, wave: Tensor, steps: Steps = None, solver: str | Tableau = "euler", seeds: Any = None) -> Tensor:
-    """What a stream at gain 1 should give for the whole of ``wave (b, s)``, computed on all frames at once."""
-    task: Any = model.task                                                      # type: ignore[union-attr]
+def offline(
+    model: Student | Teacher,
+    wave: Tensor,
+    steps: Steps = None,
+    solver: str | Tableau = "euler",
+    seeds: Any = None,
+) -> Tensor:
+    """What a stream at gain 1 should give for the whole of ``wave (b, s)``, computed on all frames
+    at once.
+    """
+    task: Any = model.task  # type: ignore[union-attr]
     stft = replace(task.config.stft, causal=True)
     z = stft_features(wave, stft)
     cond = task.completed(task.observe(z))
@@ -56,7 +67,11 @@ def stream_noise(seeds: Sequence[int], like: Tensor) -> Tensor:
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
         shape = (1, 2, like.shape[2], 1)
-        streams.append(torch.cat([noise_like(shape, generator, dtype=like.dtype) for _ in range(like.shape[3])], 3))
+        streams.append(
+            torch.cat(
+                [noise_like(shape, generator, dtype=like.dtype) for _ in range(like.shape[3])], 3
+            )
+        )
     return torch.cat(streams)
 
 
@@ -71,13 +86,16 @@ def distance(a: Tensor, b: Tensor) -> float:
     return float((a - b).norm() / b.norm()) if a.shape == b.shape else float("inf")
 
 
-def verify(model: Student | Teacher, nfes: Sequence[int] = (1, 2, 5), hops: int = 24, onnx: bool = True) -> Iterator[Check]:
+def verify(
+    model: Student | Teacher, nfes: Sequence[int] = (1, 2, 5), hops: int = 24, onnx: bool = True
+) -> Iterator[Check]:
     """The battery, check by check; ``model`` is not changed.
 
     Args:
         nfes: numbers of evaluations at which a stream must equal offline.
         hops: length of the signals; at least 12.
-        onnx: also export the hop and run it in onnxruntime, unless it has layers in eight bits, which are torch's own.
+        onnx: also export the hop and run it in onnxruntime, unless it has layers in eight bits,
+            which are torch's own.
 
     Raises:
         UserError: a model that cannot stream at all, or signals too short.
@@ -100,7 +118,11 @@ def verify(model: Student | Teacher, nfes: Sequence[int] = (1, 2, 5), hops: int 
             for block in blocks:
                 got = run_stream(StreamRestorer(own, nfe, gain=1.0), given, block)
                 label = "whole" if block == given.shape[1] else str(block)
-                yield _below(f"stream = offline, {name}, NFE {nfe}, blocks of {label}", distance(got, expected), limits[dtype])
+                yield _below(
+                    f"stream = offline, {name}, NFE {nfe}, blocks of {label}",
+                    distance(got, expected),
+                    limits[dtype],
+                )
 
     yield _leak(models[torch.float32], hops)
     yield _field(restorer.step.network)
@@ -110,7 +132,10 @@ def verify(model: Student | Teacher, nfes: Sequence[int] = (1, 2, 5), hops: int 
     yield from _states(models[torch.float64], waves)
     if onnx and not eight:
         single = models[torch.float32]
-        got, expected = (run_stream(StreamRestorer(single, gain=1.0, runner=runner), wave.float(), hop) for runner in ("onnx", "eager"))
+        got, expected = (
+            run_stream(StreamRestorer(single, gain=1.0, runner=runner), wave.float(), hop)
+            for runner in ("onnx", "eager")
+        )
         yield _below("ONNX = eager", distance(got, expected), 1e-5)
 
 
@@ -130,17 +155,38 @@ def _below(name: str, value: float, limit: float) -> Check:
 
 @torch.no_grad()
 def _leak(model: Any, hops: int) -> Check:
-    """Frames after the k-th are changed: those up to it must be the same bit for bit, and the next one not."""
-    z, task, k = torch.randn(2, 2, model.task.config.stft.bins, hops, generator=torch.Generator().manual_seed(1)), model.task, hops // 2
+    """Frames after the k-th are changed: those up to it must be the same bit for bit, and the next
+    one not.
+    """
+    z, task, k = (
+        torch.randn(
+            2, 2, model.task.config.stft.bins, hops, generator=torch.Generator().manual_seed(1)
+        ),
+        model.task,
+        hops // 2,
+    )
     z[1] = z[0]
     z[1, ..., k + 1 :] += 1
     cond = task.completed(task.observe(z))
     eps = stream_noise([3], z[:1]).expand_as(z).clone()
     eps[1, ..., k + 1 :] -= 1
     z_0 = task.path.prior(cond, eps)
-    after = [model.network(z_0[i : i + 1], *_times(model), {key: value[i : i + 1] for key, value in cond.items()}) for i in (0, 1)]
-    same, sees = torch.equal(after[0][..., : k + 1], after[1][..., : k + 1]), not torch.equal(after[0][..., k + 1], after[1][..., k + 1])
-    return Check("no later frame is seen", "bit-identical" if same and sees else "differs", "bit-identical", same and sees)
+    after = [
+        model.network(
+            z_0[i : i + 1], *_times(model), {key: value[i : i + 1] for key, value in cond.items()}
+        )
+        for i in (0, 1)
+    ]
+    same, sees = (
+        torch.equal(after[0][..., : k + 1], after[1][..., : k + 1]),
+        not torch.equal(after[0][..., k + 1], after[1][..., k + 1]),
+    )
+    return Check(
+        "no later frame is seen",
+        "bit-identical" if same and sees else "differs",
+        "bit-identical",
+        same and sees,
+    )
 
 
 def _times(model: Any) -> tuple[Tensor]:
@@ -152,34 +198,59 @@ def _field(network: Any, whose: str = "") -> Check:
     if claimed is None:
         return Check(f"receptive field{whose}", "unbounded (recurrence)", "any", True)
     measured = measured_past(network)
-    return Check(f"receptive field{whose}, frames before its own", str(measured), f"= {claimed}", measured == claimed)
+    return Check(
+        f"receptive field{whose}, frames before its own",
+        str(measured),
+        f"= {claimed}",
+        measured == claimed,
+    )
 
 
 @torch.no_grad()
 def measured_past(network: Any) -> int:
-    """The last frame that an impulse in the first one changes, with all weights positive, so that nothing cancels, and without biases, so
-    that nothing but the impulse is there to be rounded against."""
+    """The last frame that an impulse in the first one changes, with all weights positive, so that
+    nothing cancels, and without biases, so that nothing but the impulse is there to be rounded
+    against.
+    """
     own = copy.deepcopy(network).double().eval()
     for name, value in own.named_parameters():
-        scale = name.rsplit(".", 1)[-1] == "weight" and value.ndim == (2 if "CGroupNorm" in name or "normconv.norm" in name else 1)
-        value.copy_(torch.ones_like(value) if scale else value.abs() / 8 + 1e-2 if value.ndim > 1 else torch.zeros_like(value))
-        if name.endswith("bias") or name.startswith("position") or "modulation" in name or "Dense_0" in name:
+        scale = name.rsplit(".", 1)[-1] == "weight" and value.ndim == (
+            2 if "CGroupNorm" in name or "normconv.norm" in name else 1
+        )
+        value.copy_(
+            torch.ones_like(value)
+            if scale
+            else value.abs() / 8 + 1e-2
+            if value.ndim > 1
+            else torch.zeros_like(value)
+        )
+        if (
+            name.endswith("bias")
+            or name.startswith("position")
+            or "modulation" in name
+            or "Dense_0" in name
+        ):
             value.zero_()
     for name, value in own.named_buffers():
         if name.endswith("running_mean"):
             value.zero_()
     if isinstance(own, CompactNet):
-        for levels in (slice(4, 6), slice(12, 14)):                             # of y and e: they are not zero in silence
-            own.encode.conv.weight[:, levels] = 0       # type: ignore[index]
+        # of y and e: they are not zero in silence
+        for levels in (slice(4, 6), slice(12, 14)):
+            own.encode.conv.weight[:, levels] = 0  # type: ignore[index]
     freqs = own.config.freqs if isinstance(own, CompactNet) else own.config.input_freqs
     frames = network.past_frames + 8
     z = torch.zeros(2, 2, freqs, frames, dtype=torch.float64)
-    z[..., :2] = 1.0                                                            # two frames: some features are products of neighbours
+    # two frames: some features are products of neighbours
+    z[..., :2] = 1.0
     z[1, ..., 0] = 2.0
     zero = torch.zeros_like(z)
     cond = {"y": zero, "e": zero} if isinstance(own, CompactNet) else {"y": z, "e": z}
     time = torch.full((1,), 0.5, dtype=torch.float64)
-    a, b = (own(z[i : i + 1], time, {key: value[i : i + 1] for key, value in cond.items()}) for i in (0, 1))
+    a, b = (
+        own(z[i : i + 1], time, {key: value[i : i + 1] for key, value in cond.items()})
+        for i in (0, 1)
+    )
     return int((a != b).any(2).any(1)[0].nonzero().max())
 
 
@@ -193,7 +264,12 @@ def _latency(restorer: StreamRestorer, wave: Tensor) -> Check:
         changed[:, start:] += 0.1
         ahead = max(ahead, start - int((run_stream(restorer, changed, 160) != out)[0].nonzero()[0]))
     # windows begin with a zero, so the algorithmic latency shows one sample short
-    return Check("latency, samples of look-ahead", str(ahead + 2), f"= {claimed.algorithmic}", ahead + 2 == claimed.algorithmic)
+    return Check(
+        "latency, samples of look-ahead",
+        str(ahead + 2),
+        f"= {claimed.algorithmic}",
+        ahead + 2 == claimed.algorithmic,
+    )
 
 
 def _states(model: Any, waves: Tensor) -> Iterator[Check]:
@@ -208,19 +284,36 @@ def _states(model: Any, waves: Tensor) -> Iterator[Check]:
     once = restorer.push(waves[:1, half:])
     restorer.restore(saved)
     twice = restorer.push(waves[:1, half:])
-    yield Check("snapshot and restore", _identical(twice, once), "bit-identical", torch.equal(twice, once))
+    yield Check(
+        "snapshot and restore", _identical(twice, once), "bit-identical", torch.equal(twice, once)
+    )
     apart = [StreamRestorer(model, gain=1.0, seeds=[seed]) for seed in (0, 1)]
-    parts = [[own.push(waves[i : i + 1, k : k + 70]) for k in range(0, waves.shape[1], 70)] for i, own in enumerate(apart)]
-    single = torch.cat([torch.cat([*part, own.flush()], 1) for part, own in zip(parts, apart, strict=True)])
+    parts = [
+        [own.push(waves[i : i + 1, k : k + 70]) for k in range(0, waves.shape[1], 70)]
+        for i, own in enumerate(apart)
+    ]
+    single = torch.cat(
+        [torch.cat([*part, own.flush()], 1) for part, own in zip(parts, apart, strict=True)]
+    )
     both = StreamRestorer(model, batch=2, gain=1.0)
-    yield _below("two streams side by side = apart", distance(run_stream(both, waves, 70), single), 1e-12)
+    yield _below(
+        "two streams side by side = apart", distance(run_stream(both, waves, 70), single), 1e-12
+    )
     cut = half // both.stft.hop * both.stft.hop
     head = both.push(waves[:, :cut])
     both.reset(torch.tensor([False, True]))
     tail = torch.cat([both.push(waves[:, cut:]), both.flush()], 1)
-    yield _below("masked reset: the other stream goes on", distance(torch.cat([head, tail], 1)[:1], single[:1]), 1e-12)
+    yield _below(
+        "masked reset: the other stream goes on",
+        distance(torch.cat([head, tail], 1)[:1], single[:1]),
+        1e-12,
+    )
     alone = run_stream(StreamRestorer(model, gain=1.0, seeds=[1]), waves[1:, cut:], 64)
-    yield _below("masked reset: the stream starts anew", distance(tail[1:, both.latency.offset :], alone), 1e-12)
+    yield _below(
+        "masked reset: the stream starts anew",
+        distance(tail[1:, both.latency.offset :], alone),
+        1e-12,
+    )
 
 
 def _identical(a: Tensor, b: Tensor) -> str:

@@ -1,11 +1,20 @@
-"""Restoration tasks: enhancement, vocoding, phase retrieval, dereverberation, codec post-filter, bandwidth extension."""
+"""Restoration tasks: enhancement, vocoding, phase retrieval, dereverberation, codec post-filter,
+bandwidth extension.
+"""
 
 from mfdistill.tasks.base import Predictor, Task
 from mfdistill.tasks.config import TaskConfig
 from mfdistill.tasks.enhance import Enhance
 from mfdistill.tasks.mel import MelTask, MelTaskConfig
 from mfdistill.tasks.phase import Phase
-from mfdistill.tasks.task import FRAMINGS, TASKS, default_task, get_task, predicted, read_task_config
+from mfdistill.tasks.task import (
+    FRAMINGS,
+    TASKS,
+    default_task,
+    get_task,
+    predicted,
+    read_task_config,
+)
 from mfdistill.tasks.vocode import Vocode
 
 __all__ = [

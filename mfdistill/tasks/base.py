@@ -1,4 +1,6 @@
-"""What a restoration task is: how the condition is made from audio, in which features, and from which prior the flow starts."""
+"""What a restoration task is: how the condition is made from audio, in which features, and from
+which prior the flow starts.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from mfdistill.tasks.config import Degradation, TaskConfig
 
 
 class Predictor(Protocol):
-    """What stands in front of a flow: a frozen ``cond -> e``, an estimate of the clean features (``teachers.predictor``)."""
+    """What stands in front of a flow: a frozen ``cond -> e``, an estimate of the clean features
+    (``teachers.predictor``).
+    """
 
     def __call__(self, cond: Mapping[str, Tensor]) -> Tensor:
         """``e (b, 2, f, n)`` of all frames."""
@@ -24,14 +28,17 @@ class Predictor(Protocol):
         """The state at the start of ``batch`` streams."""
         ...
 
-    def step(self, cond: Mapping[str, Tensor], state: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def step(
+        self, cond: Mapping[str, Tensor], state: Sequence[Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """``e`` of the next frames, and the state after them."""
         ...
 
 
 class Task:
-    """One task. Waveforms are ``(b, samples)``, features ``(b, 2, f, n)``; ``cond`` is ``{"y": features}``, and with a predictor in front
-    ``{"y", "e"}``."""
+    """One task. Waveforms are ``(b, samples)``, features ``(b, 2, f, n)``; ``cond`` is ``{"y":
+    features}``, and with a predictor in front ``{"y", "e"}``.
+    """
 
     predictor: Predictor | None = None
 
@@ -39,15 +46,24 @@ class Task:
         self.config = config
         self.sample_rate = config.stft.sample_rate
         self.path = GaussianPath(
-            config.sigma_0, config.sigma_1, config.prior_mean, config.prior_shape, config.prior_floor, config.prior_profile,
+            config.sigma_0,
+            config.sigma_1,
+            config.prior_mean,
+            config.prior_shape,
+            config.prior_floor,
+            config.prior_profile,
             config.temperature,
         )
 
     degradation: Degradation = "noise"
-    """How the degraded signal of a training pair comes from the clean one (see ``data.open_train``)."""
+    """How the degraded signal of a training pair comes from the clean one (see
+    ``data.open_train``).
+    """
 
     def gain(self, degraded: Tensor) -> Tensor:
-        """Factor ``(b, 1)`` that brings the degraded signal to the level the features are made at; silence keeps its level."""
+        """Factor ``(b, 1)`` that brings the degraded signal to the level the features are made at;
+        silence keeps its level.
+        """
         if self.config.normalise == "none":
             return torch.ones_like(degraded[:, :1])
         peak = degraded.abs().amax(-1, keepdim=True)
@@ -55,20 +71,29 @@ class Task:
 
     def features(self, wave: Tensor) -> Tensor:
         """``(b, samples) -> (b, 2, f, n)``; the end is padded as the configuration says."""
-        z = stft_features(torch.nn.functional.pad(wave, (0, self._length(wave.shape[-1]) - wave.shape[-1])), self.config.stft)
+        z = stft_features(
+            torch.nn.functional.pad(wave, (0, self._length(wave.shape[-1]) - wave.shape[-1])),
+            self.config.stft,
+        )
         return torch.nn.functional.pad(z, (0, -z.shape[-1] % self.config.frame_multiple))
 
     def _length(self, length: int) -> int:
         """Samples that are transformed; reflection needs more than half a window of them."""
         stft = self.config.stft
-        return padded_length(length, stft) if self.config.whole_hops else max(length, stft.n_fft // 2 + 1)
+        return (
+            padded_length(length, stft)
+            if self.config.whole_hops
+            else max(length, stft.n_fft // 2 + 1)
+        )
 
     def target(self, clean: Tensor) -> Tensor:
         """Features of the clean signal (already at the task's level)."""
         return self.features(clean)
 
     def condition(self, degraded: Tensor) -> dict[str, Tensor]:
-        """The conditioning of the networks from the degraded signal (already at the task's level)."""
+        """The conditioning of the networks from the degraded signal (already at the task's
+        level).
+        """
         return self.completed(self.observe(self.features(degraded)))
 
     def observe(self, z: Tensor) -> dict[str, Tensor]:
@@ -80,7 +105,9 @@ class Task:
         return cond if self.predictor is None else {**cond, "e": self.predictor(cond)}
 
     def degrade(self, clean: Tensor) -> Tensor:
-        """What the task's input sounds like, from what it is given; enhancement is given its noisy input."""
+        """What the task's input sounds like, from what it is given; enhancement is given its noisy
+        input.
+        """
         return clean
 
     def waveform(self, z_1: Tensor, length: int) -> Tensor:

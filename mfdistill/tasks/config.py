@@ -7,16 +7,20 @@ from typing import Literal
 
 from mfdistill.audio.features import StftConfig
 
-TaskName = Literal["enhance", "vocode", "phase", "dereverb", "codec", "bandwidth", "token2mel", "text2mel"]
+TaskName = Literal[
+    "enhance", "vocode", "phase", "dereverb", "codec", "bandwidth", "token2mel", "text2mel"
+]
 Degradation = Literal["none", "noise", "reverb", "codec", "bandwidth"]
 
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """A task by its numbers. ``normalise`` is the level that features are made at: 'peak' of the degraded signal, or 'none'.
+    """A task by its numbers. ``normalise`` is the level that features are made at: 'peak' of the
+    degraded signal, or 'none'.
 
-    ``whole_hops``: signals are padded to whole hops, which keeps the last samples from lying under the end of one window; SGMSE, FlowSE and
-    MeanFlowSE do not. ``frame_multiple``: features get frames of zeros at the end up to a multiple of it (theirs is 64).
+    ``whole_hops``: signals are padded to whole hops, which keeps the last samples from lying under
+    the end of one window; SGMSE, FlowSE and MeanFlowSE do not. ``frame_multiple``: features get
+    frames of zeros at the end up to a multiple of it (theirs is 64).
     """
 
     name: TaskName = "enhance"

@@ -8,11 +8,16 @@ from mfdistill.tasks.config import TaskConfig
 
 
 class Enhance(Task):
-    """Noisy speech to clean speech; the flow starts at the noisy features with Gaussian spread (as SGMSE, FlowSE, Stream.FM)."""
+    """Noisy speech to clean speech; the flow starts at the noisy features with Gaussian spread (as
+    SGMSE, FlowSE, Stream.FM).
+    """
 
 
 def enhance_preset(stft: StftConfig) -> TaskConfig:
-    """Spread in proportion to the noisy magnitude. A stream cannot know its peak: causal features are made at the level that comes in, as
-    Stream.FM's are for this task."""
+    """Spread in proportion to the noisy magnitude. A stream cannot know its peak: causal features
+    are made at the level that comes in, as Stream.FM's are for this task.
+    """
     normalise = "none" if stft.causal else "peak"
-    return TaskConfig("enhance", stft, sigma_0=0.1, prior_mean="y", prior_shape="magnitude", normalise=normalise)
+    return TaskConfig(
+        "enhance", stft, sigma_0=0.1, prior_mean="y", prior_shape="magnitude", normalise=normalise
+    )

@@ -1,4 +1,6 @@
-"""The task of text-to-speech flows of other systems (F5-TTS, CosyVoice, Matcha-TTS): from noise to a Mel spectrogram."""
+"""The task of text-to-speech flows of other systems (F5-TTS, CosyVoice, Matcha-TTS): from noise to
+a Mel spectrogram.
+"""
 
 from __future__ import annotations
 
@@ -36,13 +38,18 @@ class ForeignTaskConfig:
 
 
 class MelPath:
-    """``z_0`` standard normal noise, ``z_1`` the Mel spectrogram; both 0 on padded frames, as in the samplers."""
+    """``z_0`` standard normal noise, ``z_1`` the Mel spectrogram; both 0 on padded frames, as in
+    the samplers.
+    """
 
     sigma_0 = 1.0
 
-    def end_points(self, x: Tensor, cond: Mapping[str, Tensor], eps: Tensor) -> tuple[Tensor, Tensor]:
-        """Arguments as ``flow.GaussianPath.end_points``: ``eps`` has the variance 1/2 of a complex number's channel. The mask is
-        (b, n) beside (b, n, mels), or (b, 1, n) beside (b, mels, n)."""
+    def end_points(
+        self, x: Tensor, cond: Mapping[str, Tensor], eps: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Arguments as ``flow.GaussianPath.end_points``: ``eps`` has the variance 1/2 of a complex
+        number's channel. The mask is (b, n) beside (b, n, mels), or (b, 1, n) beside (b, mels, n).
+        """
         return self.prior(cond, eps), x
 
     def prior(self, cond: Mapping[str, Tensor], eps: Tensor, t: float = 0.0) -> Tensor:
@@ -54,7 +61,9 @@ class MelPath:
 
 
 class ForeignTask(Task):
-    """A Mel flow of another system. It has no waveforms and no condition of its own; ``distill.foreign`` makes batches for it."""
+    """A Mel flow of another system. It has no waveforms and no condition of its own;
+    ``distill.foreign`` makes batches for it.
+    """
 
     degradation = "none"
     config: ForeignTaskConfig  # type: ignore[assignment]
@@ -76,7 +85,9 @@ class ForeignTask(Task):
 
     def mel(self, wave: Tensor) -> Tensor:
         """Waveform (s,) -> the system's Mel spectrogram (mels, n)."""
-        return (speech_log_mel(wave[None], self.config.mel)[0] - self.config.mel_mean) / self.config.mel_std
+        return (
+            speech_log_mel(wave[None], self.config.mel)[0] - self.config.mel_mean
+        ) / self.config.mel_std
 
     def features(self, wave: Tensor) -> Tensor:
         self._refuse()
@@ -91,8 +102,10 @@ class ForeignTask(Task):
         self._refuse()
 
     def _refuse(self) -> NoReturn:
-        raise UserError(f"a model of {self.config.name} makes Mel spectrograms from text or speech tokens, it does not restore recordings; "
-                        "see docs/foreign-tts.md for what can be done with it (export, sample)")
+        raise UserError(
+            f"a model of {self.config.name} makes Mel spectrograms from text or speech tokens, it does not restore recordings; "
+            "see docs/foreign-tts.md for what can be done with it (export, sample)"
+        )
 
 
 def foreign_task(kind: str, mels: int | None = None, **changes: Any) -> ForeignTask:
@@ -110,4 +123,6 @@ def foreign_task(kind: str, mels: int | None = None, **changes: Any) -> ForeignT
 
 def pad_frames(parts: list[Tensor], n: int) -> Tensor:
     """(d, m_i) tensors as one (b, d, n), zeros at their ends."""
-    return torch.stack([torch.nn.functional.pad(part[:, :n], (0, max(0, n - part.shape[1]))) for part in parts])
+    return torch.stack(
+        [torch.nn.functional.pad(part[:, :n], (0, max(0, n - part.shape[1]))) for part in parts]
+    )

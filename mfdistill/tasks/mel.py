@@ -1,8 +1,10 @@
-"""Mel tasks: speech units or text, a prompt and (for units) a speaker embedding to a log-Mel spectrogram, which a vocoder makes audible.
+"""Mel tasks: speech units or text, a prompt and (for units) a speaker embedding to a log-Mel
+spectrogram, which a vocoder makes audible.
 
-`token2mel` is the setting of CosyVoice's flow (arXiv 2407.05407), `text2mel` that of F5-TTS (arXiv 2410.06885) with ZipVoice's even
-spreading of the text over the frames (arXiv 2506.13053) in place of a learnt alignment. The Mel spectrogram is that of the `vocode` task,
-so nothing is lost between the two.
+`token2mel` is the setting of CosyVoice's flow (arXiv 2407.05407), `text2mel` that of F5-TTS (arXiv
+2410.06885) with ZipVoice's even spreading of the text over the frames (arXiv 2506.13053) in place
+of a learnt alignment. The Mel spectrogram is that of the `vocode` task, so nothing is lost between
+the two.
 """
 
 from __future__ import annotations
@@ -20,7 +22,16 @@ from mfdistill.audio.griffin_lim import griffin_lim
 from mfdistill.audio.mel import LOG_FLOOR, MelConfig, MelOperator, mel_to_features
 from mfdistill.audio.pitch import PITCHES, harmonics, mean_pitch, pitch_symbols, pitch_track, sung
 from mfdistill.audio.speaker import SPEAKER_DIM, NoVoice, cache_folder, joined, partial_embeddings
-from mfdistill.audio.units import coarse_log_mel, cosines, nearest_units, smooth, spread_units, unit_centres, unit_features, unpack_codebook
+from mfdistill.audio.units import (
+    coarse_log_mel,
+    cosines,
+    nearest_units,
+    smooth,
+    spread_units,
+    unit_centres,
+    unit_features,
+    unpack_codebook,
+)
 from mfdistill.errors import UserError
 from mfdistill.tasks.base import Task
 from mfdistill.tasks.config import TaskConfig
@@ -33,9 +44,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class MelTaskConfig(TaskConfig):
-    """A Mel task by its numbers. What was learnt from the corpus: ``mel_mean`` and ``mel_std`` (a number per band, of ln magnitudes),
-    ``codebook`` (of ``unit_levels`` levels, see ``audio.units``) or ``alphabet`` (symbol i + 1 is its i-th character, symbol 0 is silence
-    around the text)."""
+    """A Mel task by its numbers. What was learnt from the corpus: ``mel_mean`` and ``mel_std`` (a
+    number per band, of ln magnitudes), ``codebook`` (of ``unit_levels`` levels, see
+    ``audio.units``) or ``alphabet`` (symbol i + 1 is its i-th character, symbol 0 is silence around
+    the text).
+    """
 
     unit_frames: int = 2
     unit_levels: int = 2
@@ -48,23 +61,30 @@ class MelTaskConfig(TaskConfig):
     mel_mean: tuple[float, ...] = ()
     mel_std: tuple[float, ...] = ()
     prompt_s: float = 3.0
-    """Of an utterance, the beginning that is given when systems are compared (never more than 40 %)."""
+    """Of an utterance, the beginning that is given when systems are compared (never more than 40
+    %).
+    """
     vocoder: str = GRIFFIN_LIM
-    """'griffin-lim', or the folder of a `vocode` student or teacher with the same Mel spectrogram."""
+    """'griffin-lim', or the folder of a `vocode` student or teacher with the same Mel
+    spectrogram.
+    """
 
 
 class MelTask(Task):
-    """States are ``(b, 1, mels, n)``: standardised ln Mel magnitudes. ``cond`` is what ``networks.frames.FramesNet`` names.
+    """States are ``(b, 1, mels, n)``: standardised ln Mel magnitudes. ``cond`` is what
+    ``networks.frames.FramesNet`` names.
 
-    ``vocoder(y, length) -> (b, length)``, y ``(b, 2, f, n)`` the zero-phase features of a `vocode` task, replaces Griffin-Lim when it is
-    set (``distill.vocoder.attach_vocoder``).
+    ``vocoder(y, length) -> (b, length)``, y ``(b, 2, f, n)`` the zero-phase features of a `vocode`
+    task, replaces Griffin-Lim when it is set (``distill.vocoder.attach_vocoder``).
     """
 
     degradation = "none"
     needs_text = False
     speaker_dim = 0
     voiced = False
-    """Whether ``cond`` has ``pitch`` (b, 1), the prompt's mean log2 pitch, and what follows from it, the coarse spectrogram ``mu``."""
+    """Whether ``cond`` has ``pitch`` (b, 1), the prompt's mean log2 pitch, and what follows from
+    it, the coarse spectrogram ``mu``.
+    """
     config: MelTaskConfig
 
     def __init__(self, config: MelTaskConfig):
@@ -84,7 +104,9 @@ class MelTask(Task):
         return self.operator.mel(self.features(wave)).clamp_min(LOG_FLOOR).log()
 
     def target(self, clean: Tensor) -> Tensor:
-        return ((self.log_mel(clean) - self.mean.to(clean.device)) / self.std.to(clean.device))[:, None]
+        return ((self.log_mel(clean) - self.mean.to(clean.device)) / self.std.to(clean.device))[
+            :, None
+        ]
 
     def waveform(self, z_1: Tensor, length: int) -> Tensor:
         """Mel ``(b, 1, mels, n)`` to ``(b, length)`` by the vocoder."""
@@ -94,11 +116,15 @@ class MelTask(Task):
         if self.vocoder is not None:
             return self.vocoder(y, length)
         if self.config.vocoder != GRIFFIN_LIM:
-            raise UserError(f"task.vocoder {self.config.vocoder}: not loaded; open the model with open_model, or call attach_vocoder")
+            raise UserError(
+                f"task.vocoder {self.config.vocoder}: not loaded; open the model with open_model, or call attach_vocoder"
+            )
         return griffin_lim(y, stft, self._length(length))[:, :length]
 
     def degrade(self, clean: Tensor) -> Tensor:
-        """The recording's own Mel spectrogram through the vocoder: the most that this task can reach."""
+        """The recording's own Mel spectrogram through the vocoder: the most that this task can
+        reach.
+        """
         gain = self.gain(clean)
         return self.waveform(self.target(clean * gain), clean.shape[-1]) / gain
 
@@ -108,9 +134,13 @@ class MelTask(Task):
         return max(1, min(round(self.config.prompt_s / hop_s), int(PROMPT_SHARE * n)))
 
     def judged(self, estimate: Any, clean: Any) -> tuple[Any, Any, Any]:
-        """What is compared of an evaluation utterance ``(s,)``: the generated part, the recording's same part, and the prompt, whose voice
-        the generated part should have."""
-        start = self.prompt_frames(frames(self._length(len(clean)), self.config.stft)) * self.config.stft.hop
+        """What is compared of an evaluation utterance ``(s,)``: the generated part, the recording's
+        same part, and the prompt, whose voice the generated part should have.
+        """
+        start = (
+            self.prompt_frames(frames(self._length(len(clean)), self.config.stft))
+            * self.config.stft.hop
+        )
         return estimate[start:], clean[start:], clean[:start]
 
     def condition(self, degraded: Tensor, text: str | None = None) -> dict[str, Tensor]:
@@ -119,7 +149,12 @@ class MelTask(Task):
         prompt = torch.zeros_like(z[:, :, :1])
         prompt[..., : self.prompt_frames(z.shape[-1])] = 1
         start = self.prompt_frames(z.shape[-1]) * self.config.stft.hop
-        cond = {"y": z * prompt, "prompt": prompt, "mask": torch.ones_like(prompt), "units": self.symbols(degraded, z.shape[-1], text)}
+        cond = {
+            "y": z * prompt,
+            "prompt": prompt,
+            "mask": torch.ones_like(prompt),
+            "units": self.symbols(degraded, z.shape[-1], text),
+        }
         return self.completed(cond | self.voice(degraded[:, :start]))
 
     def symbols(self, wave: Tensor, n: int, text: str | None = None) -> Tensor:
@@ -127,15 +162,20 @@ class MelTask(Task):
         raise NotImplementedError
 
     def voice(self, wave: Tensor) -> dict[str, Tensor]:
-        """``{"speaker": (b, 256), "pitch": (b, 1)}`` of recordings ``(b, s)``; zeros, with a warning, where there is no voice. Nothing
-        where the task has no speaker embedding."""
+        """``{"speaker": (b, 256), "pitch": (b, 1)}`` of recordings ``(b, s)``; zeros, with a
+        warning, where there is no voice. Nothing where the task has no speaker embedding.
+        """
         if not self.speaker_dim:
             return {}
         pitch = torch.stack([mean_pitch(self.pitch(row)) for row in wave])
         found = []
         for row in wave.cpu().numpy():
             try:
-                found.append(torch.from_numpy(joined(partial_embeddings(row, self.sample_rate, cache_folder()))).float())
+                found.append(
+                    torch.from_numpy(
+                        joined(partial_embeddings(row, self.sample_rate, cache_folder()))
+                    ).float()
+                )
             except NoVoice as error:
                 log.warning("prompt: %s; generated without a speaker embedding", error)
                 found.append(torch.zeros(self.speaker_dim))
@@ -143,24 +183,43 @@ class MelTask(Task):
 
     def pitch(self, wave: Tensor) -> Tensor:
         """Pitch in Hz of a recording ``(s,)`` at its frames ``(n,)``, 0 unvoiced."""
-        return pitch_track(wave, self.config.stft, frames(self._length(len(wave)), self.config.stft))
+        return pitch_track(
+            wave, self.config.stft, frames(self._length(len(wave)), self.config.stft)
+        )
 
     def batch(self, raw: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
-        """What an objective takes, from the samples of ``data.speech.SpeechSet`` or from plain crops (as ``distill.batch.make_batch``)."""
+        """What an objective takes, from the samples of ``data.speech.SpeechSet`` or from plain
+        crops (as ``distill.batch.make_batch``).
+        """
         clean = raw["clean"].to(device, non_blocking=True)
         index = torch.as_tensor(raw["index"], device=device)
         if "units" not in raw:
             gain = self.gain(clean)
             texts = raw.get("text") or [None] * len(clean)
-            conds = [self.condition(wave[None] * g, text) for wave, g, text in zip(clean, gain, texts, strict=True)]
+            conds = [
+                self.condition(wave[None] * g, text)
+                for wave, g, text in zip(clean, gain, texts, strict=True)
+            ]
             cond = {key: torch.cat([one[key] for one in conds]) for key in conds[0]}
-            return {"z_1": self.target(clean * gain), "cond": cond, "loss_mask": 1 - cond["prompt"], "index": index, "gain": gain}
+            return {
+                "z_1": self.target(clean * gain),
+                "cond": cond,
+                "loss_mask": 1 - cond["prompt"],
+                "index": index,
+                "gain": gain,
+            }
         z_1 = self.target(clean)
         keys = ("prompt", "mask", "units", *(("speaker", "pitch") if self.voiced else ()))
         cond = {key: raw[key].to(device, non_blocking=True) for key in keys}
         z_1 = z_1 * cond["mask"]
         cond = self.completed(cond | {"y": z_1 * cond["prompt"]})
-        return {"z_1": z_1, "cond": cond, "loss_mask": raw["loss_mask"].to(device), "index": index, "gain": torch.ones_like(clean[:, :1])}
+        return {
+            "z_1": z_1,
+            "cond": cond,
+            "loss_mask": raw["loss_mask"].to(device),
+            "index": index,
+            "gain": torch.ones_like(clean[:, :1]),
+        }
 
 
 class Token2Mel(MelTask):
@@ -171,33 +230,49 @@ class Token2Mel(MelTask):
 
     def __init__(self, config: MelTaskConfig):
         super().__init__(config)
-        self.codebook = unpack_codebook(config.codebook, config.unit_levels) if config.codebook else None
+        self.codebook = (
+            unpack_codebook(config.codebook, config.unit_levels) if config.codebook else None
+        )
 
     @property
     def vocabulary(self) -> int:
         return 0 if self.codebook is None else self.codebook[..., 0].numel() + PITCHES
 
     def units(self, wave: Tensor, track: Tensor | None = None) -> Tensor:
-        """Units ``(m, levels + 1)`` of a whole recording ``(s,)``: the codes of every level, and the pitch; numbered one after another, so
-        that they share one table of ``vocabulary`` rows. ``track``: its ``pitch``, where it is known."""
+        """Units ``(m, levels + 1)`` of a whole recording ``(s,)``: the codes of every level, and
+        the pitch; numbered one after another, so that they share one table of ``vocabulary`` rows.
+        ``track``: its ``pitch``, where it is known.
+        """
         if self.codebook is None:
-            raise UserError("task.codebook: empty; units are learnt by teacher-train --task token2mel")
+            raise UserError(
+                "task.codebook: empty; units are learnt by teacher-train --task token2mel"
+            )
         hold = self.config.unit_frames
         codes = nearest_units(unit_features(self.log_mel(wave[None])[0], hold), self.codebook)
-        pitches = pitch_symbols(self.pitch(wave) if track is None else track, hold)[: len(codes), None]
+        pitches = pitch_symbols(self.pitch(wave) if track is None else track, hold)[
+            : len(codes), None
+        ]
         return torch.cat([codes, pitches + self.vocabulary - PITCHES], 1)
 
     def symbols(self, wave: Tensor, n: int, text: str | None = None) -> Tensor:
-        return torch.stack([spread_units(self.units(row), self.config.unit_frames, n) for row in wave])
+        return torch.stack(
+            [spread_units(self.units(row), self.config.unit_frames, n) for row in wave]
+        )
 
     def completed(self, cond: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Adds ``mu`` (b, 1, mels, n), as CosyVoice calls it: the units' coarse spectrogram in the prompt's voice, with the harmonics that
-        their melody has at the prompt's pitch; 0 without a prompt."""
+        """Adds ``mu`` (b, 1, mels, n), as CosyVoice calls it: the units' coarse spectrogram in the
+        prompt's voice, with the harmonics that their melody has at the prompt's pitch; 0 without a
+        prompt.
+        """
         assert self.codebook is not None
         mels = self.config.n_mels
         mean, std = self.mean.to(cond["y"]), self.std.to(cond["y"])
         given = cond["prompt"][:, 0]
-        coarse = coarse_log_mel(unit_centres(cond["units"][..., :-1], self.codebook), cond["y"][:, 0] * std + mean, given)
+        coarse = coarse_log_mel(
+            unit_centres(cond["units"][..., :-1], self.codebook),
+            cond["y"][:, 0] * std + mean,
+            given,
+        )
         melody = sung(cond["units"][..., -1] - (self.vocabulary - PITCHES), cond["pitch"])
         comb = harmonics(melody, self.operator.filterbank.T, self.config.stft)
         comb = comb - smooth(cosines(mels).to(comb) @ comb, mels)
@@ -206,7 +281,9 @@ class Token2Mel(MelTask):
 
 
 class Text2Mel(MelTask):
-    """Text to Mel by infilling: the text covers the whole recording, prompt and all, and is spread evenly over its frames."""
+    """Text to Mel by infilling: the text covers the whole recording, prompt and all, and is spread
+    evenly over its frames.
+    """
 
     needs_text = True
 
@@ -225,7 +302,9 @@ class Text2Mel(MelTask):
         unknown = sorted(set(text) - set(self.config.alphabet))
         if unknown:
             known = self.config.alphabet or "(none)"
-            raise UserError(f"text: {unknown[0]!r} is not in this model's vocabulary ({known}); leave it out or spell it")
+            raise UserError(
+                f"text: {unknown[0]!r} is not in this model's vocabulary ({known}); leave it out or spell it"
+            )
         return torch.tensor([self.config.alphabet.index(character) + 1 for character in text])
 
     def spread(self, text: str, n: int) -> Tensor:
@@ -235,14 +314,19 @@ class Text2Mel(MelTask):
 
     def symbols(self, wave: Tensor, n: int, text: str | None = None) -> Tensor:
         if text is None:
-            raise UserError("--data: an utterance has no text, which text2mel needs; add it to transcripts.tsv (path, speaker, text)")
+            raise UserError(
+                "--data: an utterance has no text, which text2mel needs; add it to transcripts.tsv (path, speaker, text)"
+            )
         return self.spread(text, n).to(wave.device).expand(len(wave), n)
 
 
 def mel_preset(name: Literal["token2mel", "text2mel"]) -> Callable[[StftConfig], MelTaskConfig]:
     """Standard normal noise to Mel, with the `vocode` task's windows."""
+
     def preset(stft: StftConfig) -> MelTaskConfig:
         # sigma is of complex noise, and a Mel state has one real channel
-        return MelTaskConfig(name, replace(stft, window="hann"), sigma_0=2**0.5, sigma_1=1e-4, prior_mean="zero")
+        return MelTaskConfig(
+            name, replace(stft, window="hann"), sigma_0=2**0.5, sigma_1=1e-4, prior_mean="zero"
+        )
 
     return preset

@@ -11,7 +11,8 @@ from mfdistill.tasks.config import TaskConfig
 
 
 class Phase(Task):
-    """Magnitudes to speech: the condition is the magnitude of the features at zero phase, ``|X| + 0j`` (Stream.FM's STFT-PR).
+    """Magnitudes to speech: the condition is the magnitude of the features at zero phase, ``|X| +
+    0j`` (Stream.FM's STFT-PR).
 
     The input of ``condition`` is a waveform whose phase is never used.
     """
@@ -23,7 +24,9 @@ class Phase(Task):
         return {"y": torch.stack([magnitude, torch.zeros_like(magnitude)], 1)}
 
     def degrade(self, clean: Tensor) -> Tensor:
-        """The signal of the magnitudes at zero phase: what is heard when nothing restores the phase."""
+        """The signal of the magnitudes at zero phase: what is heard when nothing restores the
+        phase.
+        """
         gain = self.gain(clean)
         return self.waveform(self.condition(clean * gain)["y"], clean.shape[-1]) / gain
 

@@ -1,5 +1,7 @@
-"""The tasks by name, and their presets. Another task is a file with a class and a preset, and one line in each table here (and its name in
-``config.TaskName`` and in the options of ``teacher-train``)."""
+"""The tasks by name, and their presets. Another task is a file with a class and a preset, and one
+line in each table here (and its name in ``config.TaskName`` and in the options of
+``teacher-train``).
+"""
 
 from __future__ import annotations
 
@@ -35,19 +37,26 @@ FRAMINGS = {"32/16": (32, 16), "16/8": (16, 8), "40/20": (40, 20)}
 
 
 def own_framing(name: str) -> str:
-    """The framing of a task's preset, in ``FRAMINGS``: 40/20 ms for codecs of 20 ms frames, 32/16 ms for all others."""
+    """The framing of a task's preset, in ``FRAMINGS``: 40/20 ms for codecs of 20 ms frames, 32/16
+    ms for all others.
+    """
     return "40/20" if name == "codec" else "32/16"
 
 
 def read_task_config(section: Mapping[str, Any], where: str) -> TaskConfig:
-    """The section "task" of a ``config.json``; Mel tasks, and flows of other systems, have fields of their own.
+    """The section "task" of a ``config.json``; Mel tasks, and flows of other systems, have fields
+    of their own.
 
     Raises:
         UserError: an unknown field or a wrong value; ``where`` names the section.
     """
     if section.get("name") in FOREIGN_TASKS:
         return from_dict(ForeignTaskConfig, section, where)  # type: ignore[return-value]
-    return from_dict(MelTaskConfig if section.get("name") in ("token2mel", "text2mel") else TaskConfig, section, where)
+    return from_dict(
+        MelTaskConfig if section.get("name") in ("token2mel", "text2mel") else TaskConfig,
+        section,
+        where,
+    )
 
 
 def get_task(config: TaskConfig, predictor: Predictor | None = None) -> Task:
@@ -66,25 +75,34 @@ def get_task(config: TaskConfig, predictor: Predictor | None = None) -> Task:
 
 
 def predicted(config: TaskConfig) -> TaskConfig:
-    """The flow with a predictor in front: from its estimate, with Stream.FM's spread (arXiv 2512.19442)."""
+    """The flow with a predictor in front: from its estimate, with Stream.FM's spread (arXiv
+    2512.19442).
+    """
     return replace(config, sigma_0=0.05, prior_mean="e", prior_shape="flat", prior_profile=())
 
 
-def default_task(name: str, sample_rate: int = 16000, causal: bool = False, framing: str | None = None) -> TaskConfig:
+def default_task(
+    name: str, sample_rate: int = 16000, causal: bool = False, framing: str | None = None
+) -> TaskConfig:
     """The preset of a task at 8 or 16 kHz.
 
     Args:
-        causal: frames end at their newest sample, for streams, and the level and spread are those of streams.
+        causal: frames end at their newest sample, for streams, and the level and spread are those
+            of streams.
         framing: one of ``FRAMINGS``; None is the task's own.
 
     Raises:
         UserError: no such task or framing, or a sample rate without a preset.
     """
     if sample_rate not in (8000, 16000):
-        raise UserError(f"sample_rate {sample_rate}: presets exist for 8000 and 16000; resample or give the task's stft yourself")
+        raise UserError(
+            f"sample_rate {sample_rate}: presets exist for 8000 and 16000; resample or give the task's stft yourself"
+        )
     framing = framing or own_framing(name)
     if framing not in FRAMINGS:
-        raise UserError(f"framing {framing!r}: presets exist for {', '.join(FRAMINGS)} ms; give n_fft and hop for another")
+        raise UserError(
+            f"framing {framing!r}: presets exist for {', '.join(FRAMINGS)} ms; give n_fft and hop for another"
+        )
     if name not in PRESETS:
         raise UserError(f"task '{name}' is unknown; this version has: {', '.join(PRESETS)}")
     n_fft, hop = (sample_rate * ms // 1000 for ms in FRAMINGS[framing])

@@ -13,7 +13,8 @@ from mfdistill.tasks.config import TaskConfig
 
 
 class Vocode(Task):
-    """Mel magnitudes to speech: the condition is the pseudo-inverted Mel magnitude at zero phase (as MelFlow).
+    """Mel magnitudes to speech: the condition is the pseudo-inverted Mel magnitude at zero phase
+    (as MelFlow).
 
     The input of ``condition`` is a waveform whose phase is never used.
     """
@@ -28,14 +29,22 @@ class Vocode(Task):
         return {"y": self.mel(z)}
 
     def degrade(self, clean: Tensor) -> Tensor:
-        """The zero-phase signal of the Mel magnitudes: what is heard when nothing restores the phase."""
+        """The zero-phase signal of the Mel magnitudes: what is heard when nothing restores the
+        phase.
+        """
         gain = self.gain(clean)
         return self.waveform(self.condition(clean * gain)["y"], clean.shape[-1]) / gain
 
 
 def vocode_preset(stft: StftConfig) -> TaskConfig:
-    """Causal: Stream.FM's flat spread around the zero-phase Mel features. Otherwise a spread that follows their magnitude, around zero."""
+    """Causal: Stream.FM's flat spread around the zero-phase Mel features. Otherwise a spread that
+    follows their magnitude, around zero.
+    """
     stft, n_mels = replace(stft, window="hann"), 80 if stft.bins >= 128 else 40
     if stft.causal:
-        return TaskConfig("vocode", stft, sigma_0=0.25, prior_mean="y", prior_shape="flat", n_mels=n_mels)
-    return TaskConfig("vocode", stft, sigma_0=1.0, prior_mean="zero", prior_shape="magnitude", n_mels=n_mels)
+        return TaskConfig(
+            "vocode", stft, sigma_0=0.25, prior_mean="y", prior_shape="flat", n_mels=n_mels
+        )
+    return TaskConfig(
+        "vocode", stft, sigma_0=1.0, prior_mean="zero", prior_shape="magnitude", n_mels=n_mels
+    )

@@ -1,4 +1,6 @@
-"""From speech tokens, prompt and speaker to the condition of a CosyVoice flow, and on to the Mel spectrogram; frozen parts of its file."""
+"""From speech tokens, prompt and speaker to the condition of a CosyVoice flow, and on to the Mel
+spectrogram; frozen parts of its file.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,11 @@ if TYPE_CHECKING:
 
 
 class TokenFront(nn.Module):
-    """What all versions share: the tokens' and the speaker's embeddings, and how a prompt is put before. Frozen, in evaluation mode.
+    """What all versions share: the tokens' and the speaker's embeddings, and how a prompt is put
+    before. Frozen, in evaluation mode.
 
-    A version gives ``encode``, ``lookahead`` (tokens) and ``ratio`` (Mel frames per token, at 50 frames a second).
+    A version gives ``encode``, ``lookahead`` (tokens) and ``ratio`` (Mel frames per token, at 50
+    frames a second).
     """
 
     lookahead = 3
@@ -34,8 +38,12 @@ class TokenFront(nn.Module):
         self.input_embedding = nn.Embedding(vocab, width)
         self.spk_embed_affine_layer = nn.Linear(speaker, mels)
 
-    def encode(self, tokens: Tensor, valid: Tensor, context: Tensor | None, streaming: bool | Tensor) -> Tensor:
-        """Embedded tokens (b, n, width), zero where not ``valid`` (b, n), and those that follow -> mu (b, ratio n, mels)."""
+    def encode(
+        self, tokens: Tensor, valid: Tensor, context: Tensor | None, streaming: bool | Tensor
+    ) -> Tensor:
+        """Embedded tokens (b, n, width), zero where not ``valid`` (b, n), and those that follow ->
+        mu (b, ratio n, mels).
+        """
         raise NotImplementedError
 
     @torch.no_grad()
@@ -49,41 +57,69 @@ class TokenFront(nn.Module):
         streaming: bool | Tensor = False,
         finalize: bool = True,
     ) -> dict[str, Tensor]:
-        """The condition ``{"mu", "mask", "spks", "cond"}`` of a flow for prompt and text together, layout (b, mels, n).
+        """The condition ``{"mu", "mask", "spks", "cond"}`` of a flow for prompt and text together,
+        layout (b, mels, n).
 
         Args:
-            token: (b, n) what to say, padded at the end. prompt_token: (b, p) and prompt_feat: (b, frames, mels) the prompt's log-Mel.
+            token: (b, n) what to say, padded at the end. prompt_token: (b, p) and prompt_feat: (b,
+                frames, mels) the prompt's log-Mel.
             embedding: (b, 192) speaker x-vector of any norm.
             token_len: (b,) of ``token``; default all of them.
-            streaming: attention by chunks; finalize: False where more tokens follow: the last ``lookahead`` are only looked at.
+            streaming: attention by chunks; finalize: False where more tokens follow: the last
+                ``lookahead`` are only looked at.
 
         Raises:
-            UserError: no token, a token that the table lacks, a prompt of more frames than all tokens give.
+            UserError: no token, a token that the table lacks, a prompt of more frames than all
+                tokens give.
         """
         mels = self.spk_embed_affine_layer.out_features
         b, tokens = token.shape[0], torch.cat([prompt_token.expand(token.shape[0], -1), token], 1)
         self._check(tokens, token.shape[1] - (0 if finalize else self.lookahead), prompt_feat, mels)
-        lengths = torch.full((b,), token.shape[1], device=token.device) if token_len is None else token_len.reshape(b)
-        valid = torch.arange(tokens.shape[1], device=token.device)[None] < (prompt_token.shape[1] + lengths)[:, None]
+        lengths = (
+            torch.full((b,), token.shape[1], device=token.device)
+            if token_len is None
+            else token_len.reshape(b)
+        )
+        valid = (
+            torch.arange(tokens.shape[1], device=token.device)[None]
+            < (prompt_token.shape[1] + lengths)[:, None]
+        )
         embedded = self.input_embedding(tokens.clamp(min=0)) * valid[:, :, None]
         context = None
         if not finalize:
-            embedded, context, valid = embedded[:, : -self.lookahead], embedded[:, -self.lookahead :], valid[:, : -self.lookahead]
+            embedded, context, valid = (
+                embedded[:, : -self.lookahead],
+                embedded[:, -self.lookahead :],
+                valid[:, : -self.lookahead],
+            )
         mu = self.encode(embedded, valid, context, streaming).transpose(1, 2).contiguous()
         cond = torch.zeros_like(mu)
         cond[:, :, : prompt_feat.shape[1]] = prompt_feat.transpose(1, 2)
-        spks = self.spk_embed_affine_layer(F.normalize(embedding.reshape(-1, embedding.shape[-1]), dim=1)).expand(b, -1)
-        return {"mu": mu, "mask": valid.repeat_interleave(self.ratio, 1)[:, None].to(mu.dtype), "spks": spks, "cond": cond}
+        spks = self.spk_embed_affine_layer(
+            F.normalize(embedding.reshape(-1, embedding.shape[-1]), dim=1)
+        ).expand(b, -1)
+        return {
+            "mu": mu,
+            "mask": valid.repeat_interleave(self.ratio, 1)[:, None].to(mu.dtype),
+            "spks": spks,
+            "cond": cond,
+        }
 
     def _check(self, tokens: Tensor, count: int, prompt_feat: Tensor, mels: int) -> None:
         if count < 1:
-            raise UserError(f"tokens: {max(count, 0)} are left to say; give one or more (and {self.lookahead} more where not finalized)")
+            raise UserError(
+                f"tokens: {max(count, 0)} are left to say; give one or more (and {self.lookahead} more where not finalized)"
+            )
         if int(tokens.max()) >= self.input_embedding.num_embeddings:
             size = self.input_embedding.num_embeddings
-            raise UserError(f"tokens: {int(tokens.max())} is outside this flow's table of {size}; take the tokenizer that belongs to it")
+            raise UserError(
+                f"tokens: {int(tokens.max())} is outside this flow's table of {size}; take the tokenizer that belongs to it"
+            )
         if prompt_feat.shape[-1] != mels or prompt_feat.shape[1] >= self.ratio * tokens.shape[1]:
-            raise UserError(f"prompt: a Mel of {tuple(prompt_feat.shape)} does not fit {tokens.shape[1]} tokens with {mels} bands; "
-                            f"it needs (b, {self.ratio} frames per prompt token, {mels})")
+            raise UserError(
+                f"prompt: a Mel of {tuple(prompt_feat.shape)} does not fit {tokens.shape[1]} tokens with {mels} bands; "
+                f"it needs (b, {self.ratio} frames per prompt token, {mels})"
+            )
 
 
 class ConformerFront(TokenFront):
@@ -95,7 +131,9 @@ class ConformerFront(TokenFront):
         self.encoder = TokenEncoder(config)
         self.encoder_proj = nn.Linear(config.width, mels)
 
-    def encode(self, tokens: Tensor, valid: Tensor, context: Tensor | None, streaming: bool | Tensor) -> Tensor:
+    def encode(
+        self, tokens: Tensor, valid: Tensor, context: Tensor | None, streaming: bool | Tensor
+    ) -> Tensor:
         return self.encoder_proj(self.encoder(tokens, valid, context, streaming))
 
 
@@ -107,26 +145,38 @@ class LookaheadFront(TokenFront):
         self.lookahead = lookahead
         self.pre_lookahead_layer = PreLookahead(mels, inner, lookahead)
 
-    def encode(self, tokens: Tensor, valid: Tensor, context: Tensor | None, streaming: bool | Tensor) -> Tensor:
+    def encode(
+        self, tokens: Tensor, valid: Tensor, context: Tensor | None, streaming: bool | Tensor
+    ) -> Tensor:
         return self.pre_lookahead_layer(tokens, context).repeat_interleave(self.ratio, 1)
 
 
 def load_front(path: str | Path, device: torch.device | str = "cpu", chunk: int = 25) -> TokenFront:
-    """The front end in a flow file (``flow.pt``, ``flow.safetensors``, ``s3gen*.safetensors``) or an imported folder, in evaluation mode,
-    frozen.
+    """The front end in a flow file (``flow.pt``, ``flow.safetensors``, ``s3gen*.safetensors``) or
+    an imported folder, in evaluation mode, frozen.
 
     Args:
-        chunk: tokens per chunk in streaming form (CosyVoice 2); everything else is read from the file.
+        chunk: tokens per chunk in streaming form (CosyVoice 2); everything else is read from the
+            file.
 
     Raises:
         UserError: a file without a front end, or with one of another system.
     """
     file, tensors = _front_tensors(Path(path))
-    front = _lookahead_front(tensors) if _LOOKAHEAD in tensors else _conformer_front(tensors, file, chunk)
+    front = (
+        _lookahead_front(tensors)
+        if _LOOKAHEAD in tensors
+        else _conformer_front(tensors, file, chunk)
+    )
     own = front.state_dict()
-    wrong = next((name for name in own if name not in tensors or tensors[name].shape != own[name].shape), None)
+    wrong = next(
+        (name for name in own if name not in tensors or tensors[name].shape != own[name].shape),
+        None,
+    )
     if wrong is not None:
-        raise UserError(f"{file}: its front end lacks {wrong}, or has it in another shape; is it a CosyVoice flow?")
+        raise UserError(
+            f"{file}: its front end lacks {wrong}, or has it in another shape; is it a CosyVoice flow?"
+        )
     front.load_state_dict({name: tensors[name] for name in own})
     return front.requires_grad_(False).eval().to(device)
 
@@ -139,7 +189,8 @@ _LOOKAHEAD = "pre_lookahead_layer.conv1.weight"
 def has_front(path: str | Path) -> bool:
     """Whether a flow file or folder holds a front end."""
     place = Path(path)
-    if (place / "config.json").is_file() and not (place / FRONT).is_file():  # a folder of ours that was imported without one
+    # a folder of ours that was imported without one
+    if (place / "config.json").is_file() and not (place / FRONT).is_file():
         return False
     return "input_embedding.weight" in _front_tensors(place)[1]
 
@@ -148,22 +199,37 @@ def _front_tensors(path: Path) -> tuple[Path, dict[str, Tensor]]:
     if (path / FRONT).is_file():
         return path / FRONT, load_tensors(path / FRONT)
     file = checkpoint_file(path)
-    return file, {name: value for name, value in flow_tensors(file).items() if not name.startswith(ESTIMATOR)}
+    return file, {
+        name: value for name, value in flow_tensors(file).items() if not name.startswith(ESTIMATOR)
+    }
 
 
 def _lookahead_front(tensors: Mapping[str, Tensor]) -> LookaheadFront:
     inner, mels, kernel = tensors[_LOOKAHEAD].shape
-    table, affine = (tensors.get(f"{name}.weight") for name in ("input_embedding", "spk_embed_affine_layer"))
-    return LookaheadFront(1 if table is None else len(table), 192 if affine is None else affine.shape[1], mels, inner, kernel - 1)
+    table, affine = (
+        tensors.get(f"{name}.weight") for name in ("input_embedding", "spk_embed_affine_layer")
+    )
+    return LookaheadFront(
+        1 if table is None else len(table),
+        192 if affine is None else affine.shape[1],
+        mels,
+        inner,
+        kernel - 1,
+    )
 
 
 def _conformer_front(tensors: Mapping[str, Tensor], file: Path, chunk: int) -> ConformerFront:
     def size(name: str) -> torch.Size:
         if name not in tensors:
-            raise UserError(f"{file}: has no {name}, so it has no front end of CosyVoice 2; give the whole flow file")
+            raise UserError(
+                f"{file}: has no {name}, so it has no front end of CosyVoice 2; give the whole flow file"
+            )
         return tensors[name].shape
 
-    (vocab, width), (mels, speaker) = size("input_embedding.weight"), size("spk_embed_affine_layer.weight")
+    (vocab, width), (mels, speaker) = (
+        size("input_embedding.weight"),
+        size("spk_embed_affine_layer.weight"),
+    )
     config = TokenEncoderConfig(
         width=width,
         heads=size("encoder.up_encoders.0.self_attn.pos_bias_u")[0],
@@ -178,7 +244,9 @@ def _conformer_front(tensors: Mapping[str, Tensor], file: Path, chunk: int) -> C
 
 
 def _count(tensors: Mapping[str, Tensor], prefix: str) -> int:
-    return len({name.removeprefix(prefix).split(".")[0] for name in tensors if name.startswith(prefix)})
+    return len(
+        {name.removeprefix(prefix).split(".")[0] for name in tensors if name.startswith(prefix)}
+    )
 
 
 @torch.no_grad()
@@ -195,20 +263,34 @@ def token_to_mel(
     finalize: bool = True,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """The Mel (b, mels, frames after the prompt) of speech tokens (``TokenFront.condition``): a teacher by Euler steps, a student by jumps.
+    """The Mel (b, mels, frames after the prompt) of speech tokens (``TokenFront.condition``): a
+    teacher by Euler steps, a student by jumps.
 
     Args:
-        steps: a number of uniform steps or times; CosyVoice's sampler is a teacher at ``cosine_times(10)``, Chatterbox's a student at 2.
-        z_0: (b, mels, prompt and other frames) noise; default a teacher's prior, for a student fresh noise.
+        steps: a number of uniform steps or times; CosyVoice's sampler is a teacher at
+            ``cosine_times(10)``, Chatterbox's a student at 2.
+        z_0: (b, mels, prompt and other frames) noise; default a teacher's prior, for a student
+            fresh noise.
         streaming: of front end and flow together.
     """
-    cond = front.condition(token, prompt_token, prompt_feat, embedding, streaming=streaming, finalize=finalize)
+    cond = front.condition(
+        token, prompt_token, prompt_feat, embedding, streaming=streaming, finalize=finalize
+    )
     if streaming:
         cond["streaming"] = torch.tensor(True, device=cond["mu"].device)
     mu = cond["mu"]
     if isinstance(model, nn.Module):
-        z_0 = torch.randn(mu.shape, generator=generator, dtype=mu.dtype).to(mu.device) if z_0 is None else z_0
+        z_0 = (
+            torch.randn(mu.shape, generator=generator, dtype=mu.dtype).to(mu.device)
+            if z_0 is None
+            else z_0
+        )
         z_1 = jump(lambda z, t, r: model(z, t, r, cond), z_0, steps)
     else:
-        z_1 = solve(lambda z, t: model.velocity(z, t, cond), model.prior(cond, generator) if z_0 is None else z_0, steps, "euler")
+        z_1 = solve(
+            lambda z, t: model.velocity(z, t, cond),
+            model.prior(cond, generator) if z_0 is None else z_0,
+            steps,
+            "euler",
+        )
     return z_1[:, :, prompt_feat.shape[1] :]

@@ -1,4 +1,6 @@
-"""Other systems' teachers as folders of ours: converted once, found with their sizes, front end and vocabulary ever after."""
+"""Other systems' teachers as folders of ours: converted once, found with their sizes, front end and
+vocabulary ever after.
+"""
 
 from __future__ import annotations
 
@@ -32,16 +34,17 @@ def import_teacher(
     vocab: str | Path | None = None,
     overwrite: bool = False,
 ) -> Teacher:
-    """Write another system's teacher as a folder: ``model.safetensors``, ``config.json``, and CosyVoice's front end (``front.safetensors``)
-    or F5-TTS's vocabulary (``vocab.txt``) where they are there.
+    """Write another system's teacher as a folder: ``model.safetensors``, ``config.json``, and
+    CosyVoice's front end (``front.safetensors``) or F5-TTS's vocabulary (``vocab.txt``) where they
+    are there.
 
     Args:
         file, kind, config: as ``load_teacher``. vocab: default ``vocab.txt`` beside the file.
 
     Returns: the teacher that was written.
     Raises:
-        UserError: as ``load_teacher``; a folder of ours already; a kind that has no folder form; ``out`` in use; a vocabulary
-            of another size.
+        UserError: as ``load_teacher``; a folder of ours already; a kind that has no folder form;
+            ``out`` in use; a vocabulary of another size.
     """
     place, target = resolve(file), Path(out)
     if place.is_dir() and (place / "config.json").is_file():
@@ -51,7 +54,9 @@ def import_teacher(
     teacher: Any = load_teacher(place, kind, config=config)
     saved = dict(getattr(teacher, "config", None) or {})
     if not saved.get("network"):
-        raise UserError(f"{file}: its network has no description, so a folder cannot hold it; name the file itself where it is used")
+        raise UserError(
+            f"{file}: its network has no description, so a folder cannot hold it; name the file itself where it is used"
+        )
     task = getattr(teacher, "task", None)
     saved["task"] = None if task is None else to_dict(task.config)
     if saved.get("predictor") and task is None:
@@ -59,7 +64,9 @@ def import_teacher(
     if isinstance(teacher, MelTeacher):
         saved["prior"] = {"fixed_noise": teacher.fixed_noise, "temperature": teacher.temperature}
     sizes: Any = getattr(teacher.network, "config", None)
-    vocabulary = _vocabulary(place, vocab, sizes.text_num_embeds) if isinstance(teacher, F5Teacher) else None
+    vocabulary = (
+        _vocabulary(place, vocab, sizes.text_num_embeds) if isinstance(teacher, F5Teacher) else None
+    )
     save_folder(target, with_predictor(teacher.network.state_dict(), task), saved)
     if saved.get("kind") in ("cosyvoice2", "cosyvoice3") and has_front(place):
         write_tensors(target / FRONT, load_front(place).state_dict())
@@ -78,8 +85,10 @@ def _vocabulary(place: Path, vocab: str | Path | None, size: int) -> str | None:
     text = file.read_text(encoding="utf-8")
     count = text.removesuffix("\n").count("\n") + 1 if text else 0
     if count != size:
-        raise UserError(f"--vocab {file}: has {count} symbols, the checkpoint's table {size}; take the vocab.txt that belongs to this "
-                        "checkpoint")
+        raise UserError(
+            f"--vocab {file}: has {count} symbols, the checkpoint's table {size}; take the vocab.txt that belongs to this "
+            "checkpoint"
+        )
     return text
 
 
@@ -90,22 +99,38 @@ def load_imported(
     guidance_strength: float | None = None,
     streaming: bool = False,
 ) -> Teacher:
-    """A teacher from a folder that ``import_teacher`` wrote (arguments and errors as ``load_teacher``)."""
+    """A teacher from a folder that ``import_teacher`` wrote (arguments and errors as
+    ``load_teacher``).
+    """
     if config is not None:
         raise UserError(f"{path}: holds its own sizes; leave config out")
     saved = load_config(path)
     kind, section = saved["kind"], saved.get("network") or {}
     network = build_network(section["name"], section.get("config") or {})
     load_weights(network, load_tensors(path), path)
-    strength = float(saved.get("guidance_strength") or 0.0) if guidance_strength is None else float(guidance_strength)
+    strength = (
+        float(saved.get("guidance_strength") or 0.0)
+        if guidance_strength is None
+        else float(guidance_strength)
+    )
     if kind == "matcha" and strength:
-        raise UserError(f"{path}: trained without a null condition, so guidance strength {strength} has no meaning; leave it out")
+        raise UserError(
+            f"{path}: trained without a null condition, so guidance strength {strength} has no meaning; leave it out"
+        )
     if streaming:
-        if kind not in _MEL_KINDS or not getattr(network.config, "static_chunk_size", 0) or not getattr(network.config, "causal", True):
-            raise UserError(f"{path}: kind {kind} with these sizes has no streaming form; leave streaming out")
+        if (
+            kind not in _MEL_KINDS
+            or not getattr(network.config, "static_chunk_size", 0)
+            or not getattr(network.config, "causal", True)
+        ):
+            raise UserError(
+                f"{path}: kind {kind} with these sizes has no streaming form; leave streaming out"
+            )
         network.streaming = True  # type: ignore[assignment]
     if kind in _F5_KINDS:
         return F5Teacher(network.to(device), strength, config=saved)
     if kind in _MEL_KINDS:
         return MelTeacher(network.to(device), strength, saved, **(saved.get("prior") or {}))
-    raise UserError(f"{path}/config.json: kind {kind!r} is unknown; known are {', '.join((*_F5_KINDS, *_MEL_KINDS))}")
+    raise UserError(
+        f"{path}/config.json: kind {kind!r} is unknown; known are {', '.join((*_F5_KINDS, *_MEL_KINDS))}"
+    )

@@ -1,4 +1,6 @@
-"""Teachers from a CosyVoice, Matcha-TTS or Chatterbox in the user's own process: nothing is rebuilt, its module is copied and called."""
+"""Teachers from a CosyVoice, Matcha-TTS or Chatterbox in the user's own process: nothing is
+rebuilt, its module is copied and called.
+"""
 
 from __future__ import annotations
 
@@ -14,35 +16,52 @@ from mfdistill.teachers.mel_flow import MelTeacher
 
 
 def live_mel_flow(
-    module: nn.Module, guidance_strength: float | None = None, streaming: bool = False, fixed_noise: bool = False
+    module: nn.Module,
+    guidance_strength: float | None = None,
+    streaming: bool = False,
+    fixed_noise: bool = False,
 ) -> MelTeacher:
-    """A teacher from a module of theirs: a flow (``.decoder.estimator``), a decoder (``.estimator``) or the estimator.
+    """A teacher from a module of theirs: a flow (``.decoder.estimator``), a decoder
+    (``.estimator``) or the estimator.
 
-    The estimator is called as ``estimator(x, mask, mu, t, spks, cond)``, with ``streaming`` where it takes that; the user's is not touched.
+    The estimator is called as ``estimator(x, mask, mu, t, spks, cond)``, with ``streaming`` where
+    it takes that; the user's is not touched.
 
     Args:
-        guidance_strength: as ``MelTeacher``'s; None is the decoder's ``inference_cfg_rate``, 0 where it has none.
+        guidance_strength: as ``MelTeacher``'s; None is the decoder's ``inference_cfg_rate``, 0
+            where it has none.
 
     Raises:
-        UserError: no estimator that embeds its time as theirs do, one that is a student, or streaming without that argument.
+        UserError: no estimator that embeds its time as theirs do, one that is a student, or
+            streaming without that argument.
     """
     decoder = getattr(module, "decoder", module)
     estimator = getattr(decoder, "estimator", decoder)
-    strength = getattr(decoder, "inference_cfg_rate", 0.0) if guidance_strength is None else guidance_strength
+    strength = (
+        getattr(decoder, "inference_cfg_rate", 0.0)
+        if guidance_strength is None
+        else guidance_strength
+    )
     name = type(estimator).__name__
     if getattr(estimator, "meanflow", False):
-        raise UserError(f"{name}: is a student of two times; load its file with load_student(kind='chatterbox')")
+        raise UserError(
+            f"{name}: is a student of two times; load its file with load_student(kind='chatterbox')"
+        )
     network = LiveEstimator(copy.deepcopy(estimator))
     if streaming and not network.takes_streaming:
-        raise UserError(f"{name}: takes no 'streaming', so it has no streaming form here; leave it out")
+        raise UserError(
+            f"{name}: takes no 'streaming', so it has no streaming form here; leave it out"
+        )
     network.streaming = streaming
     return MelTeacher(network, float(strength), fixed_noise=fixed_noise)
 
 
 class LiveEstimator(nn.Module):
-    """``network(z_t, t, cond)`` around an estimator of theirs; **changed in place** where it has two modules for time.
+    """``network(z_t, t, cond)`` around an estimator of theirs; **changed in place** where it has
+    two modules for time.
 
-    Its state-dict names below ``estimator.`` stay the official ones, so that students can be exported.
+    Its state-dict names below ``estimator.`` stay the official ones, so that students can be
+    exported.
     """
 
     def __init__(self, estimator: nn.Module):
@@ -57,11 +76,14 @@ class LiveEstimator(nn.Module):
         elif hasattr(estimator, "time_embed"):
             self.time_embedding_name = "estimator.time_embed"
         else:
-            raise UserError(f"{type(estimator).__name__}: has neither time_mlp with time_embeddings nor time_embed, so it is no estimator "
-                            "of CosyVoice, Matcha-TTS or Chatterbox")
+            raise UserError(
+                f"{type(estimator).__name__}: has neither time_mlp with time_embeddings nor time_embed, so it is no estimator "
+                "of CosyVoice, Matcha-TTS or Chatterbox"
+            )
 
     def forward(self, z_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """z_t (b, mels, n), t (b,) or (b, 2) stacked; ``cond`` as ``networks.matcha_unet.MatchaUNet``'s, all parts given.
+        """z_t (b, mels, n), t (b,) or (b, 2) stacked; ``cond`` as
+        ``networks.matcha_unet.MatchaUNet``'s, all parts given.
 
         Raises:
             UserError: ``streaming`` differs within the batch.
@@ -70,9 +92,13 @@ class LiveEstimator(nn.Module):
         mask = z_t.new_ones(z_t.shape[0], 1, z_t.shape[2]) if mask is None else mask.to(z_t.dtype)
         streaming = torch.as_tensor(cond.get("streaming", self.streaming))
         if bool(streaming.any()) != bool(streaming.all()):
-            raise UserError("streaming: differs within the batch, which a live module cannot do; take one value for all samples")
+            raise UserError(
+                "streaming: differs within the batch, which a live module cannot do; take one value for all samples"
+            )
         options = {"streaming": bool(streaming.any())} if self.takes_streaming else {}
-        return self.estimator(z_t, mask, cond["mu"], t, cond.get("spks"), cond.get("cond"), **options)
+        return self.estimator(
+            z_t, mask, cond["mu"], t, cond.get("spks"), cond.get("cond"), **options
+        )
 
 
 class _Fused(nn.Module):

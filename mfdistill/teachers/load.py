@@ -1,4 +1,6 @@
-"""Teachers from folders of this program and, one kind at a time, from other systems' checkpoints."""
+"""Teachers from folders of this program and, one kind at a time, from other systems'
+checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -39,18 +41,23 @@ def load_teacher(
         path: a folder that ``teacher-train`` wrote, or the hub id of such a folder.
         kind: one of ``TEACHERS``; found from the file where it can be.
         config: sizes for files that do not hold their own; a folder of ours does.
-        guidance_strength: s in ``v_cond + s (v_cond - v_null)``; 0 none, None the system's own default.
-        streaming: run the network as its streaming form, frame by frame with a state; the numbers are the same to rounding.
+        guidance_strength: s in ``v_cond + s (v_cond - v_null)``; 0 none, None the system's own
+            default.
+        streaming: run the network as its streaming form, frame by frame with a state; the numbers
+            are the same to rounding.
 
     Raises:
-        UserError: nothing there, an unrecognised file, an unknown kind, a checkpoint of another role, or an option that the kind lacks.
+        UserError: nothing there, an unrecognised file, an unknown kind, a checkpoint of another
+            role, or an option that the kind lacks.
     """
     place = resolve(path)
     if place.is_dir() and (place / "config.json").is_file() and load_config(place).get("kind"):
         from mfdistill.teachers.imported import load_imported
 
         if kind not in (None, held := load_config(place)["kind"]):
-            raise UserError(f"{place}: holds a teacher of kind {held}, not {kind}; leave the kind out")
+            raise UserError(
+                f"{place}: holds a teacher of kind {held}, not {kind}; leave the kind out"
+            )
         return load_imported(place, device, config, guidance_strength, streaming)
     kind = kind or recognise(place)
     if kind is None:
@@ -58,9 +65,13 @@ def load_teacher(
             f"{place}: not recognised as a teacher; this version reads folders that teacher-train wrote, and kinds: {', '.join(TEACHERS)}"
         )
     if kind not in TEACHERS and kind in RECOGNISED:
-        raise UserError(f"{place}: holds a student of kind {kind}, not a teacher; load it with load_student")
+        raise UserError(
+            f"{place}: holds a student of kind {kind}, not a teacher; load it with load_student"
+        )
     if kind not in TEACHERS:
-        raise UserError(f"--kind {kind}: unknown kind of teacher; this version has: {', '.join(TEACHERS)}")
+        raise UserError(
+            f"--kind {kind}: unknown kind of teacher; this version has: {', '.join(TEACHERS)}"
+        )
     return TEACHERS[kind](place, device, config, guidance_strength, streaming)
 
 
@@ -75,7 +86,9 @@ def load_cfm(
     if config is not None:
         raise UserError(f"{path}: holds its own sizes; leave config out")
     if guidance_strength:
-        raise UserError(f"{path}: trained without a null condition, so guidance strength {guidance_strength} has no meaning; leave it out")
+        raise UserError(
+            f"{path}: trained without a null condition, so guidance strength {guidance_strength} has no meaning; leave it out"
+        )
     network, task, saved = load_network(path, "teacher", device)
     if streaming:
         stream_by_frames(network, task, path)
@@ -84,6 +97,7 @@ def load_cfm(
 
 def load_enhancement(kind: str) -> Callable[..., Teacher]:
     """The loader of FlowSE, MeanFlowSE or SGMSE checkpoints (``teachers.enhancement``)."""
+
     def load(*args: Any, **options: Any) -> Teacher:
         from mfdistill.teachers.enhancement import load_enhancement
 
@@ -114,7 +128,10 @@ def _is_streamfm(names: Collection[str]) -> bool:
 
 
 def _later(module: str, name: str, *first: Any) -> Callable[..., Any]:
-    """A function of a module that is imported at its first call; ``first``: its leading arguments."""
+    """A function of a module that is imported at its first call; ``first``: its leading
+    arguments.
+    """
+
     def call(*args: Any, **options: Any) -> Any:
         return getattr(importlib.import_module(module), name)(*first, *args, **options)
 
@@ -140,7 +157,8 @@ def recognise_tensors(names: Collection[str]) -> str | None:
     return next((kind for kind, matches in RECOGNISED.items() if matches(names)), None)
 
 
-# by names of tensors, with whatever prefixes the file has, and "hyper_parameters.NAME" of a Lightning file; the first that matches
+# by names of tensors, with whatever prefixes the file has, and "hyper_parameters.NAME" of a
+# Lightning file; the first that matches
 RECOGNISED: dict[str, Callable[[Collection[str]], bool]] = {
     "meanflowse": _is_enhancement("meanflowse"),
     "flowse": _is_enhancement("flowse"),
@@ -155,11 +173,15 @@ RECOGNISED: dict[str, Callable[[Collection[str]], bool]] = {
 }
 
 
-def load_network(path: str | Path, role: str, device: torch.device | str = "cpu") -> tuple[nn.Module, Task, dict[str, Any]]:
-    """The plain network of a model folder (role "teacher" or "regression"), in evaluation mode, with its task and its whole config.
+def load_network(
+    path: str | Path, role: str, device: torch.device | str = "cpu"
+) -> tuple[nn.Module, Task, dict[str, Any]]:
+    """The plain network of a model folder (role "teacher" or "regression"), in evaluation mode,
+    with its task and its whole config.
 
     Raises:
-        UserError: not a folder of ours, another role, a damaged config, or weights that do not fit the config.
+        UserError: not a folder of ours, another role, a damaged config, or weights that do not fit
+            the config.
     """
     folder = resolve(path)
     config, network, task = open_folder(folder, role)
@@ -168,7 +190,9 @@ def load_network(path: str | Path, role: str, device: torch.device | str = "cpu"
 
 
 def open_folder(folder: Path, role: str) -> tuple[dict[str, Any], nn.Module, Task]:
-    """Config, freshly built network (random weights) and task of a model folder; errors as ``load_network``."""
+    """Config, freshly built network (random weights) and task of a model folder; errors as
+    ``load_network``.
+    """
     config = load_config(folder)
     if config.get("role") != role:
         found = config.get("role")
@@ -176,15 +200,23 @@ def open_folder(folder: Path, role: str) -> tuple[dict[str, Any], nn.Module, Tas
         raise UserError(f"{folder}: holds a {found}, not a {role}{hint}")
     where = f"{folder}/config.json"
     section = config.get("network")
-    if not isinstance(section, Mapping) or "name" not in section or not isinstance(config.get("task"), Mapping):
-        raise UserError(f"{where}: needs the sections 'task' and 'network' with 'name' and 'config'; restore it or train again")
+    if (
+        not isinstance(section, Mapping)
+        or "name" not in section
+        or not isinstance(config.get("task"), Mapping)
+    ):
+        raise UserError(
+            f"{where}: needs the sections 'task' and 'network' with 'name' and 'config'; restore it or train again"
+        )
     network = build_network(section["name"], section.get("config") or {})
     put_int8(network, section.get("int8") or ())
     predictor = build_predictor(config["predictor"], where) if config.get("predictor") else None
     return config, network, get_task(read_task_config(config["task"], f"{where}: task"), predictor)
 
 
-def load_parts(module: nn.Module, task: Task, tensors: Mapping[str, Tensor], where: str | Path) -> None:
+def load_parts(
+    module: nn.Module, task: Task, tensors: Mapping[str, Tensor], where: str | Path
+) -> None:
     """``load_weights`` of a model and of its task's predictor."""
     predictor: Any = task.predictor
     if predictor is not None:
@@ -194,7 +226,9 @@ def load_parts(module: nn.Module, task: Task, tensors: Mapping[str, Tensor], whe
 
 
 def stream_by_frames(network: nn.Module, task: Task, where: object) -> None:
-    """Have the predictor run frame by frame; raises ``UserError`` unless it and the network have a streaming form."""
+    """Have the predictor run frame by frame; raises ``UserError`` unless it and the network have a
+    streaming form.
+    """
     check_streams(network, where)
     if (predictor := task.predictor) is not None:
         check_streams(predictor.network, f"{where}: predictor")  # type: ignore[attr-defined]
@@ -209,14 +243,18 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str | 
     """
     wrong = mismatches(module.state_dict(), tensors)
     if wrong:
-        raise UserError(f"{where}: weights do not fit config.json: {wrong[0]} ({len(wrong)} such); restore the folder or train again")
+        raise UserError(
+            f"{where}: weights do not fit config.json: {wrong[0]} ({len(wrong)} such); restore the folder or train again"
+        )
     module.load_state_dict(dict(tensors))
 
 
 def resolve(path: str | Path) -> Path:
-    """A local path as it is; a hub id ("user/name") that is no local path is downloaded to the hub's cache.
+    """A local path as it is; a hub id ("user/name") that is no local path is downloaded to the
+    hub's cache.
 
-    Where a folder "user" is here the name is taken for a mistyped local one, and the hub is not asked.
+    Where a folder "user" is here the name is taken for a mistyped local one, and the hub is not
+    asked.
 
     Raises:
         UserError: neither there nor on the hub.
@@ -227,21 +265,31 @@ def resolve(path: str | Path) -> Path:
     if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(path)):
         raise UserError(f"{path}: no such file or folder; check the name")
     if place.parent.is_dir():
-        raise UserError(f"{path}: no such file or folder in {place.parent}; check the name (for a hub id, move to a folder without one "
-                        f"called {place.parent})")
+        raise UserError(
+            f"{path}: no such file or folder in {place.parent}; check the name (for a hub id, move to a folder without one "
+            f"called {place.parent})"
+        )
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(str(path), allow_patterns=["config.json", "model.safetensors"]))
+        return Path(
+            snapshot_download(str(path), allow_patterns=["config.json", "model.safetensors"])
+        )
     except (OSError, ValueError, RuntimeError) as error:  # what hub and HTTP errors derive from
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: neither a file or folder here nor a model that the hub gave ({reason})") from error
+        raise UserError(
+            f"{path}: neither a file or folder here nor a model that the hub gave ({reason})"
+        ) from error
 
 
 def _in_folder(place: Path) -> str | None:
-    """The kind of a folder of F5-TTS or CosyVoice with one checkpoint that could be meant; None for others, such as ours."""
+    """The kind of a folder of F5-TTS or CosyVoice with one checkpoint that could be meant; None for
+    others, such as ours.
+    """
     named = [file for name in ("flow.pt", "flow.safetensors") if (file := place / name).is_file()]
-    files = named[:1] or [file for file in place.iterdir() if file.suffix in (".safetensors", ".pt")]
+    files = named[:1] or [
+        file for file in place.iterdir() if file.suffix in (".safetensors", ".pt")
+    ]
     kind = None if (place / "config.json").is_file() or len(files) != 1 else recognise(files[0])
     return kind if kind in ("cosyvoice2", "cosyvoice3", "f5", "f5-unett") else None
 
@@ -258,5 +306,7 @@ def recognise(place: Path) -> str | None:
     if (kind := recognise_tensors(names)) is not None:
         return kind
     if any(key.endswith("all_modules.0.W") for key in names):
-        raise UserError(f"{place}: weights without hyper-parameters, of FlowSE or of SGMSE; say which with --kind flowse or --kind sgmse")
+        raise UserError(
+            f"{place}: weights without hyper-parameters, of FlowSE or of SGMSE; say which with --kind flowse or --kind sgmse"
+        )
     return None

@@ -1,4 +1,6 @@
-"""Teachers that turn noise into a Mel spectrogram (CosyVoice, Matcha-TTS): guidance, priors, the training pair, estimators out of files."""
+"""Teachers that turn noise into a Mel spectrogram (CosyVoice, Matcha-TTS): guidance, priors, the
+training pair, estimators out of files.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +28,15 @@ class MelTeacher:
     """A velocity network of ``(b, mels, n)`` with CosyVoice's guidance (see ``protocol.Teacher``).
 
     Args:
-        network: ``network(z_t, t, cond) -> v`` with ``time_embedding_name``; put into evaluation mode and left there.
-        guidance_strength: s in ``(1 + s) v_cond - s v_null``, CosyVoice's ``inference_cfg_rate``; in the notation of others a scale of
-            ``1 + s``. 0 does not compute the null branch. ``cond["guidance"]`` (b,) replaces it, sample by sample, where it is computed.
-        config: as in a folder's ``config.json``; ``Student.from_teacher`` takes the network's name and sizes from it.
-        fixed_noise: the prior is always the beginning of CosyVoice's one buffer (``fixed_noise``), so that chunks of a stream agree. For
+        network: ``network(z_t, t, cond) -> v`` with ``time_embedding_name``; put into evaluation
+            mode and left there.
+        guidance_strength: s in ``(1 + s) v_cond - s v_null``, CosyVoice's ``inference_cfg_rate``;
+            in the notation of others a scale of ``1 + s``. 0 does not compute the null branch.
+            ``cond["guidance"]`` (b,) replaces it, sample by sample, where it is computed.
+        config: as in a folder's ``config.json``; ``Student.from_teacher`` takes the network's name
+            and sizes from it.
+        fixed_noise: the prior is always the beginning of CosyVoice's one buffer (``fixed_noise``),
+            so that chunks of a stream agree. For
             distillation leave it False: a student that has seen one noise only knows no other.
         temperature: the prior's standard deviation.
 
@@ -53,7 +59,10 @@ class MelTeacher:
         self.config: dict[str, Any] = dict(config or {})
         self.fixed_noise = fixed_noise
         self.temperature = temperature
-        kind, bands = self.config.get("kind"), getattr(getattr(network, "estimator", None), "bands", None)
+        kind, bands = (
+            self.config.get("kind"),
+            getattr(getattr(network, "estimator", None), "bands", None),
+        )
         self.task = None if kind is None or bands is None else foreign_task(kind, bands)
 
     @property
@@ -63,12 +72,16 @@ class MelTeacher:
 
     @torch.no_grad()
     def velocity(self, z_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """``v(z_t, t)``; z_t (b, mels, n), t (b,), (1,) or 0-d. With guidance both branches are one call of 2 b samples."""
+        """``v(z_t, t)``; z_t (b, mels, n), t (b,), (1,) or 0-d. With guidance both branches are one
+        call of 2 b samples.
+        """
         b, s = z_t.shape[0], self.guidance_strength
         t = time_per_sample(t, z_t)
         if not s:
             return self.network(z_t, t, cond)
-        v_cond, v_null = self.network(torch.cat([z_t, z_t]), torch.cat([t, t]), _with_null(cond, b)).chunk(2)
+        v_cond, v_null = self.network(
+            torch.cat([z_t, z_t]), torch.cat([t, t]), _with_null(cond, b)
+        ).chunk(2)
         mask = cond.get("mask")
         valid = None if mask is None else mask.reshape(b, 1, -1).to(v_cond)
         return guide(v_cond, v_null, strength_of(cond, s), self.guidance_rule, valid)
@@ -83,9 +96,14 @@ class MelTeacher:
         if self.fixed_noise:
             return fixed_noise(mu.shape[-1], mu.shape[1]).to(mu).expand_as(mu) * self.temperature
         device = generator.device if generator is not None else mu.device
-        return torch.randn(mu.shape, generator=generator, device=device, dtype=mu.dtype).to(mu.device) * self.temperature
+        return (
+            torch.randn(mu.shape, generator=generator, device=device, dtype=mu.dtype).to(mu.device)
+            * self.temperature
+        )
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> MelTeacher:
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> MelTeacher:
         self.network.to(device=device, dtype=dtype)
         return self
 
@@ -107,25 +125,33 @@ def _noise_buffer(mels: int) -> Tensor:
 
 
 def fixed_noise(frames: int, mels: int = 80) -> Tensor:
-    """CosyVoice's noise of inference (1, mels, frames): the beginning of ``randn(1, 80, 15000)`` at seed 0, on the CPU.
+    """CosyVoice's noise of inference (1, mels, frames): the beginning of ``randn(1, 80, 15000)`` at
+    seed 0, on the CPU.
 
     Raises:
         UserError: more frames than the buffer has (300 s).
     """
     if frames > _FIXED_FRAMES:
-        raise UserError(f"fixed noise: {frames} frames, but CosyVoice's buffer has {_FIXED_FRAMES}; split the text, or use fresh noise")
+        raise UserError(
+            f"fixed noise: {frames} frames, but CosyVoice's buffer has {_FIXED_FRAMES}; split the text, or use fresh noise"
+        )
     return _noise_buffer(mels)[:, :, :frames]
 
 
-def training_pair(z_1: Tensor, noise: Tensor, t: Tensor, sigma_min: float = 1e-6) -> tuple[Tensor, Tensor]:
-    """State ``(1 - (1 - sigma_min) t) noise + t z_1`` and target ``z_1 - (1 - sigma_min) noise`` of CosyVoice's and Matcha's training
-    (sigma_min 1e-6 and 1e-4); z_1, noise (b, mels, n), t (b,)."""
+def training_pair(
+    z_1: Tensor, noise: Tensor, t: Tensor, sigma_min: float = 1e-6
+) -> tuple[Tensor, Tensor]:
+    """State ``(1 - (1 - sigma_min) t) noise + t z_1`` and target ``z_1 - (1 - sigma_min) noise`` of
+    CosyVoice's and Matcha's training (sigma_min 1e-6 and 1e-4); z_1, noise (b, mels, n), t (b,).
+    """
     time = t.reshape(-1, 1, 1)
     return (1 - (1 - sigma_min) * time) * noise + time * z_1, z_1 - (1 - sigma_min) * noise
 
 
 def masked_error(estimate: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """CosyVoice's loss: squared error per valid value, 0-d; estimate, target (b, mels, n), mask (b, 1, n)."""
+    """CosyVoice's loss: squared error per valid value, 0-d; estimate, target (b, mels, n), mask (b,
+    1, n).
+    """
     return ((estimate - target) * mask).square().sum() / (mask.sum() * target.shape[1])
 
 
@@ -140,21 +166,30 @@ def checkpoint_file(place: Path) -> Path:
     for name in ("flow.pt", "flow.safetensors"):
         if (place / name).is_file():
             return place / name
-    raise UserError(f"{place}: has neither flow.pt nor flow.safetensors; name the checkpoint itself")
+    raise UserError(
+        f"{place}: has neither flow.pt nor flow.safetensors; name the checkpoint itself"
+    )
 
 
 def flow_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a flow file by the names of CosyVoice's ``flow.pt`` (``decoder.estimator.*`` and the front end), without what stands
-    before them in other files (``flow.``, a section of a training file); the file may also hold a bare estimator.
+    """The tensors of a flow file by the names of CosyVoice's ``flow.pt`` (``decoder.estimator.*``
+    and the front end), without what stands before them in other files (``flow.``, a section of a
+    training file); the file may also hold a bare estimator.
 
     Raises:
         UserError: unreadable, or no such estimator in it.
     """
     file = read_foreign(path)
     found = dict(walk_tensors(file.values))
-    prefixes = sorted({name[: name.index(ESTIMATOR)] for name in found if ESTIMATOR in name}, key=len)
+    prefixes = sorted(
+        {name[: name.index(ESTIMATOR)] for name in found if ESTIMATOR in name}, key=len
+    )
     if prefixes:
-        return {name.removeprefix(prefixes[0]): value for name, value in found.items() if name.startswith(prefixes[0])}
+        return {
+            name.removeprefix(prefixes[0]): value
+            for name, value in found.items()
+            if name.startswith(prefixes[0])
+        }
     if any(name.startswith(("time_mlp.", "time_embed.")) for name in found):
         return {ESTIMATOR + name: value for name, value in found.items()}
     raise UserError(f"{path}: has no tensors named {ESTIMATOR}*; {looks_like(file.names())}")
@@ -162,20 +197,31 @@ def flow_tensors(path: Path) -> dict[str, Tensor]:
 
 def estimator_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Those of ``flow_tensors`` that are the estimator's, by its own names."""
-    return {name.removeprefix(ESTIMATOR): value for name, value in tensors.items() if name.startswith(ESTIMATOR)}
+    return {
+        name.removeprefix(ESTIMATOR): value
+        for name, value in tensors.items()
+        if name.startswith(ESTIMATOR)
+    }
 
 
-def load_estimator(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path, kind: str) -> None:
-    """Load weights strictly; ``tensors`` by the names of ``module``; errors as ``check_estimator``."""
+def load_estimator(
+    module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path, kind: str
+) -> None:
+    """Load weights strictly; ``tensors`` by the names of ``module``; errors as
+    ``check_estimator``.
+    """
     check_estimator(module.state_dict(), tensors, path, kind)
     module.load_state_dict(dict(tensors))
 
 
-def check_estimator(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: str | Path, kind: str) -> None:
+def check_estimator(
+    own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: str | Path, kind: str
+) -> None:
     """See that a file's tensors are those of a network, ``own``.
 
     Raises:
-        UserError: names or shapes differ; tells the first of them and what kind of file it looks like.
+        UserError: names or shapes differ; tells the first of them and what kind of file it looks
+            like.
     """
     wrong = mismatches(own, tensors)
     if wrong:
@@ -205,7 +251,9 @@ def is_chatterbox(names: Collection[str]) -> bool:
 
 def is_matcha(names: Collection[str]) -> bool:
     """Matcha-TTS's decoder: group norms; CosyVoice 1 has them too, and speech tokens."""
-    return _has(names, "down_blocks.0.0.block1.block.1.weight") and not any("input_embedding.weight" in name for name in names)
+    return _has(names, "down_blocks.0.0.block1.block.1.weight") and not any(
+        "input_embedding.weight" in name for name in names
+    )
 
 
 def _has(names: Collection[str], leaf: str) -> bool:

@@ -1,8 +1,8 @@
-"""Stream.FM's checkpoints (arXiv 2512.19442) as teachers: Lightning files of the flow, of predictor and flow in one, of a learned solver
-around a flow, or bare weights of the backbone.
+"""Stream.FM's checkpoints (arXiv 2512.19442) as teachers: Lightning files of the flow, of predictor
+and flow in one, of a learned solver around a flow, or bare weights of the backbone.
 
-A file says most of its sizes by its shapes; the rest is the published models' unless ``config`` says otherwise. Nothing is flipped:
-their t = 1 is the clean end too.
+A file says most of its sizes by its shapes; the rest is the published models' unless ``config``
+says otherwise. Nothing is flipped: their t = 1 is the clean end too.
 """
 
 from __future__ import annotations
@@ -29,14 +29,20 @@ from mfdistill.teachers.streamfm_sizes import bins_of, front_end, sizes_of, spli
 class StreamFMTeacher(CFMTeacher):
     """A causal flow, with the predictor in front of it where it has one (see ``protocol.Teacher``).
 
-    A condition without the predictor's estimate ``e`` is completed by the predictor; ``complete`` does it once for many evaluations.
+    A condition without the predictor's estimate ``e`` is completed by the predictor; ``complete``
+    does it once for many evaluations.
 
     Attributes:
         predictor: ``y -> e``; None if there is none.
     """
 
     def __init__(
-        self, network: CausalNCSNpp, task: Task | None, config: Mapping[str, Any], predictor: Predictor | None, streaming: bool = False
+        self,
+        network: CausalNCSNpp,
+        task: Task | None,
+        config: Mapping[str, Any],
+        predictor: Predictor | None,
+        streaming: bool = False,
     ):
         super().__init__(network, task, config, streaming)
         self.predictor = predictor
@@ -44,7 +50,9 @@ class StreamFMTeacher(CFMTeacher):
             predictor.streaming = streaming
 
     def complete(self, cond: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """``cond`` with the estimate ``e`` (b, 2, f, n) of ``y``, where there is a predictor and it is missing."""
+        """``cond`` with the estimate ``e`` (b, 2, f, n) of ``y``, where there is a predictor and it
+        is missing.
+        """
         if self.predictor is None or "e" in cond:
             return dict(cond)
         return {**cond, "e": self.predictor(cond)}
@@ -60,11 +68,15 @@ class StreamFMTeacher(CFMTeacher):
     def prior(self, cond: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
         """``z_0`` (b, 2, f, n): ``y``, or the predictor's ``e``, with complex noise."""
         if self.task is None:
-            raise UserError("this file does not say its prior's spread; load it with config={'sigma_y': ...} (0.05 with a predictor, "
-                            "0.35 for dereverberation and codecs, 0.25 for phase and vocoding)")
+            raise UserError(
+                "this file does not say its prior's spread; load it with config={'sigma_y': ...} (0.05 with a predictor, "
+                "0.35 for dereverberation and codecs, 0.25 for phase and vocoding)"
+            )
         return super().prior(self.complete(cond), generator)
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> StreamFMTeacher:
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> StreamFMTeacher:
         super().to(device, dtype)
         if self.predictor is not None:
             self.predictor.to(device=device, dtype=dtype)
@@ -81,30 +93,39 @@ def load_streamfm(
     """A teacher from a Stream.FM file.
 
     Args:
-        config: what the file does not say, over what it does: sizes (``nf``, ``ch_mult``, ``num_res_blocks``, ``input_channels``,
-            ``input_freqs``, ``down_dilation``, ``no_freq_groups_below``, ...), front end (``n_fft``, ``hop``, ``window``, ``alpha``,
-            ``beta``, ``sampling_rate``), path (``sigma_y`` or ``sigma_e``, ``sigma_x``, ``normalize_mode``), ``task`` (one of
-            ``tasks.TASKS``) and its ``n_mels``, ``predictor`` (a file, for bare weights with 6 channels).
+        config: what the file does not say, over what it does: sizes (``nf``, ``ch_mult``,
+            ``num_res_blocks``, ``input_channels``, ``input_freqs``, ``down_dilation``,
+            ``no_freq_groups_below``, ...), front end (``n_fft``, ``hop``, ``window``, ``alpha``,
+            ``beta``, ``sampling_rate``), path (``sigma_y`` or ``sigma_e``, ``sigma_x``,
+            ``normalize_mode``), ``task`` (one of ``tasks.TASKS``) and its ``n_mels``, ``predictor``
+            (a file, for bare weights with 6 channels).
 
     Raises:
-        UserError: another kind of file, a predictor by itself, weights that do not fit the sizes, or an unknown key of ``config``.
+        UserError: another kind of file, a predictor by itself, weights that do not fit the sizes,
+            or an unknown key of ``config``.
     """
     if guidance_strength:
-        raise UserError(f"{path}: trained without a null condition, so guidance strength {guidance_strength} has no meaning; leave it out")
+        raise UserError(
+            f"{path}: trained without a null condition, so guidance strength {guidance_strength} has no meaning; leave it out"
+        )
     foreign = read_foreign(path)
     tensors = flat_tensors(foreign)
     sizes, features = split_config(config or {}, path)
     network = build(section(tensors, "dnn."), {**bins_of(tensors), **sizes}, path)
     if not network.config.conditional:
-        raise UserError(f"{path}: is a predictor by itself, without time; it belongs in front of a flow: load the flow's file")
+        raise UserError(
+            f"{path}: is a predictor by itself, without time; it belongs in front of a flow: load the flow's file"
+        )
     found = None
     if within := section(tensors, "initial_predictor.dnn."):
         found = build(within, {"input_freqs": network.config.input_freqs}, path)
     elif features.get("predictor"):
         found = load_predictor(features["predictor"], device)
     if found is not None and network.config.input_channels != 6:
-        raise UserError(f"{path}: has a predictor before a flow of {network.config.input_channels} channels; supported are those of 6 "
-                        "(state, estimate, input)")
+        raise UserError(
+            f"{path}: has a predictor before a flow of {network.config.input_channels} channels; supported are those of 6 "
+            "(state, estimate, input)"
+        )
     predictor = None if found is None else in_front(found, features.get("predictor") or path)
     task = task_of(network.config, tensors, foreign, features, predictor, path)
     saved = {
@@ -118,7 +139,9 @@ def load_streamfm(
     return StreamFMTeacher(network, task, saved, predictor, streaming).to(device)
 
 
-def load_predictor(path: str | Path, device: torch.device | str = "cpu", config: Mapping[str, Any] | None = None) -> CausalNCSNpp:
+def load_predictor(
+    path: str | Path, device: torch.device | str = "cpu", config: Mapping[str, Any] | None = None
+) -> CausalNCSNpp:
     """The predictor ``y -> e`` in a predictor's file or in that of predictor and flow, frozen.
 
     Raises:
@@ -126,7 +149,11 @@ def load_predictor(path: str | Path, device: torch.device | str = "cpu", config:
     """
     tensors = flat_tensors(read_foreign(path))
     sizes, _ = split_config(config or {}, path)
-    network = build(section(tensors, "initial_predictor.dnn.") or section(tensors, "dnn."), {**bins_of(tensors), **sizes}, path)
+    network = build(
+        section(tensors, "initial_predictor.dnn.") or section(tensors, "dnn."),
+        {**bins_of(tensors), **sizes},
+        path,
+    )
     if network.config.conditional:
         raise UserError(f"{path}: is a flow, not a predictor")
     return network.to(device)
@@ -139,7 +166,9 @@ def in_front(network: CausalNCSNpp, source: str | Path) -> Predictor:
 
 
 def flat_tensors(foreign: Foreign) -> dict[str, Tensor]:
-    """The tensors of a Lightning file, a learned solver's wrapped flow, or bare weights (put under ``dnn.``)."""
+    """The tensors of a Lightning file, a learned solver's wrapped flow, or bare weights (put under
+    ``dnn.``).
+    """
     inner = foreign.values.get("state_dict")
     tensors = dict(walk_tensors(inner if isinstance(inner, Mapping) else foreign.values))
     if any(key.startswith("wrapped_model.") for key in tensors):
@@ -151,18 +180,28 @@ def flat_tensors(foreign: Foreign) -> dict[str, Tensor]:
 
 def section(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors under a prefix, without it."""
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    return {
+        key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
+    }
 
 
-def build(tensors: Mapping[str, Tensor], given: Mapping[str, Any], path: str | Path) -> CausalNCSNpp:
-    """A backbone with frozen norms and the sizes of its weights, ``given`` ones first, in evaluation mode.
+def build(
+    tensors: Mapping[str, Tensor], given: Mapping[str, Any], path: str | Path
+) -> CausalNCSNpp:
+    """A backbone with frozen norms and the sizes of its weights, ``given`` ones first, in
+    evaluation mode.
 
     Raises:
-        UserError: names or shapes differ (the first is named, and what the file looks like), or numbers that are not finite.
+        UserError: names or shapes differ (the first is named, and what the file looks like), or
+            numbers that are not finite.
     """
     if "pyramid_downsample.fir_kernel" not in tensors:
-        raise UserError(f"{path}: is no Stream.FM file: it lacks pyramid_downsample.fir_kernel; it looks like {looks_like(tensors)}")
-    sizes = from_dict(CausalNCSNppConfig, {**sizes_of(tensors, given, path), **given}, f"{path}: config")
+        raise UserError(
+            f"{path}: is no Stream.FM file: it lacks pyramid_downsample.fir_kernel; it looks like {looks_like(tensors)}"
+        )
+    sizes = from_dict(
+        CausalNCSNppConfig, {**sizes_of(tensors, given, path), **given}, f"{path}: config"
+    )
     network = CausalNCSNpp(sizes)
     own = network.state_dict()
     wrong = [f"lacks {key}" for key in own if key not in tensors]
@@ -173,8 +212,10 @@ def build(tensors: Mapping[str, Tensor], given: Mapping[str, Any], path: str | P
         if key in tensors and tensors[key].shape != value.shape
     ]
     if wrong:
-        raise UserError(f"{path}: its weights do not fit kind 'streamfm' and these sizes: {wrong[0]} ({len(wrong)} such); it looks like "
-                        f"{looks_like(tensors)}; give its sizes in config")
+        raise UserError(
+            f"{path}: its weights do not fit kind 'streamfm' and these sizes: {wrong[0]} ({len(wrong)} such); it looks like "
+            f"{looks_like(tensors)}; give its sizes in config"
+        )
     for key, value in tensors.items():
         if not bool(torch.isfinite(value).all()):
             raise UserError(f"{path}: {key} has values that are not finite; the file is damaged")
@@ -191,7 +232,9 @@ def task_of(
     predictor: Predictor | None,
     path: str | Path,
 ) -> Task | None:
-    """Front end, level and prior of the file as a task; None where the file does not say the prior's spread and ``features`` neither."""
+    """Front end, level and prior of the file as a task; None where the file does not say the
+    prior's spread and ``features`` neither.
+    """
     said = foreign.values.get("hyper_parameters")
     settings = {**(said if isinstance(said, Mapping) else {}), **features}
     spread = spread_of(settings, tensors, path)

@@ -1,4 +1,6 @@
-"""What a Stream.FM file's shapes and settings say: sizes of the network, front end, spread of the prior."""
+"""What a Stream.FM file's shapes and settings say: sizes of the network, front end, spread of the
+prior.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,42 @@ from mfdistill.networks.config import CausalNCSNppConfig
 
 _SIZES = {field.name for field in dataclasses.fields(CausalNCSNppConfig)}
 _FEATURES = {
-    "n_fft", "hop", "hop_length", "window", "alpha", "beta", "sampling_rate", "sample_rate", "sigma_y", "sigma_e", "sigma_x",
-    "normalize_mode", "task", "predictor", "n_mels",
+    "n_fft",
+    "hop",
+    "hop_length",
+    "window",
+    "alpha",
+    "beta",
+    "sampling_rate",
+    "sample_rate",
+    "sigma_y",
+    "sigma_e",
+    "sigma_x",
+    "normalize_mode",
+    "task",
+    "predictor",
+    "n_mels",
 }
-_UNUSED = {"seed", "N", "K", "source_module", "cut_highest_freqs", "normalized", "f_min", "f_max", "n_stft", "mel_scale", "lr", "dropout"}
+_UNUSED = {
+    "seed",
+    "N",
+    "K",
+    "source_module",
+    "cut_highest_freqs",
+    "normalized",
+    "f_min",
+    "f_max",
+    "n_stft",
+    "mel_scale",
+    "lr",
+    "dropout",
+}
 _WHERE = "pyramid_normconv.conv"
 
 
-def split_config(config: Mapping[str, Any], path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_config(
+    config: Mapping[str, Any], path: str | Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """(sizes, features and path) out of one mapping.
 
     Raises:
@@ -38,7 +68,10 @@ def split_config(config: Mapping[str, Any], path: str | Path) -> tuple[dict[str,
             features[key] = value
         elif key not in _UNUSED:
             near = difflib.get_close_matches(key, _SIZES | _FEATURES, n=1)
-            raise UserError(f"{path}: config has unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else ""))
+            raise UserError(
+                f"{path}: config has unknown key '{key}'"
+                + (f"; did you mean '{near[0]}'?" if near else "")
+            )
     return sizes, features
 
 
@@ -48,7 +81,9 @@ def bins_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     return {} if stored is None else {"input_freqs": len(stored) // 2}
 
 
-def sizes_of(tensors: Mapping[str, Tensor], given: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+def sizes_of(
+    tensors: Mapping[str, Tensor], given: Mapping[str, Any], path: str | Path
+) -> dict[str, Any]:
     """The sizes that the shapes tell.
 
     Raises:
@@ -57,7 +92,9 @@ def sizes_of(tensors: Mapping[str, Tensor], given: Mapping[str, Any], path: str 
     try:
         return _sizes(tensors, given)
     except (KeyError, StopIteration) as error:
-        raise UserError(f"{path}: its weights do not fit kind 'streamfm': lacks {error.args[0] if error.args else 'levels'}") from error
+        raise UserError(
+            f"{path}: its weights do not fit kind 'streamfm': lacks {error.args[0] if error.args else 'levels'}"
+        ) from error
 
 
 def _sizes(tensors: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,7 +102,10 @@ def _sizes(tensors: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str,
         name = f"{conv}.pointwise_conv.weight"
         return tensors[name if name in tensors else f"{conv}.weight"].shape[0]
 
-    sizes: dict[str, Any] = {"nf": first_axis("input_layer"), "conditional": "temb_modules.gfp.W" in tensors}
+    sizes: dict[str, Any] = {
+        "nf": first_axis("input_layer"),
+        "conditional": "temb_modules.gfp.W" in tensors,
+    }
     levels, blocks = 0, 0
     while f"down_modules.lvl{levels}_rnb0.CGroupNorm_1.weight" in tensors:
         levels += 1
@@ -73,21 +113,37 @@ def _sizes(tensors: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str,
         blocks += 1
     if not blocks:
         raise KeyError("down_modules.lvl0_rnb0.CGroupNorm_1.weight")
-    widths = [tensors[f"down_modules.lvl{level}_rnb0.CGroupNorm_1.weight"].shape[0] for level in range(levels)]
-    sizes |= {"ch_mult": [max(1, width // sizes["nf"]) for width in widths], "num_res_blocks": blocks}
+    widths = [
+        tensors[f"down_modules.lvl{level}_rnb0.CGroupNorm_1.weight"].shape[0]
+        for level in range(levels)
+    ]
+    sizes |= {
+        "ch_mult": [max(1, width // sizes["nf"]) for width in widths],
+        "num_res_blocks": blocks,
+    }
     sizes["output_channels"] = first_axis(f"up_modules.lvl0_{_WHERE}")
     ranks = [
-        value.shape[0] // tensors[f"{key.removesuffix('CConv_0.depthwise_conv.weight')}CGroupNorm_0.weight"].shape[0]
+        value.shape[0]
+        // tensors[f"{key.removesuffix('CConv_0.depthwise_conv.weight')}CGroupNorm_0.weight"].shape[
+            0
+        ]
         for key, value in tensors.items()
         if key.endswith("CConv_0.depthwise_conv.weight")
     ]
     if ranks:
         sizes["decoupled_K"] = ranks[0]
     whole = tensors.get("input_layer.weight")
-    inputs = whole.shape[1] if whole is not None else tensors["input_layer.depthwise_conv.weight"].shape[0] // ranks[0]
+    inputs = (
+        whole.shape[1]
+        if whole is not None
+        else tensors["input_layer.depthwise_conv.weight"].shape[0] // ranks[0]
+    )
     sizes["input_channels"] = inputs
     sizes["input_freqs"] = given.get("input_freqs") or 256
-    bands = [tensors[f"down_modules.lvl{level}_rnb0.CGroupNorm_0.weight"].shape[1] for level in range(levels)]
+    bands = [
+        tensors[f"down_modules.lvl{level}_rnb0.CGroupNorm_0.weight"].shape[1]
+        for level in range(levels)
+    ]
     sizes["freq_groups"] = bands[0]
     freqs = [int(sizes["input_freqs"]) >> level for level in range(levels)]
     if max(bands) > 1:
@@ -98,17 +154,30 @@ def _sizes(tensors: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str,
     return sizes
 
 
-def front_end(sizes: CausalNCSNppConfig, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], path: str | Path) -> StftConfig:
-    """The features: window and compression as stored, the hop half a window unless ``settings`` says it.
+def front_end(
+    sizes: CausalNCSNppConfig,
+    tensors: Mapping[str, Tensor],
+    settings: Mapping[str, Any],
+    path: str | Path,
+) -> StftConfig:
+    """The features: window and compression as stored, the hop half a window unless ``settings``
+    says it.
 
     Raises:
-        UserError: a window that is neither Hann nor its root, or bins that do not fit the network's.
+        UserError: a window that is neither Hann nor its root, or bins that do not fit the
+            network's.
     """
-    extractor = {key.removeprefix("feature_extractor."): value for key, value in tensors.items() if key.startswith("feature_extractor.")}
+    extractor = {
+        key.removeprefix("feature_extractor."): value
+        for key, value in tensors.items()
+        if key.startswith("feature_extractor.")
+    }
     stored = extractor.get("window_tensor")
     n_fft = int(settings.get("n_fft") or (2 * sizes.input_freqs if stored is None else len(stored)))
     if n_fft != 2 * sizes.input_freqs:
-        raise UserError(f"{path}: windows of {n_fft} samples give {n_fft // 2} bins, the network is for {sizes.input_freqs}")
+        raise UserError(
+            f"{path}: windows of {n_fft} samples give {n_fft // 2} bins, the network is for {sizes.input_freqs}"
+        )
     hop = int(settings.get("hop") or settings.get("hop_length") or n_fft // 2)
     said = settings.get("window")
 
@@ -117,9 +186,13 @@ def front_end(sizes: CausalNCSNppConfig, tensors: Mapping[str, Tensor], settings
         return float(extractor.get(key, published) if value is None else value)
 
     sample_rate = int(settings.get("sampling_rate") or settings.get("sample_rate") or 16000)
-    config = StftConfig(sample_rate, n_fft, hop, "sqrt-hann", number("alpha", 0.5), number("beta", 1.0))
+    config = StftConfig(
+        sample_rate, n_fft, hop, "sqrt-hann", number("alpha", 0.5), number("beta", 1.0)
+    )
     if said is not None:
-        return dataclasses.replace(config, window="sqrt-hann" if "sqrt" in str(said).lower() else "hann")
+        return dataclasses.replace(
+            config, window="sqrt-hann" if "sqrt" in str(said).lower() else "hann"
+        )
     if stored is None:
         return config
     for candidate in (config, dataclasses.replace(config, window="hann")):
@@ -128,13 +201,19 @@ def front_end(sizes: CausalNCSNppConfig, tensors: Mapping[str, Tensor], settings
     raise UserError(f"{path}: its window is neither Hann nor its root")
 
 
-def spread_of(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], path: str | Path) -> dict[str, Any] | None:
-    """``sigma_0``, ``sigma_1`` and, for spreads per bin, the profile, as in ``TaskConfig``; None where nothing is said.
+def spread_of(
+    settings: Mapping[str, Any], tensors: Mapping[str, Tensor], path: str | Path
+) -> dict[str, Any] | None:
+    """``sigma_0``, ``sigma_1`` and, for spreads per bin, the profile, as in ``TaskConfig``; None
+    where nothing is said.
 
     Raises:
         UserError: spreads per bin that are not proportional at the two ends, or not positive.
     """
-    start = next((settings[key] for key in ("sigma_y", "sigma_e") if settings.get(key) is not None), tensors.get("sigma_y"))
+    start = next(
+        (settings[key] for key in ("sigma_y", "sigma_e") if settings.get(key) is not None),
+        tensors.get("sigma_y"),
+    )
     if start is None:
         return None
     end = settings.get("sigma_x")
@@ -146,5 +225,12 @@ def spread_of(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], path: 
         raise UserError(f"{path}: sigma_y has values that are not positive")
     ratio = end / start
     if float(ratio.max() - ratio.min()) > 1e-3 * float(ratio.mean()):
-        raise UserError(f"{path}: sigma_x and sigma_y are not proportional; such spreads are not supported")
-    return {"sigma_0": 1.0, "sigma_1": float(ratio.mean()), "prior_shape": "profile", "prior_profile": start.tolist()}
+        raise UserError(
+            f"{path}: sigma_x and sigma_y are not proportional; such spreads are not supported"
+        )
+    return {
+        "sigma_0": 1.0,
+        "sigma_1": float(ratio.mean()),
+        "prior_shape": "profile",
+        "prior_profile": start.tolist(),
+    }

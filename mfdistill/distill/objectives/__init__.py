@@ -1,4 +1,5 @@
-"""What is minimised: one objective per file, each ``objective(batch) -> (loss, logs)`` with the trained module as ``.model``.
+"""What is minimised: one objective per file, each ``objective(batch) -> (loss, logs)`` with the
+trained module as ``.model``.
 
 Settings load without torch, the objectives when they are asked for.
 """

@@ -3,9 +3,11 @@
 A batch is a mapping with
 
 - ``z_1``: clean features x, (b, 2, f, n); ``cond``: the condition, a dict of tensors with b rows;
-- ``index``: (b,) integers, the samples' global indices; every random number is a function of (seed, index);
+- ``index``: (b,) integers, the samples' global indices; every random number is a function of (seed,
+  index);
 - ``progress``: 0 at the start of the run, 1 at its end (for curricula; default 1);
-- ``loss_mask``: (b, 1, 1, n), 1 where a frame counts (of Mel states (b, n, 1) or (b, 1, n)), or None;
+- ``loss_mask``: (b, 1, 1, n), 1 where a frame counts (of Mel states (b, n, 1) or (b, 1, n)), or
+  None;
 - ``loss_count``: see ``reduce``; needed only with masks and several processes or accumulation.
 
 ``objective(batch)`` returns ``(loss, logs)``; the logs are detached scalars.
@@ -46,15 +48,18 @@ def norm(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def squared_error(a: Tensor, b: Tensor, mask: Tensor | None) -> Tensor:
-    """(b,) mean of ``|a - b|^2`` over what counts: of complex bins, their two channels on axis 1, for states (b, 2, f, n); of values for
-    Mel states (b, n, mels) or (b, mels, n), whose mask is (b, n, 1) or (b, 1, n)."""
+    """(b,) mean of ``|a - b|^2`` over what counts: of complex bins, their two channels on axis 1,
+    for states (b, 2, f, n); of values for Mel states (b, n, mels) or (b, mels, n), whose mask is
+    (b, n, 1) or (b, 1, n).
+    """
     return _mean(_squares(a, b), mask)
 
 
 def absolute_error(a: Tensor, b: Tensor, mask: Tensor | None) -> Tensor:
     """(b,) mean of ``|a - b|`` over what counts, as ``squared_error``."""
     squares = _squares(a, b)
-    return _mean(squares.clamp(min=torch.finfo(squares.dtype).tiny).sqrt(), mask)  # a finite gradient where a is b
+    # a finite gradient where a is b
+    return _mean(squares.clamp(min=torch.finfo(squares.dtype).tiny).sqrt(), mask)
 
 
 def _squares(a: Tensor, b: Tensor) -> Tensor:
@@ -71,17 +76,24 @@ def _mean(error: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def magnitude_loss(task: Task, estimate: Tensor, reference: Tensor) -> Tensor:
-    """(b,) ``audio.spectral_loss`` of the signals of two features (b, 2, f, n), in single precision."""
+    """(b,) ``audio.spectral_loss`` of the signals of two features (b, 2, f, n), in single
+    precision.
+    """
     length = (reference.shape[-1] - 1) * task.config.stft.hop
     with torch.autocast(reference.device.type, enabled=False):
-        return spectral_loss(task.waveform(estimate.float(), length), task.waveform(reference.float(), length), task.sample_rate)
+        return spectral_loss(
+            task.waveform(estimate.float(), length),
+            task.waveform(reference.float(), length),
+            task.sample_rate,
+        )
 
 
 def reduce(per_sample: Tensor, batch: Batch) -> Tensor:
-    """The loss: the mean of ``per_sample`` (b,), each sample weighing as many frames as count in it.
+    """The loss: the mean of ``per_sample`` (b,), each sample weighing as many frames as count in
+    it.
 
-    ``loss_count`` makes it the same for any split of a batch over processes and micro-batches: it is the number of frames that
-    count in the whole batch, per part (``distill.batch.loss_count``).
+    ``loss_count`` makes it the same for any split of a batch over processes and micro-batches: it
+    is the number of frames that count in the whole batch, per part (``distill.batch.loss_count``).
     """
     mask = batch.get("loss_mask")
     if mask is None:
@@ -95,12 +107,16 @@ def progress(batch: Batch) -> float:
 
 
 def hold(objective: nn.Module, teacher: Teacher | None) -> None:
-    """Give ``objective`` an attribute ``teacher`` outside its module tree: not saved, not optimised, not switched by ``train()``."""
+    """Give ``objective`` an attribute ``teacher`` outside its module tree: not saved, not
+    optimised, not switched by ``train()``.
+    """
     object.__setattr__(objective, "teacher", teacher)
 
 
 def within_reach(teacher: Teacher | None, t: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-    """Intervals that start after the latest time that the teacher was trained at (``t_last``) start there; anchors stay anchors."""
+    """Intervals that start after the latest time that the teacher was trained at (``t_last``) start
+    there; anchors stay anchors.
+    """
     last = getattr(teacher, "t_last", 1.0)
     anchors, t = r <= t, t.clamp(max=last)
     return t, torch.where(anchors, t, r)
@@ -110,7 +126,8 @@ def within_reach(teacher: Teacher | None, t: Tensor, r: Tensor) -> tuple[Tensor,
 def teacher_velocity(teacher: Teacher, z: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
     """The teacher's velocity in the precision of its weights (no autocast), on the device of ``z``.
 
-    After the latest time that it was trained at it is the velocity of that time at ``z``: so its own sampler takes the last step.
+    After the latest time that it was trained at it is the velocity of that time at ``z``: so its
+    own sampler takes the last step.
     """
     t = t.clamp(max=getattr(teacher, "t_last", 1.0))
     weight = next(teacher.network.parameters(), z)

@@ -6,4 +6,7 @@ from mfdistill.distill.objectives.config import IntegralConfig, MeanFlowConfig
 from mfdistill.distill.objectives.integral import IntegralObjective
 from mfdistill.distill.objectives.meanflow import MeanFlowObjective
 
-OBJECTIVES = {"integral": (IntegralConfig, IntegralObjective), "meanflow": (MeanFlowConfig, MeanFlowObjective)}
+OBJECTIVES = {
+    "integral": (IntegralConfig, IntegralObjective),
+    "meanflow": (MeanFlowConfig, MeanFlowObjective),
+}

@@ -9,13 +9,17 @@ from mfdistill.flow import GaussianPath, TimeConfig, interpolate, sample_time, u
 
 
 class CFMObjective(nn.Module):
-    """``|v(z_t, t) - (z_1 - z_0)|^2`` (arXiv 2210.02747); its minimum is the marginal velocity of the path.
+    """``|v(z_t, t) - (z_1 - z_0)|^2`` (arXiv 2210.02747); its minimum is the marginal velocity of
+    the path.
 
     Args:
-        network: ``network(z_t, t, cond) -> v``, trained. path: gives the end points. times: distribution of t. seed: of all draws.
+        network: ``network(z_t, t, cond) -> v``, trained. path: gives the end points. times:
+            distribution of t. seed: of all draws.
     """
 
-    def __init__(self, network: nn.Module, path: GaussianPath, times: TimeConfig | None = None, seed: int = 0):
+    def __init__(
+        self, network: nn.Module, path: GaussianPath, times: TimeConfig | None = None, seed: int = 0
+    ):
         super().__init__()
         self.model = network
         self.path = path
@@ -23,7 +27,9 @@ class CFMObjective(nn.Module):
         self.seed = seed
 
     def forward(self, batch: Batch) -> tuple[Tensor, Logs]:
-        t = sample_time(self.times, uniform(self.seed, batch["index"], "times", device=batch["z_1"].device))
+        t = sample_time(
+            self.times, uniform(self.seed, batch["index"], "times", device=batch["z_1"].device)
+        )
         z_0, z_1 = end_points(self.path, batch, self.seed)
         v = self.model(interpolate(z_0, z_1, t), t, batch["cond"])
         loss = reduce(squared_error(v, z_1 - z_0, batch.get("loss_mask")), batch)

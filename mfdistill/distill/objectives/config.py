@@ -16,16 +16,23 @@ class IntegralConfig:
     substeps: int = 4
     """Equal steps of the teacher inside [t, r]."""
     solver: str = "midpoint"
-    """Of those steps, a method or a composition such as 2xmidpoint+1xeuler@0.2; at equal cost midpoint is far less biased than Euler."""
+    """Of those steps, a method or a composition such as 2xmidpoint+1xeuler@0.2; at equal cost
+    midpoint is far less biased than Euler.
+    """
     interval: IntervalConfig = field(default_factory=IntervalConfig)
     targets_per_rollout: int = 1
-    """Targets taken from each rollout. The first spans all of [t, r]; the others span two random times of its grid, which costs the
-    teacher nothing."""
+    """Targets taken from each rollout. The first spans all of [t, r]; the others span two random
+    times of its grid, which costs the teacher nothing.
+    """
     state: Literal["data", "rollout"] = "data"
-    """z_t from the path through real data, or reached by the teacher from fresh noise (as many substeps again; needs no clean data)."""
+    """z_t from the path through real data, or reached by the teacher from fresh noise (as many
+    substeps again; needs no clean data).
+    """
     spectral: float = 0.0
-    """Weight of a magnitude loss on what the student reaches at r = 1 (audio.spectral_loss); 0 = none. A short student cannot follow the
-    teacher in every phase, and the mean square alone lets it fade where it is unsure."""
+    """Weight of a magnitude loss on what the student reaches at r = 1 (audio.spectral_loss); 0 =
+    none. A short student cannot follow the teacher in every phase, and the mean square alone lets
+    it fade where it is unsure.
+    """
     spectral_target: Literal["data", "teacher"] = "data"
     """Compared with the clean speech, or with what the teacher reaches."""
 
@@ -33,20 +40,28 @@ class IntegralConfig:
         if self.spectral < 0:
             raise UserError(f"--integral.spectral {self.spectral}: must be 0 or more")
         if self.spectral_target not in ("data", "teacher"):
-            raise UserError(f"--integral.spectral-target {self.spectral_target}: is not one of data, teacher")
+            raise UserError(
+                f"--integral.spectral-target {self.spectral_target}: is not one of data, teacher"
+            )
         for name in ("substeps", "targets_per_rollout"):
             if getattr(self, name) < 1:
-                raise UserError(f"--integral.{name.replace('_', '-')} {getattr(self, name)}: must be 1 or more")
+                raise UserError(
+                    f"--integral.{name.replace('_', '-')} {getattr(self, name)}: must be 1 or more"
+                )
         if self.solver not in get_args(Solver):
             from mfdistill.flow import tableau
 
             if abs(sum(tableau(self.solver).b) - 1) > 1e-6:
-                raise UserError(f"--integral.solver {self.solver}: stops before the end of its step; let its fractions sum to 1")
+                raise UserError(
+                    f"--integral.solver {self.solver}: stops before the end of its step; let its fractions sum to 1"
+                )
 
 
 @dataclass(frozen=True)
 class MeanFlowConfig:
-    """Objective ``meanflow``; names with ``mf_`` are MeanFlowSE's, the defaults are not (its recipe is regression in disguise)."""
+    """Objective ``meanflow``; names with ``mf_`` are MeanFlowSE's, the defaults are not (its recipe
+    is regression in disguise).
+    """
 
     teacher_free: bool = False
     """v is the conditional velocity ``z_1 - z_0`` instead of the teacher's."""
@@ -54,15 +69,21 @@ class MeanFlowConfig:
     """c of the identity; only 1 has the average velocity as its fixed point (MeanFlowSE: 0.5)."""
     loss_type: Literal["mse", "mae"] = "mse"
     """Mean over the bins of ``|error|^2`` or of ``|error|`` (MeanFlowSE: half their sum)."""
-    mf_jvp_impl: Literal["forward", "forward-graph", "double-backward", "central", "fd", "autograd", "auto"] = "forward"
-    """How the total derivative is taken (see ``flow.total_derivative``). MeanFlowSE's names: "fd" (central, its step is ``mf_jvp_eps``
-    times the mean size of state and velocity), "autograd" (double-backward), "auto" (forward, or fd where torch cannot; it says which)."""
+    mf_jvp_impl: Literal[
+        "forward", "forward-graph", "double-backward", "central", "fd", "autograd", "auto"
+    ] = "forward"
+    """How the total derivative is taken (see ``flow.total_derivative``). MeanFlowSE's names: "fd"
+    (central, its step is ``mf_jvp_eps`` times the mean size of state and velocity), "autograd"
+    (double-backward), "auto" (forward, or fd where torch cannot; it says which).
+    """
     mf_jvp_eps: float = 1e-4
     """Step of "central" and "fd" (MeanFlowSE: 1e-3)."""
     mf_jvp_chunk: int = 0
     """Samples whose derivative is taken at once, 0 = all; saves memory, changes nothing else."""
     mf_jvp_clip: float = 0.0
-    """Largest norm of one sample's derivative over all bins, 0 = no clip (MeanFlowSE: 5, which binds everywhere)."""
+    """Largest norm of one sample's derivative over all bins, 0 = no clip (MeanFlowSE: 5, which
+    binds everywhere).
+    """
     mf_weight_final: float = 1.0
     """w of ``(1 - w) L_cfm + w L_mf`` (MeanFlowSE: 0.25)."""
     mf_warmup_frac: float = 0.0
@@ -72,7 +93,9 @@ class MeanFlowConfig:
     mf_r_equals_t_prob: float = 0.1
     """Share of samples with r = t."""
     mf_delta_gamma_start: float = 1.0
-    """r = t + U^gamma (1 - t): gamma at the start of the run; short intervals first (MeanFlowSE: 8); 1 and 1 = off."""
+    """r = t + U^gamma (1 - t): gamma at the start of the run; short intervals first (MeanFlowSE:
+    8); 1 and 1 = off.
+    """
     mf_delta_gamma_end: float = 1.0
     """gamma after ``mf_delta_warmup_frac`` of the run."""
     mf_delta_warmup_frac: float = 0.7
@@ -92,8 +115,9 @@ class MeanFlowConfig:
     min_gap: float = 1e-3
     """Smallest r - t of an interval that is no anchor."""
     tangent_normalise: bool = False
-    """Divide each sample's residual by its root mean square plus ``tangent_normalise_eps`` (sCM, arXiv 2410.11081). Moves the fixed point
-    where v is noisy (teacher_free)."""
+    """Divide each sample's residual by its root mean square plus ``tangent_normalise_eps`` (sCM,
+    arXiv 2410.11081). Moves the fixed point where v is noisy (teacher_free).
+    """
     tangent_normalise_eps: float = 0.1
     tangent_warmup_frac: float = 0.0
     """Share of the run in which c rises from 0."""
@@ -103,8 +127,16 @@ class MeanFlowConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.mf_weight_final <= 1:
-            raise UserError(f"meanflow mf_weight_final: {self.mf_weight_final} must lie between 0 and 1")
-        for name in ("mf_jvp_clip", "mf_jvp_chunk", "mf_warmup_frac", "tangent_warmup_frac", "adaptive_power"):
+            raise UserError(
+                f"meanflow mf_weight_final: {self.mf_weight_final} must lie between 0 and 1"
+            )
+        for name in (
+            "mf_jvp_clip",
+            "mf_jvp_chunk",
+            "mf_warmup_frac",
+            "tangent_warmup_frac",
+            "adaptive_power",
+        ):
             if getattr(self, name) < 0:
                 raise UserError(f"meanflow {name}: {getattr(self, name)} must be 0 or more")
 

@@ -1,4 +1,6 @@
-"""The total derivative of a student as the objective ``meanflow`` takes it: by MeanFlowSE's names, in chunks of a batch."""
+"""The total derivative of a student as the objective ``meanflow`` takes it: by MeanFlowSE's names,
+in chunks of a batch.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,23 @@ _SAME = {"autograd": "double-backward"}
 
 
 def derivative(
-    student: Student, impl: str, z: Tensor, t: Tensor, r: Tensor, v: Tensor, cond: Mapping[str, Tensor], eps: float, chunk: int = 0
+    student: Student,
+    impl: str,
+    z: Tensor,
+    t: Tensor,
+    r: Tensor,
+    v: Tensor,
+    cond: Mapping[str, Tensor],
+    eps: float,
+    chunk: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """``(u, du_dt)`` of ``student`` along (v, 1, 0); u has a graph.
 
     Args:
-        impl: a method of ``flow.total_derivative``, or "autograd" ("double-backward"), or "fd" (``finite_difference``).
-        eps: step of "central", relative step of "fd". chunk: samples at once (0 all); not for "forward-graph", where u comes with it.
+        impl: a method of ``flow.total_derivative``, or "autograd" ("double-backward"), or "fd"
+            (``finite_difference``).
+        eps: step of "central", relative step of "fd". chunk: samples at once (0 all); not for
+            "forward-graph", where u comes with it.
 
     Raises:
         UserError: an unknown method, or an operation that forward mode cannot do.
@@ -32,17 +44,26 @@ def derivative(
         rows = slice(i, i + chunk)
         piece = {key: value[rows] for key, value in cond.items()}
         with torch.set_grad_enabled(impl in ("autograd", "double-backward")):
-            parts.append(_whole(student, impl, z[rows], t[rows], r[rows], v[rows], piece, eps)[1].detach())
+            parts.append(
+                _whole(student, impl, z[rows], t[rows], r[rows], v[rows], piece, eps)[1].detach()
+            )
     return student(z, t, r, cond), torch.cat(parts)
 
 
 def finite_difference(
-    student: Student, z: Tensor, t: Tensor, r: Tensor, v: Tensor, cond: Mapping[str, Tensor], eps: float = 1e-3
+    student: Student,
+    z: Tensor,
+    t: Tensor,
+    r: Tensor,
+    v: Tensor,
+    cond: Mapping[str, Tensor],
+    eps: float = 1e-3,
 ) -> Tensor:
-    """MeanFlowSE's difference ``[u(z + e v, t + e, r) - u(z - e v, t - e, r)] / (2 e)``, no graph, e per sample
-    ``eps max(mean |z| + mean |v|, 1e-6)`` (moduli of complex numbers).
+    """MeanFlowSE's difference ``[u(z + e v, t + e, r) - u(z - e v, t - e, r)] / (2 e)``, no graph,
+    e per sample ``eps max(mean |z| + mean |v|, 1e-6)`` (moduli of complex numbers).
 
-    Its step is so long beside the log-time embedding that the result misses the exact derivative by 1 to 70 %; kept for comparison.
+    Its step is so long beside the log-time embedding that the result misses the exact derivative by
+    1 to 70 %; kept for comparison.
     """
     with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
         size = sum(x.square().sum(1).sqrt().flatten(1).mean(1) for x in (z, v))
@@ -53,7 +74,14 @@ def finite_difference(
 
 
 def _whole(
-    student: Student, impl: str, z: Tensor, t: Tensor, r: Tensor, v: Tensor, cond: Mapping[str, Tensor], eps: float
+    student: Student,
+    impl: str,
+    z: Tensor,
+    t: Tensor,
+    r: Tensor,
+    v: Tensor,
+    cond: Mapping[str, Tensor],
+    eps: float,
 ) -> tuple[Tensor, Tensor]:
     if impl == "fd":
         du_dt = finite_difference(student, z, t, r, v, cond, eps)

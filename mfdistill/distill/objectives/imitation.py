@@ -13,16 +13,20 @@ from mfdistill.students import Student
 
 
 class ImitationObjective(nn.Module):
-    """``|f(z_t, ...) - f_whole(z_t, ...)|^2`` on states of the data's paths; no part of the data's own uncertainty is learnt again.
+    """``|f(z_t, ...) - f_whole(z_t, ...)|^2`` on states of the data's paths; no part of the data's
+    own uncertainty is learnt again.
 
-    For students over intervals [t, r], half of them the whole of [0, 1]; for velocity networks over t; a regression network at its one
-    input.
+    For students over intervals [t, r], half of them the whole of [0, 1]; for velocity networks over
+    t; a regression network at its one input.
 
     Args:
-        model: trained. whole: what it imitates, of the same kind. path: gives the end points. seed: of all draws.
+        model: trained. whole: what it imitates, of the same kind. path: gives the end points. seed:
+            of all draws.
     """
 
-    def __init__(self, model: nn.Module, whole: nn.Module, path: GaussianPath, role: str, seed: int = 0):
+    def __init__(
+        self, model: nn.Module, whole: nn.Module, path: GaussianPath, role: str, seed: int = 0
+    ):
         super().__init__()
         self.model = model
         # not a submodule: it is neither optimised nor saved

@@ -1,4 +1,6 @@
-"""Integral distillation (IntMeanFlow, arXiv 2510.07979): the teacher's displacement over [t, r] is the student's target."""
+"""Integral distillation (IntMeanFlow, arXiv 2510.07979): the teacher's displacement over [t, r] is
+the student's target.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,15 @@ from mfdistill.distill.objectives.base import (
 )
 from mfdistill.distill.objectives.config import IntegralConfig
 from mfdistill.errors import UserError
-from mfdistill.flow import GaussianPath, expand_time, interpolate, sample_interval, stages, trajectory, uniform
+from mfdistill.flow import (
+    GaussianPath,
+    expand_time,
+    interpolate,
+    sample_interval,
+    stages,
+    trajectory,
+    uniform,
+)
 from mfdistill.students.student import Student
 from mfdistill.tasks import Task
 from mfdistill.tasks.foreign import ForeignTask
@@ -33,37 +43,57 @@ Project = Callable[[Tensor], Tensor]
 
 
 def rollout(
-    velocity: Velocity, z: Tensor, t: Tensor, r: Tensor, substeps: int, solver: str, project: Project | None = None
+    velocity: Velocity,
+    z: Tensor,
+    t: Tensor,
+    r: Tensor,
+    substeps: int,
+    solver: str,
+    project: Project | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Times (substeps + 1, b) and states (substeps + 1, b, ...) of ``substeps`` equal steps from (z, t) to r (eq. 4); ``project`` as in
-    ``flow.solve``."""
+    """Times (substeps + 1, b) and states (substeps + 1, b, ...) of ``substeps`` equal steps from
+    (z, t) to r (eq. 4); ``project`` as in ``flow.solve``.
+    """
     share = torch.linspace(0, 1, substeps + 1, device=z.device, dtype=t.dtype)[:, None]
     times = torch.lerp(t, r, share)
     return times, trajectory(velocity, z, times, solver, project)
 
 
-def average_velocity(velocity: Velocity, z: Tensor, t: Tensor, r: Tensor, substeps: int = 4, solver: str = "midpoint") -> Tensor:
-    """``(z_r - z_t) / (r - t)`` by the solver (eqs. 5-6), (b, ...); every r must be later than its t."""
+def average_velocity(
+    velocity: Velocity, z: Tensor, t: Tensor, r: Tensor, substeps: int = 4, solver: str = "midpoint"
+) -> Tensor:
+    """``(z_r - z_t) / (r - t)`` by the solver (eqs. 5-6), (b, ...); every r must be later than its
+    t.
+    """
     _, states = rollout(velocity, z, t, r, substeps, solver)
     return (states[-1] - z) / expand_time(r - t, z)
 
 
 class IntegralObjective(nn.Module):
-    """``|u(z_t, t, r) - sg[(z_r - z_t) / (r - t)]|^2``, z_r by the frozen teacher (eq. 8); no derivative of the student.
+    """``|u(z_t, t, r) - sg[(z_r - z_t) / (r - t)]|^2``, z_r by the frozen teacher (eq. 8); no
+    derivative of the student.
 
     Args:
-        student: trained. teacher: outside the module tree. path: gives z_t from data and from the prior.
+        student: trained. teacher: outside the module tree. path: gives z_t from data and from the
+            prior.
         seed: of all draws.
 
-    A teacher with ``project(z, cond) -> z`` has it applied to its states as its sampler does (``flow.solve``), and to the student's.
+    A teacher with ``project(z, cond) -> z`` has it applied to its states as its sampler does
+    (``flow.solve``), and to the student's.
 
-    Logs: ``loss``, ``teacher_nfe`` (network evaluations of the teacher per sample: substeps x stages x branches of guidance).
+    Logs: ``loss``, ``teacher_nfe`` (network evaluations of the teacher per sample: substeps x
+    stages x branches of guidance).
     """
 
     teacher: Teacher
 
     def __init__(
-        self, student: Student, teacher: Teacher, path: GaussianPath, config: IntegralConfig | None = None, seed: int = 0
+        self,
+        student: Student,
+        teacher: Teacher,
+        path: GaussianPath,
+        config: IntegralConfig | None = None,
+        seed: int = 0,
     ):
         super().__init__()
         self.model = student
@@ -72,7 +102,9 @@ class IntegralObjective(nn.Module):
         self.config = config or IntegralConfig()
         self.task = spectral_task(student) if self.config.spectral else None
         if not getattr(teacher, "straight", True) and self.config.state == "data":
-            raise UserError("integral state: 'data' needs a teacher trained on straight paths, and this one was not; set it to 'rollout'")
+            raise UserError(
+                "integral state: 'data' needs a teacher trained on straight paths, and this one was not; set it to 'rollout'"
+            )
         self.seed = seed
 
     def forward(self, batch: Batch) -> tuple[Tensor, Logs]:
@@ -88,8 +120,12 @@ class IntegralObjective(nn.Module):
             loss = loss + self.config.spectral * spectral
         return loss, logs
 
-    def spectral(self, task: Task, z: Tensor, t: Tensor, r: Tensor, u: Tensor, target: Tensor, batch: Batch) -> Tensor:
-        """Magnitude loss of the rows that end at r = 1, (): their sum over all rows, so that rare ends weigh little."""
+    def spectral(
+        self, task: Task, z: Tensor, t: Tensor, r: Tensor, u: Tensor, target: Tensor, batch: Batch
+    ) -> Tensor:
+        """Magnitude loss of the rows that end at r = 1, (): their sum over all rows, so that rare
+        ends weigh little.
+        """
         ends = (r >= 1).nonzero().flatten()
         if not len(ends):
             return u.sum() * 0.0
@@ -103,10 +139,14 @@ class IntegralObjective(nn.Module):
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """``(z, t, r, target)`` with k b rows each (k = targets_per_rollout; row j b + i belongs to sample i), and the teacher's NFE."""
+        """``(z, t, r, target)`` with k b rows each (k = targets_per_rollout; row j b + i belongs to
+        sample i), and the teacher's NFE.
+        """
         config, cond = self.config, batch["cond"]
         x, index = batch["z_1"], batch["index"]
-        t, r = sample_interval(config.interval, uniform(self.seed, index, "times", 4, device=x.device), progress(batch))
+        t, r = sample_interval(
+            config.interval, uniform(self.seed, index, "times", 4, device=x.device), progress(batch)
+        )
         t, r = within_reach(self.teacher, t, r)
         z_0, z_1 = end_points(self.path, batch, self.seed)
         cost = config.substeps * stages(config.solver) * getattr(self.teacher, "branches", 1)
@@ -118,38 +158,57 @@ class IntegralObjective(nn.Module):
         else:
             z = interpolate(z_0, z_1, t)
 
-        pairs = self._pairs(index).to(x.device)                                         # (k, b, 2)
+        pairs = self._pairs(index).to(x.device)  # (k, b, 2)
         z_s, t_s, r_s = (value.expand(len(pairs), *value.shape).clone() for value in (z, t, r))
         target = torch.empty_like(z_s)
         anchors, spans = (r <= t).nonzero().flatten(), (r > t).nonzero().flatten()
-        if len(anchors):                                                                # never divided by r - t, which is 0
-            target[:, anchors] = teacher_velocity(self.teacher, z[anchors], t[anchors], _rows(cond, anchors, z))
+        # never divided by r - t, which is 0
+        if len(anchors):
+            target[:, anchors] = teacher_velocity(
+                self.teacher, z[anchors], t[anchors], _rows(cond, anchors, z)
+            )
             nfe[anchors] += getattr(self.teacher, "branches", 1)
         if len(spans):
             times, states = self._roll(z[spans], t[spans], r[spans], _rows(cond, spans, z))
             column = torch.arange(len(spans), device=x.device)
-            start, end = pairs[:, spans].unbind(-1)                                     # (k, spans)
-            late = times[start, column] > getattr(self.teacher, "t_last", 1.0)          # beyond it only whole rollouts
+            start, end = pairs[:, spans].unbind(-1)  # (k, spans)
+            # beyond it only whole rollouts
+            late = times[start, column] > getattr(self.teacher, "t_last", 1.0)
             start, end = start.masked_fill(late, 0), end.masked_fill(late, config.substeps)
             t_s[:, spans], r_s[:, spans] = times[start, column], times[end, column]
             z_s[:, spans] = states[start, column]
-            length = (times[end, column] - times[start, column]).reshape(*start.shape, *[1] * (z.ndim - 1))
+            length = (times[end, column] - times[start, column]).reshape(
+                *start.shape, *[1] * (z.ndim - 1)
+            )
             target[:, spans] = (states[end, column] - states[start, column]) / length
             nfe[spans] += cost
         return z_s.flatten(0, 1), t_s.flatten(), r_s.flatten(), target.flatten(0, 1), nfe.mean()
 
-    def _roll(self, z: Tensor, t: Tensor, r: Tensor, cond: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _roll(
+        self, z: Tensor, t: Tensor, r: Tensor, cond: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
         project = getattr(self.teacher, "project", None)
         within = None if project is None else lambda z: project(z, cond)
-        return rollout(lambda z, t: teacher_velocity(self.teacher, z, t, cond), z, t, r, self.config.substeps, self.config.solver, within)
+        return rollout(
+            lambda z, t: teacher_velocity(self.teacher, z, t, cond),
+            z,
+            t,
+            r,
+            self.config.substeps,
+            self.config.solver,
+            within,
+        )
 
     def _pairs(self, index: Tensor) -> Tensor:
-        """Which grid times each target spans, (k, b, 2): first the whole rollout, then random pairs."""
+        """Which grid times each target spans, (k, b, 2): first the whole rollout, then random
+        pairs.
+        """
         n, k = self.config.substeps, self.config.targets_per_rollout
         whole = torch.tensor([0, n]).expand(1, len(index), 2)
         if k == 1:
             return whole
-        every = torch.combinations(torch.arange(n + 1))                                 # ascending, (n (n + 1) / 2, 2)
+        # ascending, (n (n + 1) / 2, 2)
+        every = torch.combinations(torch.arange(n + 1))
         pick = (uniform(self.seed, index, "pairs", k - 1) * len(every)).long()
         return torch.cat([whole, every[pick].transpose(0, 1)])
 
@@ -161,7 +220,9 @@ def spectral_task(student: Student) -> Task:
         UserError: no task, or one whose states are Mel spectrograms.
     """
     if student.task is None or isinstance(student.task, MelTask | ForeignTask):
-        raise UserError("--integral.spectral: needs a task whose states are STFT features, and this student has none; set it to 0")
+        raise UserError(
+            "--integral.spectral: needs a task whose states are STFT features, and this student has none; set it to 0"
+        )
     return student.task
 
 

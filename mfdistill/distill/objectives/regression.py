@@ -1,4 +1,6 @@
-"""The discriminative baseline: one network of the same kind that predicts the clean features at once."""
+"""The discriminative baseline: one network of the same kind that predicts the clean features at
+once.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,21 @@ from mfdistill.teachers.predictor import estimate
 
 
 class RegressionObjective(nn.Module):
-    """``|x_hat - x|^2`` with ``x_hat`` as in ``estimate``; its minimum is the posterior mean. With ``spectral``, that much of the magnitude
-    loss is added which students may be given too (``IntegralConfig.spectral``).
+    """``|x_hat - x|^2`` with ``x_hat`` as in ``estimate``; its minimum is the posterior mean. With
+    ``spectral``, that much of the magnitude loss is added which students may be given too
+    (``IntegralConfig.spectral``).
 
     Attributes:
         model: the network that is trained.
     """
 
-    def __init__(self, network: nn.Module, path: GaussianPath, task: Task | None = None, spectral: float = 0.0):
+    def __init__(
+        self,
+        network: nn.Module,
+        path: GaussianPath,
+        task: Task | None = None,
+        spectral: float = 0.0,
+    ):
         super().__init__()
         self.model = network
         self.path, self.task, self.weight = path, task, spectral
