@@ -69,14 +69,16 @@ def repeat(config: Mapping[str, Any], where: str) -> StudentFinish:
     if objective.pop("name", None) != "finish":
         raise UserError(f"--config {where}: was not finished; student-distill repeats it")
     parent = dict(config.get("parent") or {})
-    start: dict[str, Any] = {parent.get("start", "student"): parent.get("from")}
+    started = {"teacher": parent.get("teacher"), parent.get("start", "student"): parent.get("from")}
     return StudentFinish(
-        **({"teacher": parent.get("teacher")} | start),
+        student=started.get("student"),
+        teacher=started.get("teacher"),
+        regression=started.get("regression"),
         random=bool(parent.get("random")),
         finish=from_dict(FinishConfig, objective, f"{where}: objective"),
         data=corpus(config.get("data"), where),
         training=saved_training(dict(config), where),
-        **saved_valid(config, where),
+        valid=saved_valid(config, where).get("valid", ValidOptions(valid_nfe=(1, 2))),
     )
 
 
@@ -148,7 +150,8 @@ def opened(command: StudentFinish) -> tuple[Student, dict[str, Any]]:
         network, task, config = load_network(path, "regression")
         student = Student.from_network(network, task, 1, config["network"])
     place, what = resolve(path), f"--{role} {path}"
-    if student.task is None or isinstance(student.task, ForeignTask) or not student.description:
+    own: Any = student.task
+    if own is None or isinstance(own, ForeignTask) or not student.description:
         raise UserError(
             f"{what}: is a flow of another system, which student-finish cannot train yet; name a model that was trained here"
         )
@@ -159,12 +162,9 @@ def opened(command: StudentFinish) -> tuple[Student, dict[str, Any]]:
     if command.random:
         torch.manual_seed(command.training.seed)
         name, sizes = student.description["name"], student.description["config"]
-        student = Student.from_network(
-            build_network(name, sizes), student.task, 1, student.description
-        )
+        student = Student.from_network(build_network(name, sizes), own, 1, student.description)
     student.task = get_task(
-        replace(student.task.config, temperature=command.finish.temperature),
-        student.task.predictor,
+        replace(own.config, temperature=command.finish.temperature), own.predictor
     )
     student.parent = {
         "teacher": command.teacher or (before.get("teacher") if role == "student" else None),
