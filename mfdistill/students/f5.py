@@ -133,8 +133,8 @@ def load_f5_student(
     weight = student.network.get_submodule(network.time_embedding_name).weight
     if weight.shape != mixer.shape:
         raise UserError(
-            f"{path}: {MIXER} is {tuple(mixer.shape)}, the network needs {tuple(weight.shape)}"
-        )  # type: ignore[union-attr]
+            f"{path}: {MIXER} is {tuple(mixer.shape)}, the network needs {tuple(weight.shape)}"  # type: ignore[union-attr]
+        )
     with torch.no_grad():
         weight.copy_(mixer)  # type: ignore[operator, union-attr]
     return student.to(device).eval()
