@@ -82,11 +82,10 @@ def job_of(values: Mapping[str, Any], out: Path, where: str, prefix: str) -> Job
         raise UserError(
             f"{prefix}text: give either a text or a recording with tokens-from (CosyVoice: speech tokens with tokens)"
         )
-    return Job(
-        out=out,
-        where=where,
-        **{name: None if value is None else str(value) for name, value in given.items()},
-    )  # type: ignore[arg-type]
+    words: dict[str, Any] = {
+        name: None if value is None else str(value) for name, value in given.items()
+    }
+    return Job(out=out, where=where, **words)
 
 
 def read_list(file: Path) -> list[dict[str, str]]:
