@@ -121,8 +121,8 @@ class SubBandNorm(nn.Module):
                 for running, new in ((self.running_mean, mean), (self.running_var, var)):
                     running.lerp_(new.detach().reshape(self.groups, bands), self.momentum)  # type: ignore[operator]
         else:
-            shape = (1, self.groups, 1, bands, 1, 1)
-            mean, var = self.running_mean.view(shape), self.running_var.view(shape)  # type: ignore[operator]
+            running = (self.running_mean, self.running_var)
+            mean, var = (r[None, :, None, :, None, None] for r in running)  # type: ignore[index]
         weight, bias = (
             p.reshape(1, self.groups, -1, bands, 1, 1) for p in (self.weight, self.bias)
         )
