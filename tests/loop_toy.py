@@ -27,7 +27,7 @@ from mfdistill.distill.train import make_accelerator, train
 from mfdistill.flow import GaussianPath
 from mfdistill.networks.compact import CompactConfig, CompactNet
 from mfdistill.students import Student
-from mfdistill.teachers.cfm import CFMTeacher
+from mfdistill.teachers.field import Field
 
 MODEL_CONFIG = {
     "role": "teacher",
@@ -111,7 +111,7 @@ def build(kind: str, config: TrainConfig, arguments: dict[str, Any]) -> nn.Modul
     path = GaussianPath(sigma_0=0.5)
     if kind == "cfm":
         return CFMObjective(network, path, seed=config.seed)
-    teacher = CFMTeacher(network)
+    teacher = Field(network)
     if kind == "integral":
         return IntegralObjective(
             Student.from_teacher(teacher),

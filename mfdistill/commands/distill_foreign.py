@@ -13,8 +13,8 @@ from mfdistill.errors import UserError
 if TYPE_CHECKING:
     from mfdistill.commands.student_distill import StudentDistill
     from mfdistill.data.transcripts import Vocabulary
+    from mfdistill.systems.cosyvoice_front import TokenFront
     from mfdistill.tasks.foreign import ForeignTask
-    from mfdistill.teachers.cosyvoice_front import TokenFront
 
 
 def run_foreign(command: StudentDistill, teacher: Any, accelerator: Any) -> Path:
@@ -35,8 +35,9 @@ def run_foreign(command: StudentDistill, teacher: Any, accelerator: Any) -> Path
     from mfdistill.networks.recompute import recompute_activations
     from mfdistill.search.cache import digest_tensors
     from mfdistill.students import Student
+    from mfdistill.systems.cosyvoice_front import FRONT
+    from mfdistill.systems.f5 import VOCAB
     from mfdistill.tasks.foreign import foreign_task
-    from mfdistill.teachers.imported import FRONT, VOCAB
 
     training, options, guidance = command.training, command.tts, command.guidance
     check_preset(command.preset, teacher.task.config.name, str(command.teacher))
@@ -177,9 +178,9 @@ def set_guidance(
 
 def open_vocabulary(command: StudentDistill, teacher: Any) -> Vocabulary:
     """F5-TTS's vocabulary, checked against the checkpoint's table."""
+    from mfdistill.checkpoint import resolve
     from mfdistill.data.transcripts import Vocabulary
-    from mfdistill.teachers.imported import VOCAB
-    from mfdistill.teachers.load import resolve
+    from mfdistill.systems.f5 import VOCAB
 
     place = resolve(str(command.teacher))
     beside = (place if place.is_dir() else place.parent) / VOCAB
@@ -194,8 +195,8 @@ def open_vocabulary(command: StudentDistill, teacher: Any) -> Vocabulary:
 
 def open_front(command: StudentDistill, teacher: Any, device: Any) -> TokenFront | None:
     """CosyVoice's front end, frozen; None where its file has none (features are then mu)."""
-    from mfdistill.teachers.cosyvoice_front import has_front, load_front
-    from mfdistill.teachers.load import resolve
+    from mfdistill.checkpoint import resolve
+    from mfdistill.systems.cosyvoice_front import has_front, load_front
 
     if not teacher.task.config.name.startswith("cosyvoice"):
         return None

@@ -140,7 +140,7 @@ def run(command: StudentDistill) -> Path:
     if command.teacher is None:
         return run_scratch(command, accelerator)
     teacher = load_teacher(command.teacher, command.kind, config=read_sizes(command.sizes))
-    task = getattr(teacher, "task", None)
+    task = teacher.task
     if isinstance(task, ForeignTask):
         return run_foreign(command, teacher, accelerator)
     check_preset(command.preset, None, command.teacher)
@@ -156,13 +156,14 @@ def run(command: StudentDistill) -> Path:
     }
     start = causal_start(teacher, _replaced(command, task)) if command.causal else teacher
     student = Student.from_teacher(start, command.nfe, parent, command.interval)
-    task = getattr(start, "task", task)
+    task = start.task
+    assert task is not None
     dataset = open_task_train(command.data, task)
     settings = getattr(command, command.objective)
     if (
         isinstance(settings, IntegralConfig)
         and settings.state == "data"
-        and not getattr(teacher, "straight", True)
+        and not teacher.facts.straight
     ):
         say(
             "integral.state: 'rollout', since this teacher's states do not lie on straight paths to the data"

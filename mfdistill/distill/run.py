@@ -17,7 +17,7 @@ from mfdistill.distill.ema import EMA
 from mfdistill.distill.logs import FILE, RunLog
 from mfdistill.distill.settings import TrainConfig, identity
 from mfdistill.errors import UserError
-from mfdistill.teachers.predictor import with_predictor
+from mfdistill.networks.predictor import with_predictor
 
 
 @dataclass
@@ -139,7 +139,7 @@ def build_run(
     )
     # micro-batches are averaged by the loop, whatever the launcher was told
     accelerator.gradient_accumulation_steps = 1
-    teacher = getattr(objective, "teacher", None)
+    teacher = objective.__dict__.get("teacher")
     if teacher is not None:
         teacher.to(accelerator.device)
     objective.train()
