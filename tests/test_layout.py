@@ -15,7 +15,7 @@ from structure import circles
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "mfdistill"
-BASE = {"errors", "config", "checkpoint", "lazy"}
+BASE = {"errors", "config", "checkpoint", "lazy", "reading", "walk"}
 LAYERS = ("flow", "networks", "systems", "teachers", "students", "distill", "search", "commands")
 BESIDE = {
     "audio": set(),
@@ -140,7 +140,7 @@ assert not loaded, loaded
 assert seconds < 1, seconds
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=600
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=1800
     )
     assert done.returncode == 0, done.stderr
     for name in (

@@ -23,6 +23,7 @@ from mfdistill.errors import UserError
 from mfdistill.flow import f5_times
 from mfdistill.networks.dit_config import F5Config, F5UNetTConfig
 from mfdistill.networks.f5 import F5Network
+from mfdistill.reading import read_text
 from mfdistill.systems.base import (
     SIZES,
     Cond,
@@ -234,7 +235,11 @@ def checkpoint_of(path: Path) -> Path:
     """The file itself, or the one checkpoint of a folder."""
     if not path.is_dir():
         return path
-    files = sorted(file for file in path.iterdir() if file.suffix in (".safetensors", ".pt"))
+    files = sorted(
+        file
+        for file in path.iterdir()
+        if file.suffix in (".safetensors", ".pt") and not file.name.startswith(".")
+    )
     if len(files) != 1:
         raise UserError(
             f"{path}: has {len(files)} checkpoints (.safetensors, .pt); name one of them"
@@ -273,7 +278,7 @@ def vocabulary_file(
             raise UserError(f"--vocab {given}: no such file")
         return {}
     assert isinstance(network, F5Network)
-    text, size = file.read_text(encoding="utf-8"), network.config.text_num_embeds
+    text, size = read_text(file), network.config.text_num_embeds
     count = text.removesuffix("\n").count("\n") + 1 if text else 0
     if count != size:
         raise UserError(
