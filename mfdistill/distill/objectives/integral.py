@@ -162,9 +162,7 @@ class IntegralObjective(nn.Module):
         anchors, spans = (r <= t).nonzero().flatten(), (r > t).nonzero().flatten()
         # never divided by r - t, which is 0
         if len(anchors):
-            target[:, anchors] = teacher_velocity(
-                self.teacher, z[anchors], t[anchors], _rows(cond, anchors, z)
-            )
+            target[:, anchors] = self._velocity(z[anchors], t[anchors], _rows(cond, anchors, z))
             nfe[anchors] += self.teacher.branches
         if len(spans):
             times, states = self._roll(z[spans], t[spans], r[spans], _rows(cond, spans, z))
@@ -186,13 +184,17 @@ class IntegralObjective(nn.Module):
         self, z: Tensor, t: Tensor, r: Tensor, cond: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
         return rollout(
-            lambda z, t: teacher_velocity(self.teacher, z, t, cond),
+            lambda z, t: self._velocity(z, t, cond),
             z,
             t,
             r,
             self.config.substeps,
             self.config.solver,
         )
+
+    def _velocity(self, z: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        autocast = self.config.teacher_precision == "run"
+        return teacher_velocity(self.teacher, z, t, cond, autocast)
 
     def _pairs(self, index: Tensor) -> Tensor:
         """Which grid times each target spans, (k, b, 2): first the whole rollout, then random
