@@ -16,12 +16,8 @@ from mfdistill.companions import SECTION, checksums, write_companions
 from mfdistill.config import to_dict
 from mfdistill.errors import UserError
 from mfdistill.networks import build_network
-<<<<<<< HEAD
-from mfdistill.teachers.cosyvoice_front import FRONT, front_bytes, has_front, load_front
-=======
 from mfdistill.reading import read_text
-from mfdistill.teachers.cosyvoice_front import FRONT, has_front, load_front
->>>>>>> main
+from mfdistill.teachers.cosyvoice_front import FRONT, front_bytes, has_front, load_front
 from mfdistill.teachers.f5 import F5Teacher
 from mfdistill.teachers.load import load_teacher, load_weights, resolve
 from mfdistill.teachers.mel_flow import MelTeacher
@@ -121,19 +117,14 @@ def _vocabulary(place: Path, vocab: str | Path | None, size: int) -> bytes | Non
         if vocab is not None:
             raise UserError(f"--vocab {vocab}: no such file")
         return None
-<<<<<<< HEAD
-    text = file.read_bytes()
-    count = text.removesuffix(b"\n").count(b"\n") + 1 if text else 0
-=======
     text = read_text(file)
     count = text.removesuffix("\n").count("\n") + 1 if text else 0
->>>>>>> main
     if count != size:
         raise UserError(
             f"--vocab {file}: has {count} symbols, the checkpoint's table {size}; take the vocab.txt that belongs to this "
             "checkpoint"
         )
-    return text
+    return text.encode()
 
 
 def load_imported(
