@@ -17,7 +17,7 @@ from mfdistill.commands.parsing import parse
 from mfdistill.commands.student_finish import opened
 from mfdistill.networks.predictor import estimate
 from mfdistill.students import load_student, sample
-from mfdistill.teachers.load import load_network
+from mfdistill.teachers import load_network
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -126,11 +126,7 @@ class Writer(Protocol):
     ) -> object: ...
 
 
-Content = str | Mapping[str, Tensor]
-"""Of a file: text or tensors."""
-
-
-def no_files(place: Path, network: nn.Module, given: Path | None) -> Mapping[str, Content]:
+def no_files(place: Path, network: nn.Module, given: Path | None) -> dict[str, bytes]:
     """Of a system whose checkpoint is all there is.
 
     Raises:
@@ -161,7 +157,7 @@ class System:
     """
     facts: Callable[[nn.Module], FieldFacts] = own_facts
     """Of a network of it, from a file or from a folder of ours."""
-    files: Callable[[Path, nn.Module, Path | None], Mapping[str, Content]] = no_files
+    files: Callable[[Path, nn.Module, Path | None], Mapping[str, bytes]] = no_files
     """``files(place, network, given)``: what travels along in folders of ours, by name, out of what
     stands beside or in the checkpoint at ``place`` (or, of F5-TTS, ``given`` by name).
     """

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mfdistill.checkpoint import load_tensors
+from mfdistill.companions import companion
 from mfdistill.errors import UserError
 from mfdistill.networks.conformer import PreLookahead, TokenEncoder, TokenEncoderConfig
-from mfdistill.systems.base import Content, no_files
+from mfdistill.systems.base import no_files
 from mfdistill.systems.mel_flow import ESTIMATOR, checkpoint_file, flow_tensors
 
 
@@ -182,18 +183,26 @@ FRONT = "front.safetensors"
 _LOOKAHEAD = "pre_lookahead_layer.conv1.weight"
 
 
+def front_bytes(front: TokenFront) -> bytes:
+    """A front end as the safetensors file ``FRONT``."""
+    from safetensors.torch import save
+
+    tensors = {name: value.cpu().contiguous() for name, value in front.state_dict().items()}
+    return save(tensors, {"format": "pt"})
+
+
 def has_front(path: str | Path) -> bool:
     """Whether a flow file or folder holds a front end."""
     place = Path(path)
     # a folder of ours that was imported without one
-    if (place / "config.json").is_file() and not (place / FRONT).is_file():
+    if (place / "config.json").is_file() and companion(place, FRONT) is None:
         return False
     return "input_embedding.weight" in _front_tensors(place)[1]
 
 
 def _front_tensors(path: Path) -> tuple[Path, dict[str, Tensor]]:
-    if (path / FRONT).is_file():
-        return path / FRONT, load_tensors(path / FRONT)
+    if path.is_dir() and (own := companion(path, FRONT)) is not None:
+        return own, load_tensors(own)
     file = checkpoint_file(path)
     return file, {
         name: value for name, value in flow_tensors(file).items() if not name.startswith(ESTIMATOR)
@@ -245,7 +254,7 @@ def _count(tensors: Mapping[str, Tensor], prefix: str) -> int:
     )
 
 
-def front_file(place: Path, network: nn.Module, given: Path | None) -> dict[str, Content]:
+def front_file(place: Path, network: nn.Module, given: Path | None) -> dict[str, bytes]:
     """``front.safetensors`` out of a flow file or folder; nothing where it has none."""
     no_files(place, network, given)
-    return {FRONT: load_front(place).state_dict()} if has_front(place) else {}
+    return {FRONT: front_bytes(load_front(place))} if has_front(place) else {}

@@ -27,7 +27,6 @@ from mfdistill.reading import read_text
 from mfdistill.systems.base import (
     SIZES,
     Cond,
-    Content,
     FieldFacts,
     Misfit,
     Opened,
@@ -264,9 +263,7 @@ def _looks(tensors: Mapping[str, Tensor]) -> str:
     )
 
 
-def vocabulary_file(
-    place: Path, network: nn.Module, given: Path | None = None
-) -> dict[str, Content]:
+def vocabulary_file(place: Path, network: nn.Module, given: Path | None = None) -> dict[str, bytes]:
     """``vocab.txt``, ``given`` or beside the checkpoint; nothing where it is not there.
 
     Raises:
@@ -285,7 +282,7 @@ def vocabulary_file(
             f"--vocab {file}: has {count} symbols, the checkpoint's table {size}; take the vocab.txt that belongs to this "
             "checkpoint"
         )
-    return {VOCAB: text}
+    return {VOCAB: text.encode()}
 
 
 def _system(kind: str, recognise: Any) -> System:

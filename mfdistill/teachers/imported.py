@@ -4,15 +4,17 @@ vocabulary ever after.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mfdistill.checkpoint import resolve, save_folder, write_tensors, write_text
+from mfdistill.checkpoint import load_config, remove_folder, resolve, save_folder
+from mfdistill.companions import SECTION, checksums, write_companions
 from mfdistill.config import to_dict
 from mfdistill.errors import UserError
 from mfdistill.networks.predictor import with_predictor
-from mfdistill.systems.base import Content, no_files
+from mfdistill.systems.base import no_files
 from mfdistill.systems.table import SYSTEMS
 from mfdistill.teachers.field import Field
 from mfdistill.teachers.load import load_teacher
@@ -35,13 +37,12 @@ def import_teacher(
     Returns: the teacher that was written.
     Raises:
         UserError: as ``load_teacher``; a folder of ours already; a kind that has no folder form;
-            ``out`` in use; a vocabulary of another size.
+            ``out`` in use; a vocabulary of another size. ``out`` is then as it was.
     """
-    place, target = resolve(file), Path(out)
+    place, target = resolve(file), Path(out).absolute()
     if place.is_dir() and (place / "config.json").is_file():
         raise UserError(f"{file}: is a folder of this program already; use it as it is")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())) and not overwrite:
-        raise UserError(f"{out}: is there already; name another folder or add --overwrite")
+    _check_target(target, overwrite)
     teacher = load_teacher(place, kind, config=config)
     saved, task = dict(teacher.config), teacher.task
     if not saved.get("network"):
@@ -52,16 +53,38 @@ def import_teacher(
     if saved.get("predictor") and task is None:
         raise UserError(f"{file}: does not say its prior's spread; give it with --sizes (sigma_y)")
     files = SYSTEMS[saved["kind"]].files if saved.get("kind") in SYSTEMS else no_files
-    along = files(place, teacher.network, None if vocab is None else Path(vocab))
-    save_folder(target, with_predictor(teacher.network.state_dict(), task), saved)
-    write_along(target, along)
+    companions = files(place, teacher.network, None if vocab is None else Path(vocab))
+    part, old = (target.with_name(f".{target.name}.{os.getpid()}.{end}") for end in ("part", "old"))
+    try:
+        write_companions(part, companions)
+        saved |= {SECTION: checksums(companions)} if companions else {}
+        save_folder(part, with_predictor(teacher.network.state_dict(), task), saved)
+        if target.exists():  # empty, or what --overwrite replaces
+            os.replace(target, old)
+        os.replace(part, target)
+    except OSError as error:
+        raise UserError(
+            f"{out}: cannot be written ({error}); free some space or name another folder"
+        ) from error
+    finally:
+        remove_folder(part)
+        remove_folder(old)
     return teacher
 
 
-def write_along(folder: Path, files: Mapping[str, Content]) -> None:
-    """Write what travels along in a folder."""
-    for name, content in files.items():
-        if isinstance(content, str):
-            write_text(folder / name, content)
-        else:
-            write_tensors(folder / name, content)
+def _check_target(target: Path, overwrite: bool) -> None:
+    """Raise ``UserError`` where ``target`` is in use by something that must not be replaced."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not overwrite:
+        raise UserError(f"{target}: is there already; name another folder or add --overwrite")
+    imported = (
+        (target / "config.json").is_file()
+        and load_config(target).get("role") == "teacher"
+        and not (target / "log.jsonl").exists()
+    )
+    if not imported:
+        raise UserError(
+            f"{target}: is no folder that teacher-import wrote, so --overwrite does not remove it; "
+            "name another folder"
+        )
