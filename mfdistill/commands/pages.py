@@ -1,127 +1,16 @@
-"""From the folders of runs to their page: what was run, measured, searched and heard."""
+"""The page of one run, from what its folder holds."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import mfdistill
-from mfdistill.checkpoint import load_config
-from mfdistill.commands.results import evaluations, is_model, searches
-from mfdistill.errors import UserError
+from mfdistill.commands.runs import Run, read_run, wav_name
 
 FILE = "report.html"
-_ROLES = ("student", "teacher", "regression")
-
-
-@dataclass
-class Run:
-    """A folder as a page shows it."""
-
-    folder: Path
-    name: str
-    config: dict[str, Any] | None = None
-    """Of a model."""
-    logs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    """Lines of ``log.jsonl`` by the name of the run."""
-    searches: list[dict[str, Any]] = field(default_factory=list)
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    details: list[dict[str, Any]] = field(default_factory=list)
-    audio: Path | None = None
-    facts: dict[str, dict[str, str]] = field(default_factory=dict)
-    """By the name of the checkpoint."""
-    told: dict[str, Any] = field(default_factory=dict)
-    """Data, split and folder of the evaluation."""
-    notes: list[str] = field(default_factory=list)
-
-
-def wav_name(model: str, nfe: int, schedule: str) -> str:
-    """Stem of a system's WAV files: ``student-2-o3s``."""
-    number = f"-{nfe}" if model in ("teacher", "student") else ""
-    return model + number + (f"-{schedule}" if schedule not in ("", "uniform") else "")
-
-
-def read_run(folder: str | Path) -> Run:
-    """A model's folder, the folder of an evaluation, or that of a demo.
-
-    Raises:
-        UserError: none of these, or damaged.
-    """
-    place = Path(folder)
-    if not is_model(place) and (place / "evaluation" / "evaluation.json").is_file():
-        return _read_evaluation(place / "evaluation", place.name)
-    if (place / "evaluation.json").is_file():
-        return _read_evaluation(place, place.name)
-    if is_model(place):
-        run = Run(place, place.resolve().name, load_config(place))
-        _add_model(run, place)
-        if held := evaluations(place):
-            last = held[-1]
-            run.rows, run.told = last["rows"], {key: last.get(key) for key in ("data", "split", "out")}  # fmt: skip
-            if last["dropped"]:
-                run.notes.append(
-                    f"{last['dropped']} rows of the evaluation are of schedules that a later search replaced and are left out; evaluate again."
-                )
-        parent = (run.config or {}).get("parent") or {}
-        if parent.get("teacher"):
-            _add_model(run, Path(parent["teacher"]), "teacher")
-        return run
-    raise UserError(
-        f"{folder}: holds no model and no evaluation; name a folder that student-distill, evaluate or demo wrote"
-    )
-
-
-def _read_evaluation(place: Path, name: str) -> Run:
-    run = Run(place, name)
-    run.rows, run.details = _json(place / "evaluation.json"), _json(place / "utterances.json")
-    run.audio = place / "audio"
-    told = place / "command.json"
-    command = _json(told) if told.is_file() else {}
-    run.told = {
-        "data": (command.get("data") or {}).get("source"),
-        "split": command.get("split"),
-        "out": str(place),
-    }
-    for role in _ROLES:
-        paths = [row["checkpoint"] for row in run.rows if row["model"] == role]
-        if paths and paths[0]:
-            _add_model(run, Path(paths[0]), role)
-    return run
-
-
-def _add_model(run: Run, folder: Path, role: str | None = None) -> None:
-    """Facts, log and searches of a checkpoint; one that is not there any more is left out."""
-    from mfdistill.commands.info import describe
-
-    if not is_model(folder):
-        return
-    name = role or str(load_config(folder).get("role"))
-    run.facts[name] = {"folder": str(folder), **describe(str(folder))}
-    if (folder / "log.jsonl").is_file():
-        run.logs[name] = _lines(folder / "log.jsonl")
-    if name == "student":
-        run.searches = searches(folder)
-        run.config = run.config or load_config(folder)
-
-
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: missing or damaged ({error}); evaluate again") from error
-
-
-def _lines(file: Path) -> list[dict[str, Any]]:
-    found = []
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            found.append(json.loads(line))
-        except ValueError:  # cut short by a kill
-            continue
-    return found
+_ALGORITHMIC, _TOTAL = "latency (ms)", "with a hop (ms)"
 
 
 def write_report(folder: str | Path, target: Path | None = None) -> Path:
@@ -148,22 +37,23 @@ def single(run: Run) -> dict[str, Any]:
     return {
         "title": title,
         "subtitle": _subtitle(run),
-        "footer": _footer(),
+        "footer": footer(),
         "tiles": tiles(run.rows),
         "sentences": sentences(run.rows),
-        "warnings": [*cautions(run.rows), *_warnings(run)],
-        "quality": _quality(run.rows, run.told),
+        "warnings": [*cautions(run.rows), *warnings_of(run)],
+        "quality": quality(run.rows),
         "listening": listening,
         "utterances": _utterances(run, listening),
-        "searches": [_search(found) for found in run.searches],
+        "searches": [search(found) for found in run.searches],
         "curves": _curves(run.logs),
-        "cost": _cost([run]),
+        "cost": cost([run]),
         "facts": {"names": list(run.facts), "rows": rows},
         "next": _next(run),
     }
 
 
-def _footer() -> str:
+def footer() -> str:
+    """When and by what the page was made."""
     import datetime
 
     now = datetime.datetime.now(datetime.UTC)
@@ -181,7 +71,8 @@ def _subtitle(run: Run) -> str:
     return ", ".join([*parts, *([f"{rate} Hz"] if rate else [])])
 
 
-def _warnings(run: Run) -> list[str]:
+def warnings_of(run: Run) -> list[str]:
+    """What the searches and logs of a run warn of."""
     found = list(run.notes)
     for search in run.searches:
         found += [f"O3S at {search['nfe']} steps: {text}" for text in search.get("warnings", [])]
@@ -198,7 +89,8 @@ def _warnings(run: Run) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _quality(rows: Sequence[Mapping[str, Any]], told: Mapping[str, Any]) -> dict[str, Any] | None:
+def quality(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The section of metrics against evaluations; None without any."""
     from mfdistill.report.page import grid
     from mfdistill.report.panels import quality_panels
     from mfdistill.report.story import primary, system_label
@@ -219,15 +111,15 @@ def _quality(rows: Sequence[Mapping[str, Any]], told: Mapping[str, Any]) -> dict
 
 def _listening(run: Run) -> dict[str, Any] | None:
     from mfdistill.report.listening import players
-    from mfdistill.report.story import primary, system_label
+    from mfdistill.report.story import extremes, primary, system_label, utterance
     from mfdistill.report.tables import cell, header
 
     if run.audio is None or not run.audio.is_dir():
         return None
     column = primary(run.rows)
-    scores = {(_utterance(row), system_label(row)): row for row in run.details}
-    names = list(dict.fromkeys(_utterance(row) for row in run.details))
-    worst, best = _extremes(run, column)
+    scores = {(utterance(row), system_label(row)): row for row in run.details}
+    names = list(dict.fromkeys(utterance(row) for row in run.details))
+    worst, best = (*extremes(run.rows, run.details), None, None)[:2]
     found, level = [], None
     for name in names:
         folder = run.audio / name.replace("/", "_")
@@ -246,28 +138,6 @@ def _listening(run: Run) -> dict[str, Any] | None:
     if not found or level is None:
         return None
     return {"level": f"{level:.0f} dB re full scale", "utterances": found}
-
-
-def _utterance(row: Mapping[str, Any]) -> str:
-    return str(row.get("name", row.get("utterance")))
-
-
-def _extremes(run: Run, column: str | None) -> tuple[str | None, str | None]:
-    """Worst and best utterance of the system that the page is about."""
-    from mfdistill.metrics import direction
-    from mfdistill.report.story import main_row, system_label
-
-    main = main_row(run.rows)
-    if column is None or main is None:
-        return None, None
-    label = system_label(main)
-    own = [
-        row
-        for row in run.details
-        if system_label(row) == label and isinstance(row.get(column), (int, float))
-    ]
-    ranked = sorted(own, key=lambda row: direction(column) * row[column])
-    return (_utterance(ranked[0]), _utterance(ranked[-1])) if len(ranked) > 1 else (None, None)
 
 
 def _waves(
@@ -310,7 +180,8 @@ def _utterances(run: Run, listening: Mapping[str, Any] | None) -> dict[str, Any]
     return utterance_scores(run.details, system_label, system_label(main), "unprocessed", heard)
 
 
-def _search(found: Mapping[str, Any]) -> dict[str, Any]:
+def search(found: Mapping[str, Any]) -> dict[str, Any]:
+    """One search of the section of schedules, from its ``o3s.json``."""
     from mfdistill.report.page import grid
     from mfdistill.report.panels import search_panels
     from mfdistill.report.schedules import comparison_rows, comparison_where
@@ -346,7 +217,8 @@ def _curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, A
     ]
 
 
-def _cost(runs: Sequence[Run]) -> dict[str, Any] | None:
+def cost(runs: Sequence[Run]) -> dict[str, Any] | None:
+    """The section of real-time factors and latencies; None where nothing was timed."""
     from mfdistill.report.page import grid
     from mfdistill.report.story import system_label
 
@@ -355,20 +227,25 @@ def _cost(runs: Sequence[Run]) -> dict[str, Any] | None:
         delays = _latency(run.config)
         for row in run.rows:
             rtf = row.get("rtf")
-            if isinstance(rtf, (int, float)):
-                rows.append(
-                    {"system": system_label(row), "NFE": row.get("nfe"), "real-time factor": rtf, "times real time": 1 / rtf if rtf else None}
-                    | (delays if row["model"] == "student" else {})
-                )  # fmt: skip
+            if not isinstance(rtf, (int, float)) or not rtf:
+                continue
+            speed = {"real-time factor": rtf, "times real time": 1 / rtf}
+            own = delays if row["model"] == "student" else {}
+            rows.append({"system": system_label(row), "NFE": row.get("nfe"), **speed, **own})
     if not rows:
         return None
-    text = "Real-time factor: time of features, network and resynthesis over that of the audio, on the machine that evaluated, which may have been busy. "
+    streams = any(_ALGORITHMIC in row for row in rows)
+    text = (
+        "Real-time factor: time of features, network and resynthesis over that of the audio, on the machine that evaluated, "
+        "which may have been busy. "
+    )
     text += (
         "Latency is that of a stream: algorithmic, and with a whole hop for computing."
-        if any("latency (ms)" in row for row in rows)
+        if streams
         else "The student sees later frames, so it has no latency as a stream; train with --causal for one."
     )
-    columns = [key for key in ("system", "NFE", "real-time factor", "times real time", "latency (ms)", "with a hop (ms)") if any(key in row for row in rows)]  # fmt: skip
+    columns = ["system", "NFE", "real-time factor", "times real time"]
+    columns += [_ALGORITHMIC, _TOTAL] if streams else []
     return {"text": text, "table": grid(rows, columns)}
 
 
@@ -377,139 +254,51 @@ def _latency(config: Mapping[str, Any] | None) -> dict[str, float]:
     if not stft.get("causal"):
         return {}
     rate, n_fft, hop = stft["sample_rate"], stft["n_fft"], stft["hop"]
-    return {"latency (ms)": 1000 * n_fft / rate, "with a hop (ms)": 1000 * (n_fft + hop) / rate}
+    return {_ALGORITHMIC: 1000 * n_fft / rate, _TOTAL: 1000 * (n_fft + hop) / rate}
 
 
 def _next(run: Run) -> list[tuple[str, str]]:
-    """What can be done with the student."""
+    """What can be done with the student: words and commands."""
     student = run.facts.get("student", {}).get("folder")
     if student is None:
         teacher = run.facts.get("teacher", {}).get("folder")
         return [("Distil it:", f"mfdistill student-distill --teacher {teacher}")] if teacher else []
-    found = []
-    causal = bool(_latency(run.config))
-    mel = "mel" in ((run.config or {}).get("task") or {})
+    task = (run.config or {}).get("task") or {}
+    rate = (task.get("stft") or {}).get("sample_rate")
+    told = []
     if not run.rows:
-        found.append(
-            ("Compare it with its teacher:", f"mfdistill evaluate --student {student} --out {student}-evaluation")
-        )  # fmt: skip
-    if not run.searches:
-        found.append(
-            ("Place two steps where they matter most:", f"mfdistill os3-search --student {student} --nfe 2")
-        )  # fmt: skip
-    if run.rows and not any(row["model"] == "regression" for row in run.rows):
-        data = run.facts["student"].get("data") or "embedded"
-        task = (run.config or {}).get("task") or {}
-        rate = (task.get("stft") or {}).get("sample_rate")
-        if task.get("name") and rate:
-            found.append(
-                (
-                    "Train a regression network of the same size to compare with, and evaluate with --regression:",
-                    f"mfdistill teacher-train --objective regression --task {task['name']} --sample-rate {rate} --data {data} --out {student}-regression",
-                )
+        told.append(
+            (
+                "Compare it with its teacher:",
+                f"mfdistill evaluate --student {student} --out {student}-evaluation",
             )
-    if not mel:
-        found.append(
-            ("Use it on files:", f"mfdistill restore {student} recordings restored --nfe 1")
         )
-    if causal:
-        found.append(
-            ("Stream it:", f"mfdistill stream noisy.wav clean.wav --student {student} --nfe 1")
+    if not run.searches:
+        told.append(
+            (
+                "Place two steps where they matter most:",
+                f"mfdistill os3-search --student {student} --nfe 2",
+            )
         )
-    found.append(
-        ("Repeat the training with other options, and compare:", f"mfdistill student-distill --config {student}/config.json --out {student}-2\nmfdistill compare {student} {student}-2")
-    )  # fmt: skip
-    return found
-
-
-def compared(runs: Sequence[Run]) -> dict[str, Any]:
-    """The page of several runs side by side."""
-    from mfdistill.report.panels import curve_panels
-    from mfdistill.report.story import cautions, sentences, system_label
-
-    names = _names(runs)
-    rows = [
-        {**row, "run": name} if row["model"] != "unprocessed" else {**row, "run": name}
-        for name, run in zip(names, runs, strict=True)
-        for row in run.rows
-    ]
-    said = []
-    for name, run in zip(names, runs, strict=True):
-        said += [f"{name}: {text}" for text in sentences(run.rows)]
-    facts = [next(iter(run.facts.values()), {}) for run in runs]
-    keys = list(dict.fromkeys(key for own in facts for key in own))
-    different = [key for key in keys if len({own.get(key, "") for own in facts}) > 1]
-    told = [[key, [own.get(key, "") for own in facts]] for key in different]
-    told += [["the same in all", ["; ".join(f"{key}: {facts[0][key]}" for key in keys if key not in different)] + [""] * (len(runs) - 1)]]  # fmt: skip
-    logs = {
-        name: next(iter(run.logs.values()))
-        for name, run in zip(names, runs, strict=True)
-        if run.logs
-    }
-    warnings = [
-        f"{name}: {text}"
-        for name, run in zip(names, runs, strict=True)
-        for text in [*cautions(run.rows), *_warnings(run)]
-    ]
-    warnings = _incomparable(names, runs) + warnings
-    details = [{**row, "run": n} for n, run in zip(names, runs, strict=True) for row in run.details]
-    from mfdistill.report.page import utterance_scores
-
-    labels = list(dict.fromkeys(system_label(row) for row in details))
-    return {
-        "title": " and ".join(names) if len(names) < 3 else f"{len(names)} runs",
-        "subtitle": ", ".join(str(run.folder) for run in runs),
-        "footer": _footer(),
-        "tiles": [tile for n, run in zip(names, runs, strict=True) for tile in _run_tiles(n, run)],
-        "sentences": said,
-        "warnings": warnings,
-        "quality": _quality(rows, {}),
-        "utterances": utterance_scores(details, system_label, labels[-1], labels[0])
-        if details
-        else None,
-        "searches": [
-            {**_search(found), "title": f"{name}, {_search(found)['title']}"}
-            for name, run in zip(names, runs, strict=True)
-            for found in run.searches
-        ],
-        "curves": [{"title": ", ".join(logs), "panels": curve_panels(logs)}] if logs else [],
-        "cost": _cost([_renamed(run, name) for name, run in zip(names, runs, strict=True)]),
-        "facts": {"names": names, "rows": told},
-    }
-
-
-def _renamed(run: Run, name: str) -> Run:
-    return Run(run.folder, name, run.config, rows=[{**row, "run": name} for row in run.rows])
-
-
-def _run_tiles(name: str, run: Run) -> list[dict[str, Any]]:
-    """Of each run the number that it is about."""
-    from mfdistill.report.story import tiles
-
-    return [{**tile, "label": f"{name}: {tile['label']}"} for tile in tiles(run.rows) if tile["main"]]  # fmt: skip
-
-
-def _names(runs: Sequence[Run]) -> list[str]:
-    """Names that tell the runs apart: the folder's, with as much of its path as that takes."""
-    parts = [run.folder.resolve().parts for run in runs]
-    for depth in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(part[-depth:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    raise UserError("compare: the same folder is named twice; name each once")
-
-
-def _incomparable(names: Sequence[str], runs: Sequence[Run]) -> list[str]:
-    """What makes the numbers of the runs no comparison."""
-    found = []
-    for what, value in (
-        ("data", lambda run: (run.told.get("data"), run.told.get("split"))),
-        ("numbers of utterances", lambda run: run.rows[0].get("n")),
-        ("tasks", lambda run: run.rows[0].get("task")),
-        ("sample rates", lambda run: run.rows[0].get("sample_rate")),
-    ):
-        values = {name: value(run) for name, run in zip(names, runs, strict=True) if run.rows}
-        if len(set(values.values())) > 1:
-            listed = ", ".join(f"{name} {held}" for name, held in values.items())
-            found.append(f"The runs were evaluated on different {what} ({listed}).")
-    return found
+    if rate and run.rows and not any(row["model"] == "regression" for row in run.rows):
+        data = run.facts["student"].get("data") or "embedded"
+        told.append(
+            (
+                "Train a regression network of the same size to compare with, and evaluate with --regression:",
+                f"mfdistill teacher-train --objective regression --task {task['name']} --sample-rate {rate} --data {data} "
+                f"--out {student}-regression",
+            )
+        )
+    if rate:
+        told.append(("Use it on files:", f"mfdistill restore {student} recordings restored"))
+    if _latency(run.config):
+        told.append(("Stream it:", f"mfdistill stream noisy.wav clean.wav --student {student}"))
+    if run.facts["student"].get("training"):
+        repeat = f"mfdistill student-distill --config {student}/config.json --out {student}-2"
+        told.append(
+            (
+                "Repeat the training with other options, and compare:",
+                f"{repeat}\nmfdistill compare {student} {student}-2",
+            )
+        )
+    return told

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import mfdistill
 from mfdistill.checkpoint import load_config, write_json
 
 FILE = "results.json"
@@ -26,8 +28,17 @@ def weights_digest(folder: Path) -> str | None:
 
 
 def is_model(folder: Path) -> bool:
-    """Whether ``folder`` is a model folder of ours, which results can be kept in."""
+    """Whether ``folder`` is a model folder of ours."""
     return (folder / "config.json").is_file() and (folder / "model.safetensors").is_file()
+
+
+def holds_results(folder: Path) -> bool:
+    """Whether results can be kept in ``folder``: a model's, not one that came with the program,
+    and one that can be written.
+    """
+    package = Path(mfdistill.__file__).parent
+    inside = package in folder.resolve().parents
+    return is_model(folder) and not inside and os.access(folder, os.W_OK)
 
 
 def keep(folder: Path, evaluation: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from mfdistill.checkpoint import write_text
 from mfdistill.metrics import direction
+from mfdistill.report.story import utterance
 from mfdistill.report.tables import DIGITS, best_rows, cell, header, shown_columns
 
 _SECTIONS = {
@@ -120,7 +121,7 @@ def utterance_scores(
         if direction(column)
     ]
     systems = list(dict.fromkeys(label(row) for row in details))
-    names = list(dict.fromkeys(str(row.get("name", row.get("utterance"))) for row in details))
+    names = list(dict.fromkeys(utterance(row) for row in details))
     if not (columns and names):
         return None
     places = {name: i for i, name in enumerate(names)}
@@ -128,7 +129,7 @@ def utterance_scores(
         [[None] * len(columns) for _ in names] for _ in systems
     ]
     for row in details:
-        own = values[systems.index(label(row))][places[str(row.get("name", row.get("utterance")))]]
+        own = values[systems.index(label(row))][places[utterance(row)]]
         for k, column in enumerate(columns):
             value = row.get(column)
             own[k] = round(value, 5) if isinstance(value, (int, float)) else None

@@ -120,7 +120,7 @@ def curve_panels(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Panels:
         tidy(panel, "updates")
         panel.set_title(title, fontsize=10)
         panel.margins(x=0.02)
-        panel.xaxis.get_major_locator().set_params(nbins=5)
+        panel.locator_params(axis="x", nbins=5)
         last = ", ".join(
             f"{_line_label(run, kind, name, title, len(logs))} ends at {points[-1][1]:.3g}"
             for run, kind, name, points in entries

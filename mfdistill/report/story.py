@@ -61,6 +61,24 @@ def main_row(rows: Sequence[Row]) -> Row | None:
     return None
 
 
+def utterance(row: Row) -> str:
+    """Name of the utterance of a row of ``utterances.json``."""
+    return str(row.get("name", row.get("utterance")))
+
+
+def extremes(rows: Sequence[Row], details: Sequence[Row]) -> tuple[str, ...]:
+    """Worst and best utterance of the system that the page is about; nothing where fewer than two
+    were scored.
+    """
+    column, main = primary(rows), main_row(rows)
+    if column is None or main is None:
+        return ()
+    label = system_label(main)
+    own = [row for row in details if system_label(row) == label and _value(row, column) is not None]
+    ranked = sorted(own, key=lambda row: direction(column) * row[column])
+    return (utterance(ranked[0]), utterance(ranked[-1])) if len(ranked) > 1 else ()
+
+
 def tiles(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """``{"label", "value", "note", "main"}``: the first metric of what is compared, and the
     speed.
@@ -153,14 +171,14 @@ def cautions(rows: Sequence[Row]) -> list[str]:
     )
     if student and regression and sign * (regression[column] - student[column]) > 0:
         found.append(
-            f"A regression network of the same size is better by {name} ({cell(regression, column)} against {cell(student, column)}), in one step."
+            f"A regression network is better by {name} in one step: {cell(regression, column)} against {cell(student, column)}."
         )
     teachers = _of(rows, "teacher", column)
     best = _best(teachers, column)
     most = max((row.get("nfe") or 0 for row in teachers), default=0)
     if best and most > _SETTLED_NFE >= (best.get("nfe") or 0):
         found.append(
-            f"By {name} the teacher is at its best in {best['nfe']} step{'s' if best['nfe'] != 1 else ''} already, so this metric says little about distillation."
+            f"By {name} the teacher is at its best in {_steps(best['nfe'])} already, so this metric says little about distillation."
         )
     if len(teachers) and not _of(rows, "regression", column):
         found.append(
