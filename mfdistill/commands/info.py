@@ -175,6 +175,9 @@ def parameters(file: Path) -> tuple[int, int]:
 def _versions() -> dict[str, str]:
     import torch
 
+    from mfdistill.metrics import METRICS
+    from mfdistill.metrics.base import distribution
+
     facts = {
         "mfdistill": mfdistill.__version__,
         "python": platform.python_version(),
@@ -182,9 +185,10 @@ def _versions() -> dict[str, str]:
     }
     for name in ("torchaudio", "accelerate", "safetensors", "datasets", "tyro"):
         facts[name] = _version(name)
-    facts["metrics"] = ", ".join(
-        f"{name} {_version(name)}" for name in ("pesq", "pystoi", "resemblyzer", "speechmos")
+    packages = dict.fromkeys(
+        distribution(metric.modules[0]) for metric in METRICS.values() if metric.modules
     )
+    facts["metrics"] = ", ".join(f"{name} {_version(name)}" for name in packages)
     facts["embedded corpus"] = "espeakng-loader " + _version("espeakng-loader")
     device = (
         torch.cuda.get_device_name()
