@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mfdistill.errors import UserError
+from mfdistill.reading import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,11 +87,8 @@ def load_config(path: str | Path) -> dict[str, Any]:
         raise UserError(
             f"{path}: no config.json there; name a folder that teacher-train or student-distill wrote"
         )
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file}: not valid JSON ({error}); restore it or train again") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
+    config = read_json(file, "restore it or train again")
+    if config.get("format") != FORMAT:
         raise UserError(f'{file}: not written by this program (no "format": "{FORMAT}")')
     return config
 
