@@ -175,6 +175,7 @@ def parameters(file: Path) -> tuple[int, int]:
 def _versions() -> dict[str, str]:
     import torch
 
+    from mfdistill.audio.resample import torchaudio_fault
     from mfdistill.metrics import METRICS
     from mfdistill.metrics.base import distribution
 
@@ -183,7 +184,8 @@ def _versions() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
-    for name in ("torchaudio", "accelerate", "safetensors", "datasets", "tyro"):
+    facts["torchaudio"] = torchaudio_fault() or _version("torchaudio")
+    for name in ("accelerate", "safetensors", "datasets", "tyro"):
         facts[name] = _version(name)
     packages = dict.fromkeys(
         distribution(metric.modules[0]) for metric in METRICS.values() if metric.modules
