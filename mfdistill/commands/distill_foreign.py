@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mfdistill.checkpoint import write_tensors, write_text
+from mfdistill.checkpoint import add_files, write_tensors, write_text
 from mfdistill.config import to_dict
 from mfdistill.errors import UserError
 
@@ -148,6 +148,7 @@ def run_foreign(command: StudentDistill, teacher: Any, accelerator: Any) -> Path
             write_tensors(out / FRONT, front.state_dict())
         if vocabulary is not None:
             write_text(out / VOCAB, "\n".join(vocabulary.symbols) + "\n")
+        add_files(out, (name for name in (FRONT, VOCAB) if (out / name).is_file()))
         finish(out)
         say(
             f"{out}: model.safetensors, config.json, log.jsonl, curves.png, README.md; go on with: mfdistill export {out} ..."

@@ -121,7 +121,7 @@ def run(command: StudentDistill) -> Path:
     from mfdistill.data.speech import open_task_train
     from mfdistill.distill.logs import say
     from mfdistill.distill.objectives import OBJECTIVES
-    from mfdistill.distill.train import make_accelerator
+    from mfdistill.distill.processes import make_accelerator
     from mfdistill.errors import UserError
     from mfdistill.search.cache import digest_tensors
     from mfdistill.students import Student

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mfdistill.data.folders import AUDIO_SUFFIXES
 from mfdistill.errors import UserError
+from mfdistill.integrity import check_file
 
 _TABLES = ("transcripts.tsv", "metadata.tsv", "metadata.csv")
 _CHINESE = re.compile(r"[\u3100-\u9fff]")
@@ -162,6 +163,7 @@ class Vocabulary:
             raise UserError(
                 f"--tts.vocab {file}: no such file; give the vocab.txt that belongs to the checkpoint"
             )
+        check_file(file)
         lines = file.read_text(encoding="utf-8").split("\n")
         symbols = tuple(line.rstrip("\r") for line in (lines[:-1] if lines[-1] == "" else lines))
         if not symbols:

@@ -10,7 +10,14 @@ from typing import Any
 
 import torch
 
-from mfdistill.checkpoint import load_config, load_tensors, save_folder, write_tensors, write_text
+from mfdistill.checkpoint import (
+    add_files,
+    load_config,
+    load_tensors,
+    save_folder,
+    write_tensors,
+    write_text,
+)
 from mfdistill.config import to_dict
 from mfdistill.errors import UserError
 from mfdistill.networks import build_network
@@ -72,6 +79,7 @@ def import_teacher(
         write_tensors(target / FRONT, load_front(place).state_dict())
     if vocabulary is not None:
         write_text(target / VOCAB, vocabulary)
+    add_files(target, (name for name in (FRONT, VOCAB) if (target / name).is_file()))
     return teacher
 
 
