@@ -24,6 +24,7 @@ from mfdistill.integrity import (
     recorded,
     sealed,
 )
+from mfdistill.reading import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -171,7 +172,7 @@ def add_files(folder: Path, names: Iterable[str]) -> None:
     """Record the digests of further files that belong to the model in ``folder``."""
     file = folder / "config.json"
     digests = {name: file_digest(folder / name) for name in names}
-    write_json(file, sealed(_read(file), {**recorded(file), **digests}))
+    write_json(file, sealed(load_config(folder), {**recorded(file), **digests}))
 
 
 def _json(value: Any) -> str:
@@ -191,18 +192,10 @@ def load_config(path: str | Path) -> dict[str, Any]:
         raise UserError(
             f"{path}: no config.json there; name a folder that teacher-train or student-distill wrote"
         )
-    config = _read(file)
+    config = read_json(file, "restore it or train again")
     if config.get("format") != FORMAT:
         raise UserError(f'{file}: not written by this program (no "format": "{FORMAT}")')
     return opened(config, file)[0]
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file}: not valid JSON ({error}); restore it or train again") from error
-    return config if isinstance(config, dict) else {}
 
 
 def load_tensors(path: str | Path, check: bool = True) -> dict[str, Tensor]:

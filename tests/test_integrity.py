@@ -140,7 +140,9 @@ def test_no_whole_state_is_an_error(tmp_path: Path) -> None:
     fit(settings(tmp_path, steps=2, keep_states=1))
     assert len(state.folders(tmp_path)) == 1
     (tmp_path / "training_state" / "raw.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match=r"raw.safetensors: damaged.*no other state.*--overwrite"):
+    with pytest.raises(
+        UserError, match=r"raw.safetensors: damaged.*no other state: start again with --overwrite"
+    ):
         fit(settings(tmp_path, steps=2, resume=True))
     fit(settings(tmp_path, steps=2, overwrite=True))
 

@@ -167,8 +167,8 @@ def _degradation(
 
 def _speech(source: Path, target: Path) -> dict[str, Path]:
     """The recordings in a folder by their names in the corpus."""
-    from mfdistill.data.folders import AUDIO_SUFFIXES
     from mfdistill.errors import UserError
+    from mfdistill.walk import audio_files
 
     if target.resolve() == source.resolve():
         raise UserError(f"{target}: is the folder that is read; name another one")
@@ -176,25 +176,16 @@ def _speech(source: Path, target: Path) -> dict[str, Path]:
         raise UserError(f"{target}: is a file, but {source} is a folder; name a folder")
     root = source / "clean" if (source / "clean").is_dir() else source
     named: dict[str, Path] = {}
-    for file in sorted(root.rglob("*")):
+    for file in audio_files(root, skip=target):
         inside = file.relative_to(root)
-        aside = (
-            inside.parts[0] in ("noise", "noisy", "rir")
-            or target.resolve() in file.resolve().parents
-        )
-        if (
-            aside
-            or file.suffix.lower() not in AUDIO_SUFFIXES
-            or file.name.startswith(".")
-            or not file.is_file()
-        ):
+        if inside.parts[0] in ("noise", "noisy", "rir"):
             continue
         name = inside.with_suffix("").as_posix()
         if name in named:
             raise UserError(f"{file}: has the same name as {named[name].name}; keep one of the two")
         named[name] = file
     if not named:
-        raise UserError(f"{source}: no audio files in it ({', '.join(sorted(AUDIO_SUFFIXES))})")
+        raise UserError(f"{source}: holds nothing but noises; name a folder of speech")
     return named
 
 

@@ -4,7 +4,6 @@ stopped demo goes on as it began.
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mfdistill.checkpoint import load_config, write_json
 from mfdistill.config import to_dict
 from mfdistill.errors import UserError
+from mfdistill.reading import read_json
 
 if TYPE_CHECKING:
     from mfdistill.commands.demo import Demo
@@ -36,12 +36,7 @@ def make_plan(command: Demo) -> dict[str, Any]:
     file = Path(command.out) / "plan.json"
     options = {key: value for key, value in to_dict(command).items() if key != "out"}
     if file.is_file():
-        try:
-            plan = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(
-                f"{file}: damaged ({error}); remove the folder {command.out}"
-            ) from error
+        plan = read_json(file, f"remove the folder {command.out}")
         if plan.get("options") != options:
             raise UserError(f"{command.out}: holds a demo with other options; name another --out")
     else:

@@ -346,8 +346,8 @@ def _peaks(source: Path, block_s: float) -> list[float]:
 
 def _jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
     """(input, output) files."""
-    from mfdistill.data.folders import AUDIO_SUFFIXES
     from mfdistill.errors import UserError
+    from mfdistill.walk import audio_files
 
     if not source.exists():
         raise UserError(f"{source}: no such file or folder; check the name")
@@ -358,14 +358,5 @@ def _jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
         raise UserError(f"{target}: is a file, but {source} is a folder; name a folder")
     if target.resolve() == source.resolve():
         raise UserError(f"{target}: is the folder that is read; name another one")
-    found = (
-        file
-        for file in sorted(source.rglob("*"))
-        if file.suffix.lower() in AUDIO_SUFFIXES and not file.name.startswith(".")
-    )
-    files = [
-        file for file in found if file.is_file() and target.resolve() not in file.resolve().parents
-    ]
-    if not files:
-        raise UserError(f"{source}: no audio files in it ({', '.join(sorted(AUDIO_SUFFIXES))})")
+    files = audio_files(source, skip=target)
     return [(file, target / file.relative_to(source)) for file in files]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,11 +82,10 @@ def job_of(values: Mapping[str, Any], out: Path, where: str, prefix: str) -> Job
         raise UserError(
             f"{prefix}text: give either a text or a recording with tokens-from (CosyVoice: speech tokens with tokens)"
         )
-    return Job(
-        out=out,
-        where=where,
-        **{name: None if value is None else str(value) for name, value in given.items()},
-    )  # type: ignore[arg-type]
+    words: dict[str, Any] = {
+        name: None if value is None else str(value) for name, value in given.items()
+    }
+    return Job(out=out, where=where, **words)
 
 
 def read_list(file: Path) -> list[dict[str, str]]:
@@ -98,26 +95,23 @@ def read_list(file: Path) -> list[dict[str, str]]:
         UserError: no such file, no rows, an unknown column, or a line that is no JSON object.
     """
     from mfdistill.errors import UserError
+    from mfdistill.reading import parse_json, read_lines, read_rows
 
     if not file.is_file():
         raise UserError(f"{file}: no such file; --list wants a TSV or JSONL file")
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     rows: list[dict[str, str]] = []
     if file.suffix in (".jsonl", ".json"):
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise UserError(
-                    f"{file}, line {number}: no JSON ({error}); write an object per line"
-                ) from error
+        for number, line in read_lines(file):
+            row = parse_json(line, f"{file}, line {number}", "write an object per line")
             if not isinstance(row, dict):
                 raise UserError(
                     f"{file}, line {number}: {line[:40]!r} is no JSON object; write one per line"
                 )
-            rows.append(row)
+            if wrong := [name for name, value in row.items() if isinstance(value, (list, dict))]:
+                raise UserError(f"{file}, line {number}: {wrong[0]} must be a text or a number")
+            rows.append({name: "" if value is None else str(value) for name, value in row.items()})
     else:
-        rows = [dict(row) for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)]
+        rows = read_rows(file, ())
     if not rows:
         raise UserError(
             f"{file}: has no rows; write a header ({', '.join(FIELDS)}) and a row per utterance"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from tyro.conf import Positional
 
 from mfdistill.errors import UserError
+from mfdistill.reading import read_json
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,6 @@ def read_sizes(path: str | None) -> dict[str, Any] | None:
     if path is None:
         return None
     try:
-        sizes = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"--sizes {path}: cannot be read as JSON ({error})") from error
-    if not isinstance(sizes, dict):
-        raise UserError(f"--sizes {path}: needs an object of names and numbers")
-    return sizes
+        return read_json(Path(path), "write an object of names and numbers")
+    except UserError as error:
+        raise UserError(f"--sizes {error}") from error

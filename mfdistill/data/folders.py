@@ -4,17 +4,20 @@ one.
 
 from __future__ import annotations
 
-import os
 import re
+import unicodedata
 from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
 
 from mfdistill.errors import UserError
+from mfdistill.reading import read_rows
+from mfdistill.walk import audio_files, folders_in
 
-AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf"}
 ALIASES = {"train": ("train",), "valid": ("valid", "validation", "val", "dev"), "test": ("test",)}
 HELD_OUT = 0.05  # of the speakers (or files), for each of valid and test where the corpus has none
+# words in the names of folders and files with degraded speech
+_DEGRADED = {"noisy", "mix", "mixed", "mixture", "mixtures", "degraded", "corrupted", "reverberant"}
 _SPEAKER_IN_NAME = re.compile(r"^(p\d{3})_|^(\d+)-\d+-\d+")  # VCTK and VoiceBank; LibriSpeech
 
 Row = dict[str, str | None]  # name, speaker, text, clean (path), noisy (path or None)
@@ -80,8 +83,8 @@ def noise_files(
             f"{folder}: no such folder of {what}; name one with --data.{option}, or {other}"
         )
     if (folder / "train").is_dir() and (folder / "test").is_dir():
-        return _audio(folder / ("test" if split == "test" else "train"))
-    files = _audio(folder)
+        return audio_files(folder / ("test" if split == "test" else "train"))
+    files = audio_files(folder)
     if len(files) < 5:  # too few to set some aside
         return files
     kept = set(sorted(files, key=lambda file: stable_hash(file.stem))[: max(1, len(files) // 5)])
@@ -131,33 +134,43 @@ def _split_folder(root: Path, part: str, name: str) -> tuple[Path, Path | None] 
             return root / "clean" / alias, noisy if noisy.is_dir() else None
         if (root / alias).is_dir():
             return root / alias, None
+        if (pairs := _voicebank(root, alias)) is not None:
+            return pairs
     return None
+
+
+def _voicebank(root: Path, alias: str) -> tuple[Path, Path | None] | None:
+    """``clean_X`` and ``noisy_X``, where X is ``alias`` or names it as VoiceBank-DEMAND does
+    (``trainset_28spk_wav``, ``testset_wav``).
+
+    Raises:
+        UserError: several such folders for the one split.
+    """
+    called = re.compile(rf"clean_({re.escape(alias)}(?:set(?:_\d+spk)?_wav(?:_\d+k(?:hz)?)?)?)")
+    found = [match[1] for folder in folders_in(root) if (match := called.fullmatch(folder.name))]
+    if len(found) > 1:
+        raise UserError(
+            f"{root}: has {' and '.join(f'clean_{x}' for x in found)} for one split; name one, such as --data.{alias}-split {found[0]}"
+        )
+    if not found:
+        return None
+    clean, noisy = root / f"clean_{found[0]}", root / f"noisy_{found[0]}"
+    # unpacked by hand, an archive's folder lies in a folder of its own name
+    clean, noisy = (
+        inner if (inner := place / place.name).is_dir() else place for place in (clean, noisy)
+    )
+    return clean, noisy if noisy.is_dir() else None
 
 
 def _with(folders: tuple[Path, Path | None], noisy: bool) -> tuple[Path, Path | None]:
     return folders[0], folders[1] if noisy else None
 
 
-def _audio(folder: Path) -> list[Path]:
-    found = (
-        Path(place, file) for place, _, files in os.walk(folder, followlinks=True) for file in files
-    )
-    files = sorted(
-        file
-        for file in found
-        if file.suffix.lower() in AUDIO_SUFFIXES and not file.name.startswith(".")
-    )
-    if not files:
-        raise UserError(
-            f"{folder}: no audio files in it ({', '.join(sorted(AUDIO_SUFFIXES))}); name a folder of recordings"
-        )
-    return files
-
-
 def _by_name(folder: Path) -> dict[str, Path]:
     named: dict[str, Path] = {}
-    for file in _audio(folder):
-        name = file.relative_to(folder).with_suffix("").as_posix()
+    for file in audio_files(folder):
+        # macOS writes the letters of a name and their accents apart, others together
+        name = unicodedata.normalize("NFC", file.relative_to(folder).with_suffix("").as_posix())
         if name in named:
             raise UserError(f"{file}: has the same name as {named[name].name}; keep one of the two")
         named[name] = file
@@ -167,7 +180,10 @@ def _by_name(folder: Path) -> dict[str, Path]:
 def _rows(root: Path, clean_folder: Path, noisy_folder: Path | None) -> list[Row]:
     clean = _by_name(clean_folder)
     if clean_folder == root:  # the noises beside the speakers are no speech
-        clean = {name: file for name, file in clean.items() if not name.startswith("noise/")}
+        clean = {
+            name: file for name, file in clean.items() if not name.startswith(("noise/", "rir/"))
+        }
+    _refuse_degraded(clean, clean_folder, root)
     noisy = _by_name(noisy_folder) if noisy_folder else {}
     if noisy_folder:
         _need_twins(clean, noisy, "noisy", noisy_folder)
@@ -177,7 +193,7 @@ def _rows(root: Path, clean_folder: Path, noisy_folder: Path | None) -> list[Row
         {
             "name": name,
             "speaker": _speaker(name),
-            "text": texts.get(file.relative_to(root).as_posix()),
+            "text": texts.get(unicodedata.normalize("NFC", file.relative_to(root).as_posix())),
             "clean": str(file),
             "noisy": str(noisy[name]) if noisy_folder else None,
         }
@@ -201,19 +217,37 @@ def _speaker(name: str) -> str:
     return next(group for group in match.groups() if group) if match else ""
 
 
+def _refuse_degraded(clean: dict[str, Path], folder: Path, root: Path) -> None:
+    """Raise ``UserError`` where files that are to be taken for clean speech are called otherwise:
+    pairs in a layout that is not known.
+    """
+    for name, file in clean.items():
+        *places, stem = (set(re.split(r"[^a-z]+", part)) for part in name.lower().split("/"))
+        twin = re.sub("noisy", "clean", name, flags=re.IGNORECASE)
+        if any(words & _DEGRADED for words in places) or ("noisy" in stem and twin in clean):
+            raise UserError(
+                f"{root}: looks like pairs, but not in a layout that is known: {file} would be taken for clean speech; "
+                f"arrange it as train/clean/ and train/noisy/, or name the folder of clean speech alone (not {folder})"
+            )
+
+
 def _transcripts(root: Path) -> dict[str, str]:
     """Texts by path from ``transcripts.tsv`` (columns path, speaker, text), where the corpus has
     one.
+
+    Raises:
+        UserError: not in UTF-8, without the columns, or of other files than those that are here.
     """
     file = root / "transcripts.tsv"
     if not file.is_file():
         return {}
-    lines = file.read_text(encoding="utf-8").splitlines()
-    columns = lines[0].split("\t") if lines else []
-    if "path" not in columns or "text" not in columns:
+    texts = {
+        unicodedata.normalize("NFC", row["path"].replace("\\", "/").removeprefix("./")): row["text"]
+        for row in read_rows(file, ("path", "text"))
+    }
+    spellings = (unicodedata.normalize(form, path) for path in texts for form in ("NFC", "NFD"))
+    if texts and not any((root / path).is_file() for path in spellings):
         raise UserError(
-            f"{file}: needs the tab-separated columns 'path' and 'text'; correct its first line or remove the file"
+            f"{file}: none of its {len(texts)} paths is a file below {root} ({next(iter(texts))}, ...); write them as they are from there"
         )
-    path, text = columns.index("path"), columns.index("text")
-    cells = (line.split("\t") for line in lines[1:])
-    return {row[path]: row[text] for row in cells if len(row) > max(path, text)}
+    return texts

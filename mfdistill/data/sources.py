@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mfdistill.data.config import DataConfig
 from mfdistill.data.folders import ALIASES, Row, folder_rows, hold_out, noise_files, stable_hash
 from mfdistill.errors import UserError
+from mfdistill.walk import files_below
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -88,7 +89,7 @@ def is_table(source: str) -> bool:
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        return next(path.rglob("*.parquet"), None) is not None
+        return bool(files_below(path, {".parquet"}))
     if path.suffix == ".parquet":
         return True
     return (

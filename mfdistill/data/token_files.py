@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mfdistill.checkpoint import load_tensors
 from mfdistill.errors import UserError
+from mfdistill.reading import read_text
 
 _HOW = "give .npy, .txt (numbers between blanks or commas), or .safetensors with {}"
 
@@ -69,10 +70,7 @@ def _numbers(file: Path, option: str, name: str) -> Tensor:
             found = torch.from_numpy(np.load(file, allow_pickle=False).astype(np.float64))
         else:
             found = torch.tensor(
-                [
-                    float(word)
-                    for word in file.read_text(encoding="utf-8").replace(",", " ").split()
-                ],
+                [float(word) for word in read_text(file).replace(",", " ").split()],
                 dtype=torch.float64,
             )
     except (ValueError, OSError, EOFError) as error:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mfdistill.data.folders import AUDIO_SUFFIXES
 from mfdistill.errors import UserError
 from mfdistill.integrity import check_file
+from mfdistill.reading import read_lines, read_rows, read_text
+from mfdistill.walk import AUDIO_SUFFIXES, files_below
 
 _TABLES = ("transcripts.tsv", "metadata.tsv", "metadata.csv")
 _CHINESE = re.compile(r"[\u3100-\u9fff]")
@@ -51,15 +51,14 @@ def read_utterances(
         )
     found = {
         _name(file, root): Utterance(_name(file, root), file)
-        for file in sorted(root.rglob("*"))
-        if file.suffix in AUDIO_SUFFIXES
+        for file in files_below(root, AUDIO_SUFFIXES)
     }
     for name, text, speaker in _texts(root, transcripts, found):
         found[name] = replace(found.get(name, Utterance(name)), text=text, speaker=speaker)
     folder = root if features is None else Path(features)
     if not folder.is_dir():
         raise UserError(f"--tts.features {folder}: no such folder")
-    for file in sorted(folder.rglob("*.safetensors")):
+    for file in files_below(folder, {".safetensors"}):
         name = _name(file, folder)
         found[name] = replace(found.get(name, Utterance(name)), features=file)
     rows = [found[name] for name in sorted(found)]
@@ -99,33 +98,21 @@ def _texts(root: Path, transcripts: str | None, found: Iterable[str]) -> list[tu
         else next((root / name for name in _TABLES if (root / name).is_file()), None)
     )
     if table is None:
-        files = [file for file in sorted(root.rglob("*.txt")) if file.name != "vocab.txt"]
-        return [(_name(file, root), file.read_text(encoding="utf-8").strip(), "") for file in files]
+        files = [file for file in files_below(root, {".txt"}) if file.name != "vocab.txt"]
+        return [(_name(file, root), read_text(file).strip(), "") for file in files]
     if not table.is_file():
         raise UserError(f"--tts.transcripts {table}: no such file")
-    try:
-        lines = table.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{table}: not UTF-8 ({error.reason} at byte {error.start}); convert it"
-        ) from error
-    if table.suffix == ".csv" and lines and "|" in lines[0]:  # LJSpeech: id|text|normalised text
-        cells = [line.split("|") for line in lines if line.strip()]
+    is_csv = table.suffix.lower() == ".csv"
+    lines = read_lines(table)
+    if is_csv and lines and "|" in lines[0][1]:  # LJSpeech: id|text|normalised text
+        cells = [line.split("|") for _, line in lines]
         known = {name.rpartition("/")[2]: name for name in found}
         return [(known.get(row[0], row[0]), row[-1].strip(), "") for row in cells if len(row) > 1]
-    rows = list(
-        csv.DictReader(
-            lines,
-            delimiter="," if table.suffix == ".csv" else "\t",
-            quoting=csv.QUOTE_MINIMAL if table.suffix == ".csv" else csv.QUOTE_NONE,
-        )
-    )
-    if not rows or not {"path", "text"} <= set(rows[0]):
-        raise UserError(
-            f"{table}: needs a header with the columns path and text, and a line per recording"
-        )
+    rows = read_rows(table, ("path", "text"), "," if is_csv else "\t")
+    if not rows:
+        raise UserError(f"{table}: has no line but its header; write one per recording")
     return [
-        (name, (row["text"] or "").strip(), row.get("speaker") or "")
+        (name, row["text"].strip(), row.get("speaker", ""))
         for row in rows
         if (name := _within(row["path"], table, root))
     ]
@@ -133,13 +120,14 @@ def _texts(root: Path, transcripts: str | None, found: Iterable[str]) -> list[tu
 
 def _within(path: str, table: Path, root: Path) -> str | None:
     """A table's path as a name below ``root``; None where it lies elsewhere."""
-    file = (table.parent / (path or "")).resolve()
+    path = path.replace("\\", "/")
+    file = (table.parent / path).resolve()
     place = root.resolve()
     if not path or not file.is_relative_to(place) or file == place:
         return None
     return (
         file.relative_to(place).with_suffix("").as_posix()
-        if file.suffix in AUDIO_SUFFIXES
+        if file.suffix.lower() in AUDIO_SUFFIXES
         else file.relative_to(place).as_posix()
     )
 
@@ -164,7 +152,7 @@ class Vocabulary:
                 f"--tts.vocab {file}: no such file; give the vocab.txt that belongs to the checkpoint"
             )
         check_file(file)
-        lines = file.read_text(encoding="utf-8").split("\n")
+        lines = read_text(file).split("\n")
         symbols = tuple(line.rstrip("\r") for line in (lines[:-1] if lines[-1] == "" else lines))
         if not symbols:
             raise UserError(

@@ -57,10 +57,9 @@ def make_foreign_validate(
             if number == len(kept):
                 kept.append(references(batch, z_0))
             z_1, found_by_teacher = kept[number]
-            found |= {
-                f"mel_error_{n}": _square(sample(model, z_0, batch["cond"], n), z_1, batch)
-                for n in nfe
-            }  # type: ignore[arg-type]
+            for n in nfe:
+                made = sample(model, z_0, batch["cond"], n)  # type: ignore[arg-type]
+                found[f"mel_error_{n}"] = _square(made, z_1, batch)
             for key, value in {**found, **found_by_teacher}.items():
                 sums[key] = sums.get(key, 0.0) + value / len(raws)
         return {key: value if key == "loss" else value**0.5 for key, value in sums.items()}

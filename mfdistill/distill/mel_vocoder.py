@@ -17,6 +17,7 @@ from mfdistill.audio.griffin_lim import mel_griffin_lim
 from mfdistill.audio.speech_mel import SpeechMelConfig
 from mfdistill.distill.logs import say
 from mfdistill.errors import UserError
+from mfdistill.reading import read_text
 from mfdistill.tasks.foreign import ForeignTask
 from mfdistill.tasks.mel import GRIFFIN_LIM
 
@@ -143,12 +144,12 @@ def _features(file: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        parts = yaml.safe_load(file.read_text(encoding="utf-8"))
+        parts = yaml.safe_load(read_text(file))
         named = {
             part: parts[part]["class_path"] for part in ("feature_extractor", "backbone", "head")
         }
         given = parts["feature_extractor"].get("init_args") or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"--vocoder: {file} is no configuration of Vocos ({error}); fetch it again"
         ) from error

@@ -9,7 +9,6 @@ later, the newest state that is whole can be told.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from mfdistill.checkpoint import load_tensors, remove_folder, sync, write_json, write_tensors
 from mfdistill.errors import UserError
 from mfdistill.integrity import check_folder, file_digest, opened, sealed
+from mfdistill.reading import read_json
 
 FOLDER = "training_state"
 RECORD = "state.json"
@@ -103,9 +103,7 @@ def find_state(out: Path) -> Found | None:
         except UserError as error:
             damaged.append(str(error))
     if damaged:
-        raise UserError(
-            f"{damaged[0]}; {out} has no other state to continue from: start again with --overwrite"
-        )
+        raise UserError(f"{damaged[0]}; and {out} has no other state: start again with --overwrite")
     return None
 
 
@@ -134,12 +132,7 @@ def load_info(folder: Path, check: bool = False) -> dict[str, Any]:
         UserError: not readable as JSON, or not as it was written.
     """
     file = folder / RECORD
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file}: damaged ({error})") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{file}: damaged (no object of names and values)")
+    value = read_json(file, "continue from another state")
     info, files = opened(value, file)
     if check:
         check_folder(folder, files)

@@ -121,9 +121,8 @@ class SubBandNorm(nn.Module):
                 for running, new in ((self.running_mean, mean), (self.running_var, var)):
                     running.lerp_(new.detach().reshape(self.groups, bands), self.momentum)  # type: ignore[operator]
         else:
-            mean, var = (
-                r[None, :, None, :, None, None] for r in (self.running_mean, self.running_var)
-            )  # type: ignore[index]
+            running = (self.running_mean, self.running_var)
+            mean, var = (r[None, :, None, :, None, None] for r in running)  # type: ignore[index]
         weight, bias = (
             p.reshape(1, self.groups, -1, bands, 1, 1) for p in (self.weight, self.bias)
         )

@@ -58,7 +58,7 @@ class ScoreCache:
                     known[rounded(entry["schedule"])] = np.array(
                         [math.nan if v is None else float(v) for v in entry["values"]]
                     )
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 if number < len(lines):
                     raise UserError(
                         f"{self.path}, line {number}: damaged; delete that line or the whole file"

@@ -130,11 +130,11 @@ def load_f5_student(
         description,
         parent,
     )
-    weight = student.network.get_submodule(network.time_embedding_name).weight
+    weight: Any = student.network.get_submodule(network.time_embedding_name).weight
     if weight.shape != mixer.shape:
         raise UserError(
             f"{path}: {MIXER} is {tuple(mixer.shape)}, the network needs {tuple(weight.shape)}"
-        )  # type: ignore[union-attr]
+        )
     with torch.no_grad():
-        weight.copy_(mixer)  # type: ignore[operator, union-attr]
+        weight.copy_(mixer)
     return student.to(device).eval()

@@ -270,7 +270,11 @@ def checkpoint_of(path: Path) -> Path:
     """The file itself, or the one checkpoint of a folder."""
     if not path.is_dir():
         return path
-    files = sorted(file for file in path.iterdir() if file.suffix in (".safetensors", ".pt"))
+    files = sorted(
+        file
+        for file in path.iterdir()
+        if file.suffix in (".safetensors", ".pt") and not file.name.startswith(".")
+    )
     if len(files) != 1:
         raise UserError(
             f"{path}: has {len(files)} checkpoints (.safetensors, .pt); name one of them"

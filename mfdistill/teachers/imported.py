@@ -21,6 +21,7 @@ from mfdistill.checkpoint import (
 from mfdistill.config import to_dict
 from mfdistill.errors import UserError
 from mfdistill.networks import build_network
+from mfdistill.reading import read_text
 from mfdistill.teachers.cosyvoice_front import FRONT, has_front, load_front
 from mfdistill.teachers.f5 import F5Teacher
 from mfdistill.teachers.load import load_teacher, load_weights, resolve
@@ -90,7 +91,7 @@ def _vocabulary(place: Path, vocab: str | Path | None, size: int) -> str | None:
         if vocab is not None:
             raise UserError(f"--vocab {vocab}: no such file")
         return None
-    text = file.read_text(encoding="utf-8")
+    text = read_text(file)
     count = text.removesuffix("\n").count("\n") + 1 if text else 0
     if count != size:
         raise UserError(

@@ -288,7 +288,9 @@ def _in_folder(place: Path) -> str | None:
     """
     named = [file for name in ("flow.pt", "flow.safetensors") if (file := place / name).is_file()]
     files = named[:1] or [
-        file for file in place.iterdir() if file.suffix in (".safetensors", ".pt")
+        file
+        for file in place.iterdir()
+        if file.suffix in (".safetensors", ".pt") and not file.name.startswith(".")
     ]
     kind = None if (place / "config.json").is_file() or len(files) != 1 else recognise(files[0])
     return kind if kind in ("cosyvoice2", "cosyvoice3", "f5", "f5-unett") else None
