@@ -367,7 +367,7 @@ def launch(arguments: list[str]) -> None:
         port,
         *arguments,
     ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

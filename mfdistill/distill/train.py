@@ -74,6 +74,7 @@ def train(
             a loss that stays non-finite or is so at the end.
         Interrupted: SIGTERM or Ctrl-C, after saving.
     """
+    torch.set_flush_denormal(True)  # gradients behind SiLU underflow: up to 5 times slower
     accelerator = accelerator or make_accelerator(config)
     if accelerator.mixed_precision != config.mixed_precision:
         raise UserError(

@@ -123,8 +123,11 @@ def within_reach(teacher: Teacher | None, t: Tensor, r: Tensor) -> tuple[Tensor,
 
 
 @torch.no_grad()
-def teacher_velocity(teacher: Teacher, z: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-    """The teacher's velocity in the precision of its weights (no autocast), on the device of ``z``.
+def teacher_velocity(
+    teacher: Teacher, z: Tensor, t: Tensor, cond: Mapping[str, Tensor], autocast: bool = False
+) -> Tensor:
+    """The teacher's velocity in the precision of its weights, on the device of ``z``; with
+    ``autocast`` in the run's mixed precision instead, in the precision of ``z``.
 
     After the latest time that it was trained at it is the velocity of that time at ``z``: so its
     own sampler takes the last step.
@@ -133,5 +136,7 @@ def teacher_velocity(teacher: Teacher, z: Tensor, t: Tensor, cond: Mapping[str, 
     weight = next(teacher.network.parameters(), z)
     if weight.device != z.device:
         teacher.to(device=z.device)
+    if autocast:
+        return teacher.velocity(z, t, cond).to(z.dtype)
     with torch.autocast(z.device.type, enabled=False):
         return teacher.velocity(z, t, cond)
