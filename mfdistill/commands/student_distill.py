@@ -17,6 +17,7 @@ from mfdistill.config import from_dict, to_dict
 from mfdistill.data.tts_config import TTSOptions
 from mfdistill.distill.objectives.config import IntegralConfig, MeanFlowConfig
 from mfdistill.distill.settings import TrainConfig
+from mfdistill.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ def repeat(config: Mapping[str, Any], where: str) -> StudentDistill:
     causal = bool(((config.get("task") or {}).get("stft") or {}).get("causal", False))
     objective = dict(config.get("objective") or {})
     name = objective.pop("name", "integral")
+    if name == "finish":
+        raise UserError(f"--config {where}: is of a finished student; student-finish repeats it")
     kinds = {"integral": IntegralConfig, "meanflow": MeanFlowConfig}
     parent = config.get("parent") or {}
     return StudentDistill(
@@ -122,7 +125,6 @@ def run(command: StudentDistill) -> Path:
     from mfdistill.distill.logs import say
     from mfdistill.distill.objectives import OBJECTIVES
     from mfdistill.distill.processes import make_accelerator
-    from mfdistill.errors import UserError
     from mfdistill.search.cache import digest_tensors
     from mfdistill.students import Student
     from mfdistill.students.causal import causal_start
@@ -194,7 +196,6 @@ def run(command: StudentDistill) -> Path:
 def _replaced(command: StudentDistill, task: Any) -> Any:
     """The predictor that --predictor names instead of the teacher's."""
     from mfdistill.commands.predictor import open_predictor
-    from mfdistill.errors import UserError
 
     if command.predictor is None:
         return None

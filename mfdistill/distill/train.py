@@ -194,6 +194,7 @@ def training_step(
     totals: dict[str, torch.Tensor] = {}
     for number, raw in enumerate(raws, start=1):
         batch = make_batch(run.task, raw, accelerator.device) | {
+            "step": run.step,
             "progress": run.step / config.steps,
             "loss_count": count,
         }

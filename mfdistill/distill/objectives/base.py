@@ -5,7 +5,8 @@ A batch is a mapping with
 - ``z_1``: clean features x, (b, 2, f, n); ``cond``: the condition, a dict of tensors with b rows;
 - ``index``: (b,) integers, the samples' global indices; every random number is a function of (seed,
   index);
-- ``progress``: 0 at the start of the run, 1 at its end (for curricula; default 1);
+- ``progress``: 0 at the start of the run, 1 at its end (for curricula; default 1); ``step``: the
+  number of the update, in training only;
 - ``loss_mask``: (b, 1, 1, n), 1 where a frame counts (of Mel states (b, n, 1) or (b, 1, n)), or
   None;
 - ``loss_count``: see ``reduce``; needed only with masks and several processes or accumulation.
