@@ -168,13 +168,6 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     write_json(file, sealed({"format": FORMAT, **config}, recorded(file)))
 
 
-def add_files(folder: Path, names: Iterable[str]) -> None:
-    """Record the digests of further files that belong to the model in ``folder``."""
-    file = folder / "config.json"
-    digests = {name: file_digest(folder / name) for name in names}
-    write_json(file, sealed(load_config(folder), {**recorded(file), **digests}))
-
-
 def _json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
@@ -188,6 +181,11 @@ def load_config(path: str | Path) -> dict[str, Any]:
     """
     folder = Path(path)
     file = folder / "config.json" if folder.is_dir() else folder
+    if (folder / "training_state").is_dir() and not file.is_file():
+        raise UserError(
+            f"{path}: this run has not saved its model yet; it does so every --save-every updates "
+            "and when it is stopped"
+        )
     if not file.is_file():
         raise UserError(
             f"{path}: no config.json there; name a folder that teacher-train or student-distill wrote"

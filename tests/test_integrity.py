@@ -18,8 +18,9 @@ from loop_toy import Toy
 from test_loop import assert_same, fit, log, one_thread, settings  # noqa: F401
 
 from mfdistill import checkpoint
-from mfdistill.checkpoint import add_files, load_config, load_tensors, save_folder, write_config
+from mfdistill.checkpoint import load_config, load_tensors, save_folder, write_config
 from mfdistill.commands.info import describe
+from mfdistill.companions import SECTION, checksums, write_companions
 from mfdistill.distill import state
 from mfdistill.distill.interrupt import Interrupted
 from mfdistill.errors import UserError
@@ -55,12 +56,13 @@ def load_all(folder: Path) -> None:
 
 
 def test_every_flip_and_cut_of_a_model_folder_is_found(tmp_path: Path) -> None:
-    save_folder(tmp_path, {"w": torch.randn(50, 3)}, {"role": "student", "schedule": [0.0, 1.0]})
-    (tmp_path / "vocab.txt").write_text("a\nb\n")
-    add_files(tmp_path, ["vocab.txt"])
+    companions = {"vocab.txt": b"a\nb\n"}
+    write_companions(tmp_path, companions)
+    config = {"role": "student", "schedule": [0.0, 1.0], SECTION: checksums(companions)}
+    save_folder(tmp_path, {"w": torch.randn(50, 3)}, config)
     load_all(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())[FILES] == {
-        name: file_digest(tmp_path / name) for name in ("model.safetensors", "vocab.txt")
+        "model.safetensors": file_digest(tmp_path / "model.safetensors")
     }
     for file in (tmp_path / "model.safetensors", tmp_path / "config.json"):
         whole = file.read_bytes()
@@ -72,7 +74,7 @@ def test_every_flip_and_cut_of_a_model_folder_is_found(tmp_path: Path) -> None:
         file.write_bytes(whole)
     describe(str(tmp_path))
     (tmp_path / "vocab.txt").write_text("a\nc\n")
-    with pytest.raises(UserError, match="vocab.txt: damaged"):
+    with pytest.raises(UserError, match="vocab.txt: is not the one"):
         describe(str(tmp_path))
 
 

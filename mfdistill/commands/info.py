@@ -16,6 +16,7 @@ from typing import Any
 from tyro.conf import Positional
 
 import mfdistill
+from mfdistill.companions import companion, named_companions
 from mfdistill.errors import UserError
 from mfdistill.integrity import check_folder, recorded
 
@@ -79,6 +80,7 @@ def describe(checkpoint: str, sizes: str | None = None) -> dict[str, str]:
     weights, front = folder / "model.safetensors", config.get("predictor") or {}
     files = recorded(folder / "config.json")
     check_folder(folder, files or {weights.name: ""})
+    beside = [name for name in named_companions(folder) if companion(folder, name)]
     own_count, front_count = parameters(weights)
     schedules = {len(config["schedule"]) - 1: config["schedule"]} if config.get("schedule") else {}
     schedules |= {int(nfe): times for nfe, times in (config.get("schedules") or {}).items()}
@@ -97,7 +99,7 @@ def describe(checkpoint: str, sizes: str | None = None) -> dict[str, str]:
         **own,
         "network": f"{network.get('name')} ({listed(network.get('config') or {})})",
         "parameters": f"{own_count:,}",
-        "files": ", ".join(f"{name} as written" for name in files) or "no checksums: written before there were any",
+        "files": ", ".join(f"{name} as written" for name in [*files, *beside]) or "no checksums: written before there were any",
         "predictor": _predictor(front, front_count) if front else "",
         "objective": f"{objective.get('name')} ({listed({k: v for k, v in objective.items() if k != 'name'})})" if objective else "",
         "data": str((config.get("data") or {}).get("source", "")),
@@ -186,6 +188,8 @@ def _versions() -> dict[str, str]:
     import torch
 
     from mfdistill.audio.resample import torchaudio_fault
+    from mfdistill.metrics import METRICS
+    from mfdistill.metrics.base import distribution
 
     facts = {
         "mfdistill": mfdistill.__version__,
@@ -195,9 +199,10 @@ def _versions() -> dict[str, str]:
     facts["torchaudio"] = torchaudio_fault() or _version("torchaudio")
     for name in ("accelerate", "safetensors", "datasets", "tyro"):
         facts[name] = _version(name)
-    facts["metrics"] = ", ".join(
-        f"{name} {_version(name)}" for name in ("pesq", "pystoi", "resemblyzer", "speechmos")
+    packages = dict.fromkeys(
+        distribution(metric.modules[0]) for metric in METRICS.values() if metric.modules
     )
+    facts["metrics"] = ", ".join(f"{name} {_version(name)}" for name in packages)
     facts["embedded corpus"] = "espeakng-loader " + _version("espeakng-loader")
     device = (
         torch.cuda.get_device_name()

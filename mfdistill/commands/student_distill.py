@@ -117,6 +117,7 @@ def run(command: StudentDistill) -> Path:
     Raises:
         UserError: bad options, teacher or data. Interrupted: stopped by a signal, after saving.
     """
+    from mfdistill.commands.distill_checks import check_foreign, foreign_teacher
     from mfdistill.commands.distill_foreign import run_foreign
     from mfdistill.commands.teacher_import import read_sizes
     from mfdistill.commands.training import launch
@@ -125,6 +126,7 @@ def run(command: StudentDistill) -> Path:
     from mfdistill.distill.logs import say
     from mfdistill.distill.objectives import OBJECTIVES
     from mfdistill.distill.processes import make_accelerator
+    from mfdistill.distill.run import check_run
     from mfdistill.search.cache import digest_tensors
     from mfdistill.students import Student
     from mfdistill.students.causal import causal_start
@@ -141,6 +143,9 @@ def run(command: StudentDistill) -> Path:
     accelerator = make_accelerator(training)
     if command.teacher is None:
         return run_scratch(command, accelerator)
+    check_run(training, accelerator.num_processes)
+    if (foreign := foreign_teacher(command)) is not None:
+        check_foreign(command, *foreign)
     teacher = load_teacher(command.teacher, command.kind, config=read_sizes(command.sizes))
     task = getattr(teacher, "task", None)
     if isinstance(task, ForeignTask):

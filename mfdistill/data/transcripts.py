@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mfdistill.errors import UserError
-from mfdistill.integrity import check_file
 from mfdistill.reading import read_lines, read_rows, read_text
 from mfdistill.walk import AUDIO_SUFFIXES, files_below
 
@@ -151,7 +150,6 @@ class Vocabulary:
             raise UserError(
                 f"--tts.vocab {file}: no such file; give the vocab.txt that belongs to the checkpoint"
             )
-        check_file(file)
         lines = read_text(file).split("\n")
         symbols = tuple(line.rstrip("\r") for line in (lines[:-1] if lines[-1] == "" else lines))
         if not symbols:

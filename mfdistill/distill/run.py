@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from mfdistill.checkpoint import clean_parts, remove_folder, save_folder
+from mfdistill.companions import SECTION, copy_companions, named_companions
 from mfdistill.config import to_dict
 from mfdistill.distill import state
 from mfdistill.distill.ema import EMA
 from mfdistill.distill.logs import FILE, RunLog
-from mfdistill.distill.settings import TrainConfig, identity
+from mfdistill.distill.settings import TrainConfig, check, identity
 from mfdistill.errors import UserError
 from mfdistill.integrity import check_finite
 from mfdistill.teachers.predictor import with_predictor
@@ -58,6 +59,22 @@ class Run:
 PLAIN = ("step", "seconds", "skipped", "skipped_in_a_row", "best", "to_validate", "window")
 
 
+def check_run(config: TrainConfig, world: int) -> None:
+    """What can be told of a run before its model is made: its settings, and its folder.
+
+    Raises:
+        UserError: bad settings, or a folder that is in use by another run.
+    """
+    check(config, world)
+    out = Path(config.out)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file; --out needs a folder")
+    if not config.resume and out.is_dir() and any(out.iterdir()) and not config.overwrite:
+        raise UserError(
+            f"{out}: already holds files; --resume continues that run, --overwrite replaces it, or name another --out"
+        )
+
+
 def find_run(config: TrainConfig, model_config: dict[str, Any]) -> state.Found | None:
     """The newest whole state of the run to continue, or None where one starts. Changes nothing, so
     every rank comes to the same answer.
@@ -66,15 +83,9 @@ def find_run(config: TrainConfig, model_config: dict[str, Any]) -> state.Found |
         UserError: the folder is in use and neither ``resume`` nor ``overwrite`` is set, the
             resumed run had other settings, or all its states are damaged.
     """
-    out = Path(config.out)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file; --out needs a folder")
     if not config.resume:
-        if out.is_dir() and any(out.iterdir()) and not config.overwrite:
-            raise UserError(
-                f"{out}: already holds files; --resume continues that run, --overwrite replaces it, or name another --out"
-            )
         return None
+    out = Path(config.out)
     found = state.find_state(out)
     if found is None:
         if (out / "model.safetensors").is_file():
@@ -115,6 +126,8 @@ def prepare_folder(config: TrainConfig, found: state.Found | None) -> None:
         if found is not None:
             state.settle(out, found.folder)
             return
+        for name in named_companions(out):
+            (out / name).unlink(missing_ok=True)
         # only what a run writes, since the folder may be anything; the state goes last, or a kill
         # here would orphan the model
         for name in ("model.safetensors", "config.json", FILE):
@@ -197,6 +210,8 @@ def save_model(run: Run, folder: Path) -> None:
             with_predictor(run.model.state_dict(), run.task),
             {**run.model_config, "training": training},
         )
+    if folder != Path(run.config.out):
+        copy_companions(Path(run.config.out), folder, run.model_config.get(SECTION) or {})
 
 
 def save_run(run: Run, with_model: bool = True) -> None:

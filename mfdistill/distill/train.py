@@ -20,21 +20,24 @@ from typing import Any
 import torch
 from torch import nn
 
+from mfdistill.companions import SECTION, checksums, write_companions
 from mfdistill.data.batches import batches
 from mfdistill.distill.batch import loss_count, make_batch
+from mfdistill.distill.disk import disk_need
 from mfdistill.distill.interrupt import Interrupted, Signals
 from mfdistill.distill.logs import say
 from mfdistill.distill.processes import make_accelerator
 from mfdistill.distill.run import (
     Run,
     build_run,
+    check_run,
     find_run,
     how_begun,
     prepare_folder,
     save_model,
     save_run,
 )
-from mfdistill.distill.settings import TrainConfig, check, check_end, lr_factor
+from mfdistill.distill.settings import TrainConfig, check_end, lr_factor
 from mfdistill.errors import UserError
 
 Validate = Callable[[nn.Module, int, Any], Mapping[str, float]]
@@ -50,6 +53,7 @@ def train(
     model_config: dict[str, Any],
     validate: Validate | None = None,
     accelerator: Any = None,
+    companions: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Optimise all trainable parameters of ``objective`` and save its ``model``.
 
@@ -64,6 +68,8 @@ def train(
             without gradients, with the averaged weights in evaluation mode; values must be the same
             on every rank.
         accelerator: as from ``make_accelerator``, which is called where this is None.
+        companions: files that the model is not used without, written before the first save
+            (``mfdistill.companions``).
 
     Returns:
         ``config.out``: ``model.safetensors`` (averaged weights), ``config.json``, ``log.jsonl``,
@@ -80,7 +86,10 @@ def train(
         raise UserError(
             f"--mixed-precision {config.mixed_precision}: launched with {accelerator.mixed_precision}; give the same to both"
         )
-    check(config, accelerator.num_processes)
+    check_run(config, accelerator.num_processes)
+    companions = companions or {}
+    if companions:
+        model_config = {**model_config, SECTION: checksums(companions)}
     found = find_run(config, model_config)
     saved = None if found is None else found.info
     accelerator.wait_for_everyone()
@@ -91,9 +100,14 @@ def train(
         return Path(config.out)
     if accelerator.is_main_process:
         prepare_folder(config, found)
+        write_companions(Path(config.out), companions)
     accelerator.wait_for_everyone()
 
     run = build_run(objective, task, config, model_config, accelerator, saved)
+    if accelerator.is_main_process:
+        files, best = sum(map(len, companions.values())), config.best_metric is not None
+        need = disk_need(run.objective, run.model, files, best, config.keep_states)
+        say(need.told(Path(config.out)))
     try:
         with Signals() as signals, run.log:
             for text in how_begun(config, found):
