@@ -66,6 +66,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
         ("toy", replace(base, out=str(tmp_path / "accumulated"), accumulation=2), {}),
         ("integral", replace(base, out=str(tmp_path / "integral"), lr=1e-3), {}),
         ("meanflow", replace(base, out=str(tmp_path / "meanflow"), lr=1e-3, accumulation=2), {}),
+        ("finish", replace(base, out=str(tmp_path / "finish"), lr=1e-3, accumulation=2), {}),
     ]
     cut = replace(base, out=str(tmp_path / "cut"))
     process = start(

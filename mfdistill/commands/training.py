@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mfdistill.checkpoint import load_config, write_text
+from mfdistill.checkpoint import load_config
 from mfdistill.commands.options import Corpus, ValidOptions
 from mfdistill.config import from_dict
 from mfdistill.distill.settings import TrainConfig, in_steps
@@ -79,20 +79,21 @@ def launch(
     if accelerator.is_main_process:
         finish(out)
         say(
-            f"{out}: model.safetensors, config.json, log.jsonl, curves.png, README.md; go on with: mfdistill {after}"
+            f"{out}: model.safetensors, config.json, log.jsonl, curves.png, README.md, report.html; go on with: mfdistill {after}"
         )
     return out
 
 
 def finish(out: Path) -> None:
-    """``curves.png`` and the model card of a run."""
-    from mfdistill.report import curves_plot, model_card
+    """``curves.png``, the model card and the page of a run."""
+    from mfdistill.commands.derived import refresh
+    from mfdistill.report import curves_plot
 
     lines = (out / "log.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [row for row in map(json.loads, lines) if row["kind"] != "note"]
     if rows:
         curves_plot(rows, out / "curves.png", out.name)
-    write_text(out / "README.md", model_card(load_config(out)))
+    refresh(out)
 
 
 def saved_training(config: dict[str, Any], where: str) -> TrainConfig:
@@ -119,11 +120,14 @@ def saved_valid(config: Mapping[str, Any], where: str) -> dict[str, ValidOptions
 
 
 def same_task(own: Task, other: Task, what: str) -> None:
-    """Raise ``UserError`` unless a checkpoint's task is the one that is trained for."""
+    """Raise ``UserError`` unless a checkpoint's task is the one that is trained for, whatever the
+    temperature, which is one of sampling.
+    """
     from mfdistill.config import to_dict
     from mfdistill.distill.state import first_difference
 
-    if different := first_difference(to_dict(other.config), to_dict(own.config)):
+    theirs, here = (to_dict(task.config) | {"temperature": None} for task in (other, own))
+    if different := first_difference(theirs, here):
         key, theirs, ours = different
         raise UserError(
             f"{what}: is of another task ({key} is {theirs!r}, here {ours!r}); choose another one or change the options"
