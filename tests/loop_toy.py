@@ -30,7 +30,7 @@ from mfdistill.distill.train import make_accelerator, train
 from mfdistill.flow import GaussianPath
 from mfdistill.networks.compact import CompactConfig, CompactNet
 from mfdistill.students import Student
-from mfdistill.teachers.cfm import CFMTeacher
+from mfdistill.teachers.field import Field
 
 MODEL_CONFIG = {
     "role": "teacher",
@@ -61,6 +61,7 @@ class Data:
 
 class Task:
     sample_rate = 16
+    predictor = None
     path = GaussianPath(sigma_0=0.5, temperature=0.7)
 
     def gain(self, wave: Tensor) -> Tensor:
@@ -115,7 +116,7 @@ def build(kind: str, config: TrainConfig, arguments: dict[str, Any]) -> nn.Modul
     path = GaussianPath(sigma_0=0.5)
     if kind == "cfm":
         return CFMObjective(network, path, seed=config.seed)
-    teacher = CFMTeacher(network)
+    teacher = Field(network)
     if kind == "critics":
         return finish_toy.finish(CriticConfig(0.1, warmup=2, ramp=2, r1=0.1, lr=1e-4))
     if kind == "finish":

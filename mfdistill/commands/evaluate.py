@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mfdistill.commands.options import Corpus
 from mfdistill.commands.progress import progress
+from mfdistill.commands.runs import wav_name
 
 if TYPE_CHECKING:
     from mfdistill.distill.inference import Model, Steps
@@ -39,6 +40,11 @@ class Evaluate:
     limit: int | None = None
     """Use at most so many utterances."""
     metrics: tuple[str, ...] = ("pesq", "estoi", "sisdr", "lsd", "spksim", "dnsmos")
+    """Of those in docs/metrics.md."""
+    against: str | None = None
+    """A system of the table (teacher-20, regression, unprocessed, ...): the others' differences to
+    it, with intervals paired by utterance, are a second table.
+    """
     teacher_nfe: tuple[int, ...] = (1, 2, 5, 10, 20)
     """Euler steps of the teacher."""
     teacher_solver: tuple[str, ...] = ()
@@ -48,11 +54,13 @@ class Evaluate:
     student_nfe: tuple[int, ...] = (1, 2, 3)
     """Equal steps of the student."""
     audio: int = 4
-    """Utterances whose restored waveforms are written as WAV files."""
+    """Utterances whose restored waveforms are written as WAV files, beside those that the student
+    does worst and best.
+    """
     seed: int = 0
     """Of the noise, which is the same for every system."""
     workers: int = 1
-    """Processes for PESQ and ESTOI."""
+    """Processes for PESQ, ESTOI and other slow metrics, beside this one."""
     data: Corpus = field(default_factory=Corpus)
     """By default what the student was trained on."""
 
@@ -70,12 +78,7 @@ class Entry:
 
     @property
     def label(self) -> str:
-        number = f"-{self.nfe}" if self.model in ("teacher", "student") else ""
-        return (
-            self.model
-            + number
-            + (f"-{self.schedule}" if self.schedule not in ("", "uniform") else "")
-        )
+        return wav_name(self.model, self.nfe, self.schedule)
 
 
 def run(command: Evaluate) -> list[dict[str, Any]]:
@@ -90,7 +93,7 @@ def run(command: Evaluate) -> list[dict[str, Any]]:
     from mfdistill.data import open_eval
     from mfdistill.distill.logs import say
     from mfdistill.errors import UserError
-    from mfdistill.metrics import named, pesq_mode, scoring_pool, summarise
+    from mfdistill.metrics import differences, named, pesq_mode, plain, scoring_pool, summarise
 
     for name in ("teacher_nfe", "student_nfe"):
         if any(nfe < 1 for nfe in getattr(command, name)):
@@ -98,6 +101,9 @@ def run(command: Evaluate) -> list[dict[str, Any]]:
     named(command.metrics)
     accelerator = Accelerator()
     task, entries = _entries(command, accelerator.device)
+    labels = [entry.label for entry in entries]
+    if command.against is not None and command.against not in labels:
+        raise UserError(f"--against {command.against}: choose from {', '.join(labels)}")
     utterances = open_eval(
         command.data, command.split, task.degradation, task.sample_rate, limit=command.limit
     )
@@ -107,7 +113,7 @@ def run(command: Evaluate) -> list[dict[str, Any]]:
         say(
             f"evaluating '{task.config.name}' at {task.sample_rate} Hz: {len(entries)} systems on {what}"
         )
-    rows, details = [], []
+    rows, details, scored = [], [], {}
     share = -(-len(utterances) // accelerator.num_processes)
     with (
         scoring_pool(command.workers) as pool,
@@ -152,9 +158,26 @@ def run(command: Evaluate) -> list[dict[str, Any]]:
                     ]
                 )
             )
-            details += [about | row for row in scores]
+            details += [about | plain(row) for row in scores]
+            scored[entry.label] = about, scores
     if main:
-        _write(command, task, utterances, rows, details, entries)
+        heard = _heard(command, utterances, rows, details)
+        for entry in entries:
+            for index in heard[command.audio :]:
+                wave = utterances[index]["degraded"].to(accelerator.device)
+                restored = _restored(command, entry, task, utterances, wave, index)
+                _keep_wave(command, entry, task, utterances.names[index], restored.cpu().numpy())
+        if command.against is not None:
+            other = scored[command.against][1]
+            _write_differences(
+                command,
+                [
+                    about | differences(scores, other)
+                    for label, (about, scores) in scored.items()
+                    if label != command.against
+                ],
+            )
+        _write(command, task, utterances, rows, details, entries, heard)
     accelerator.wait_for_everyone()
     return rows
 
@@ -223,25 +246,18 @@ def _score(
     import torch
     from torch import Tensor
 
-    from mfdistill.audio.io import write_audio
-    from mfdistill.distill.inference import restore, text_of
     from mfdistill.distill.validation import score_system
     from mfdistill.metrics import measure_rtf
 
     def system(wave: Tensor, index: int) -> Tensor:
-        if entry.source is None:
-            return task.degrade(wave[None])[0]
-        own, text = entry.source.task, text_of(task, utterances[index])
-        return restore(
-            own, entry.source.endpoint, wave, entry.steps, command.seed, index, text=text
-        )
+        return _restored(command, entry, task, utterances, wave, index)
 
     heard = {utterances.names[i] for i in range(min(command.audio, len(utterances)))}
 
     def keep(name: str, wave: Any) -> None:
         tell(entry.label, 1)
         if name in heard:
-            write_audio(_wav(command, name, entry.label), wave, task.sample_rate, subtype="FLOAT")
+            _keep_wave(command, entry, task, name, wave)
 
     rows = score_system(
         system, utterances, command.metrics, task.sample_rate, accelerator, pool, keep, task
@@ -257,6 +273,41 @@ def _score(
     return rows, rtf
 
 
+def _restored(
+    command: Evaluate, entry: Entry, task: Task, utterances: Any, wave: Any, index: int
+) -> Any:
+    """Waveform (s,) of one system from the degraded one; the input itself where there is none."""
+    from mfdistill.distill.inference import restore, text_of
+
+    if entry.source is None:
+        return task.degrade(wave[None])[0]
+    text = text_of(task, utterances[index])
+    source = entry.source
+    return restore(source.task, source.endpoint, wave, entry.steps, command.seed, index, text=text)
+
+
+def _heard(
+    command: Evaluate,
+    utterances: Any,
+    rows: Sequence[Mapping[str, Any]],
+    details: Sequence[Mapping[str, Any]],
+) -> list[int]:
+    """Numbers of the utterances that are written: the first ones, then what the student does worst
+    and best.
+    """
+    from mfdistill.report.story import extremes
+
+    first = list(range(min(command.audio, len(utterances))))
+    found = [utterances.names.index(name) for name in extremes(rows, details)] if first else []
+    return first + [index for index in found if index not in first]
+
+
+def _keep_wave(command: Evaluate, entry: Entry, task: Task, name: str, wave: Any) -> None:
+    from mfdistill.audio.io import write_audio
+
+    write_audio(_wav(command, name, entry.label), wave, task.sample_rate, subtype="FLOAT")
+
+
 def _wav(command: Evaluate, name: str, label: str) -> Path:
     return Path(command.out) / "audio" / name.replace("/", "_") / f"{label}.wav"
 
@@ -268,9 +319,14 @@ def _write(
     rows: list[dict[str, Any]],
     details: list[dict[str, Any]],
     entries: Sequence[Entry],
+    heard: Sequence[int],
 ) -> None:
     from mfdistill.audio.io import write_audio
-    from mfdistill.checkpoint import write_text
+    from mfdistill.checkpoint import write_json, write_text
+    from mfdistill.commands.derived import refresh
+    from mfdistill.commands.pages import write_report
+    from mfdistill.commands.results import holds_results, keep
+    from mfdistill.config import to_dict
     from mfdistill.distill.logs import say
     from mfdistill.report import model_card, quality_plot, write_table
 
@@ -285,8 +341,15 @@ def _write(
     card: Mapping[str, Any] = next(
         (entry.source.config for entry in reversed(entries) if entry.source is not None), {}
     )
-    write_text(out / "README.md", model_card(card, rows))
-    for item in (utterances[i] for i in range(min(command.audio, len(utterances)))):
+    where = next((entry.checkpoint for entry in reversed(entries) if entry.checkpoint), None)
+    write_text(out / "README.md", model_card(card, rows, where=where))
+    write_json(out / "command.json", to_dict(command))
+    told = {"data": command.data.source, "split": command.split, "limit": command.limit, "out": str(out)}  # fmt: skip
+    models = {entry.checkpoint for entry in entries if entry.checkpoint}
+    for folder in sorted(models):
+        if holds_results(Path(folder)):
+            keep(Path(folder), {**told, "rows": rows})
+    for item in (utterances[i] for i in heard):
         write_audio(
             _wav(command, item["name"], "clean"),
             item["clean"].numpy(),
@@ -297,18 +360,31 @@ def _write(
         rows,
         f"{task.config.name}, {task.sample_rate} Hz, {rows[0]['n']} utterances ({command.split}), mean ± 95 % confidence",
     )
+    for folder in sorted(models):
+        refresh(folder)
+    write_report(out)
     say(
-        f"{out}: evaluation.csv and .json, utterances.csv and .json, quality.png, README.md"
+        f"{out}: report.html, evaluation.csv and .json, utterances.csv and .json, quality.png, README.md"
         + (", audio/" if command.audio else "")
     )
 
 
-def _show(rows: Sequence[Mapping[str, Any]], title: str) -> None:
+def _write_differences(command: Evaluate, rows: list[dict[str, Any]]) -> None:
+    from mfdistill.distill.logs import say
+    from mfdistill.report import write_table
+
+    write_table(Path(command.out) / "differences", rows)
+    _show(rows, f"difference to {command.against}, mean ± 95 % confidence of pairs", paired=True)
+    say(f"{command.out}: differences.csv and .json")
+
+
+def _show(rows: Sequence[Mapping[str, Any]], title: str, paired: bool = False) -> None:
     """The table; a narrow terminal gets it without intervals and with the model's columns in
     one.
     """
     from rich.console import Console
 
+    from mfdistill.metrics import column_of
     from mfdistill.report import table
 
     console = (
@@ -317,12 +393,11 @@ def _show(rows: Sequence[Mapping[str, Any]], title: str) -> None:
     metrics = [
         column
         for column in rows[-1]
-        if f"{column}_ci95" in rows[-1] and column not in ("dnsmos_sig", "dnsmos_bak")
+        if f"{column}_ci95" in rows[-1] and not ((own := column_of(column)) and own.minor)
     ]
-    if console.width >= _WIDE:
-        console.print(
-            table(rows, ["model", "nfe", "schedule", "params", "rtf", *metrics], title=title)
-        )
+    facts = [] if paired else ["params", "rtf"]
+    if paired or console.width >= _WIDE:
+        console.print(table(rows, ["model", "nfe", "schedule", *facts, *metrics], title=title))
         return
     short = [
         {

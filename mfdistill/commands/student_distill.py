@@ -117,6 +117,7 @@ def run(command: StudentDistill) -> Path:
     Raises:
         UserError: bad options, teacher or data. Interrupted: stopped by a signal, after saving.
     """
+    from mfdistill.commands.distill_checks import check_foreign, foreign_teacher
     from mfdistill.commands.distill_foreign import run_foreign
     from mfdistill.commands.teacher_import import read_sizes
     from mfdistill.commands.training import launch
@@ -124,7 +125,8 @@ def run(command: StudentDistill) -> Path:
     from mfdistill.data.speech import open_task_train
     from mfdistill.distill.logs import say
     from mfdistill.distill.objectives import OBJECTIVES
-    from mfdistill.distill.train import make_accelerator
+    from mfdistill.distill.processes import make_accelerator
+    from mfdistill.distill.run import check_run
     from mfdistill.search.cache import digest_tensors
     from mfdistill.students import Student
     from mfdistill.students.causal import causal_start
@@ -141,8 +143,11 @@ def run(command: StudentDistill) -> Path:
     accelerator = make_accelerator(training)
     if command.teacher is None:
         return run_scratch(command, accelerator)
+    check_run(training, accelerator.num_processes)
+    if (foreign := foreign_teacher(command)) is not None:
+        check_foreign(command, *foreign)
     teacher = load_teacher(command.teacher, command.kind, config=read_sizes(command.sizes))
-    task = getattr(teacher, "task", None)
+    task = teacher.task
     if isinstance(task, ForeignTask):
         return run_foreign(command, teacher, accelerator)
     check_preset(command.preset, None, command.teacher)
@@ -158,13 +163,14 @@ def run(command: StudentDistill) -> Path:
     }
     start = causal_start(teacher, _replaced(command, task)) if command.causal else teacher
     student = Student.from_teacher(start, command.nfe, parent, command.interval)
-    task = getattr(start, "task", task)
+    task = start.task
+    assert task is not None
     dataset = open_task_train(command.data, task)
     settings = getattr(command, command.objective)
     if (
         isinstance(settings, IntegralConfig)
         and settings.state == "data"
-        and not getattr(teacher, "straight", True)
+        and not teacher.facts.straight
     ):
         say(
             "integral.state: 'rollout', since this teacher's states do not lie on straight paths to the data"

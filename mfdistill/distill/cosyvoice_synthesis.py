@@ -12,15 +12,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mfdistill.checkpoint import resolve
+from mfdistill.companions import companion
 from mfdistill.distill.foreign_speaker import device_of, open_speaker
 from mfdistill.distill.inference import Model, Steps
 from mfdistill.distill.mel_vocoder import MelVocoder, open_mel_vocoder
 from mfdistill.distill.synthesis import LEAST_PROMPT_S, LONGEST_S, Speech, now
 from mfdistill.errors import UserError
 from mfdistill.flow import noise
+from mfdistill.systems.cosyvoice_front import FRONT, TokenFront, load_front
 from mfdistill.tasks.foreign import ForeignTask
-from mfdistill.teachers.cosyvoice_front import FRONT, TokenFront, load_front
-from mfdistill.teachers.load import resolve
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def open_cosyvoice(
     """
     model, place = open_speaker(path, device, guidance), resolve(path)
     task: ForeignTask = model.task  # type: ignore[assignment]
-    if not (place / FRONT).is_file():
+    if companion(place, FRONT) is None:
         raise UserError(
             f"{path}: has no {FRONT}, which embeds speech tokens; distil from a whole flow.pt (it was trained on features mu)"
         )

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from mfdistill.audio.crossfade import crossfade
 from mfdistill.audio.speech_mel import prompt_gain
+from mfdistill.checkpoint import resolve
+from mfdistill.companions import companion
 from mfdistill.data.chunks import text_chunks
 from mfdistill.data.transcripts import Vocabulary, f5_symbols
 from mfdistill.distill.foreign_speaker import device_of, open_speaker
@@ -21,11 +23,9 @@ from mfdistill.distill.logs import say
 from mfdistill.distill.mel_vocoder import MelVocoder, open_mel_vocoder
 from mfdistill.distill.synthesis import LEAST_PROMPT_S, Speech, now
 from mfdistill.errors import UserError
-from mfdistill.tasks.foreign import ForeignTask
-from mfdistill.teachers.f5 import noise
-from mfdistill.teachers.f5_inputs import f5_condition, f5_duration, paste_prompt
-from mfdistill.teachers.imported import VOCAB
-from mfdistill.teachers.load import resolve
+from mfdistill.systems.f5 import VOCAB
+from mfdistill.systems.f5_inputs import f5_condition, f5_duration, paste_prompt
+from mfdistill.tasks.foreign import ForeignTask, noise
 
 LONGEST_S = 22.0
 """Of prompt and part together, by the prompt's pace."""
@@ -61,11 +61,12 @@ def open_f5(
     """
     model, place = open_speaker(path, device, guidance), resolve(path)
     task: ForeignTask = model.task  # type: ignore[assignment]
-    if not (place / VOCAB).is_file():
+    file = companion(place, VOCAB)
+    if file is None:
         raise UserError(
-            f"{path}: has no {VOCAB}, so texts cannot be read; put the checkpoint's there (teacher-import: --vocab)"
+            f"{path}: has no {VOCAB}, so texts cannot be read; put the checkpoint's there"
         )
-    vocabulary = Vocabulary.read(place / VOCAB)
+    vocabulary = Vocabulary.read(file)
     network = model.module if model.role == "teacher" else model.module.network
     vocabulary.check(network.config.text_num_embeds)  # type: ignore[union-attr, arg-type]
     return F5Speaker(model, task, vocabulary, open_mel_vocoder(vocoder, task, device))

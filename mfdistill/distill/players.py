@@ -32,12 +32,12 @@ class Player:
 
 def others(objective: nn.Module) -> Mapping[str, Player]:
     """``objective.players``: name -> player beside the model; most objectives have none."""
-    return getattr(objective, "players", {})
+    return objective.__dict__.get("players", {})
 
 
 def model_begins(objective: nn.Module) -> int:
     """``objective.alone``: updates at the start in which only the other players are trained."""
-    return getattr(objective, "alone", 0)
+    return objective.__dict__.get("alone", 0)
 
 
 def parameter_groups(

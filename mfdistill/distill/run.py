@@ -10,15 +10,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from mfdistill.checkpoint import remove_folder, save_folder
+import mfdistill
+from mfdistill.checkpoint import clean_parts, remove_folder, save_folder
+from mfdistill.companions import SECTION, copy_companions, named_companions
 from mfdistill.config import to_dict
 from mfdistill.distill import state
 from mfdistill.distill.ema import EMA
 from mfdistill.distill.logs import FILE, RunLog
 from mfdistill.distill.players import parameter_groups
-from mfdistill.distill.settings import TrainConfig, identity
+from mfdistill.distill.settings import TrainConfig, check, identity
 from mfdistill.errors import UserError
-from mfdistill.teachers.predictor import with_predictor
+from mfdistill.integrity import check_finite
+from mfdistill.networks.predictor import with_predictor
 
 
 @dataclass
@@ -58,60 +61,81 @@ class Run:
 PLAIN = ("step", "seconds", "skipped", "skipped_in_a_row", "best", "to_validate", "window")
 
 
-def find_run(config: TrainConfig, model_config: dict[str, Any]) -> dict[str, Any] | None:
-    """``state.json`` of the run to continue, or None where one starts. Changes nothing, so every
-    rank comes to the same answer.
+def check_run(config: TrainConfig, world: int) -> None:
+    """What can be told of a run before its model is made: its settings, and its folder.
 
     Raises:
-        UserError: the folder is in use and neither ``resume`` nor ``overwrite`` is set, or the
-            resumed run had other settings.
+        UserError: bad settings, or a folder that is in use by another run.
     """
+    check(config, world)
     out = Path(config.out)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; --out needs a folder")
+    if not config.resume and out.is_dir() and any(out.iterdir()) and not config.overwrite:
+        raise UserError(
+            f"{out}: already holds files; --resume continues that run, --overwrite replaces it, or name another --out"
+        )
+
+
+def find_run(config: TrainConfig, model_config: dict[str, Any]) -> state.Found | None:
+    """The newest whole state of the run to continue, or None where one starts. Changes nothing, so
+    every rank comes to the same answer.
+
+    Raises:
+        UserError: the folder is in use and neither ``resume`` nor ``overwrite`` is set, the
+            resumed run had other settings, or all its states are damaged.
+    """
     if not config.resume:
-        if out.is_dir() and any(out.iterdir()) and not config.overwrite:
-            raise UserError(
-                f"{out}: already holds files; --resume continues that run, --overwrite replaces it, or name another --out"
-            )
         return None
-    folder = state.find_state(out)
-    if folder is None:
+    out = Path(config.out)
+    found = state.find_state(out)
+    if found is None:
         if (out / "model.safetensors").is_file():
             raise UserError(
                 f"{out}: holds a model but no {state.FOLDER}; --overwrite it or name another --out"
             )
         return None
-    saved = state.load_info(folder)
     different = state.first_difference(
-        saved["identity"], json.loads(json.dumps(identity(config, model_config)))
+        found.info["identity"], json.loads(json.dumps(identity(config, model_config)))
     )
     if different is not None:
         key, before, now = different
         raise UserError(
             f"{out}: cannot resume with {key} = {now!r}: the run was started with {before!r}; give that, or name another --out"
         )
-    return saved
+    return found
 
 
-def prepare_folder(config: TrainConfig, resumed: bool) -> None:
+def how_begun(config: TrainConfig, found: state.Found | None) -> list[str]:
+    """What a log says first of a run that is continued."""
+    if not config.resume:
+        return []
+    if found is None:
+        return [f"{config.out}: nothing to resume, so this starts at step 0"]
+    step = found.info["step"]
+    return [
+        *(f"{text}; the state of step {step} is used instead" for text in found.damaged),
+        f"{config.out}: resumed at step {step}",
+    ]
+
+
+def prepare_folder(config: TrainConfig, found: state.Found | None) -> None:
     """Make the folder ready; called on one process."""
     out = Path(config.out)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if resumed:
-            state.settle(out)
+        clean_parts([out, out / "best"])
+        if found is not None:
+            state.settle(out, found.folder)
             return
+        for name in named_companions(out):
+            (out / name).unlink(missing_ok=True)
         # only what a run writes, since the folder may be anything; the state goes last, or a kill
         # here would orphan the model
         for name in ("model.safetensors", "config.json", FILE):
             (out / name).unlink(missing_ok=True)
-        for name in (
-            "best",
-            "tensorboard",
-            *(state.FOLDER + suffix for suffix in (".new", ".old", "")),
-        ):
-            remove_folder(out / name)
+        for folder in (out / "best", out / "tensorboard", *state.folders(out)):
+            remove_folder(folder)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error}); name another --out") from error
 
@@ -129,7 +153,7 @@ def build_run(
     optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
     # micro-batches are averaged by the loop, whatever the launcher was told
     accelerator.gradient_accumulation_steps = 1
-    teacher = getattr(objective, "teacher", None)
+    teacher = objective.__dict__.get("teacher")
     if teacher is not None:
         teacher.to(accelerator.device)
     objective.train()
@@ -153,7 +177,8 @@ def build_run(
         for name in PLAIN:
             setattr(run, name, saved[name])
         state.restore_module(objective, folder / "raw.safetensors")
-        run.ema.load(state.load_tensors(folder / "ema.safetensors"), saved["ema_updates"])
+        averages = state.load_tensors(folder / "ema.safetensors", check=False)
+        run.ema.load(averages, saved["ema_updates"])
         state.restore_optimizer(optimizer, run.names, folder / "optimizer.safetensors")
         if accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(saved["scaler"])
@@ -174,24 +199,30 @@ def save_model(run: Run, folder: Path) -> None:
         save_folder(
             folder,
             with_predictor(run.model.state_dict(), run.task),
-            {**run.model_config, "training": training},
+            {**run.model_config, "training": training, "version": mfdistill.__version__},
         )
+    if folder != Path(run.config.out):
+        copy_companions(Path(run.config.out), folder, run.model_config.get(SECTION) or {})
 
 
 def save_run(run: Run, with_model: bool = True) -> None:
     """Write the model, then ``training_state/``: killed between them, the resumed run comes to this
     model again.
+
+    Raises:
+        UserError: a full disk, or weights that are not finite; what was saved before stays.
     """
     if not run.accelerator.is_main_process:
         return
     out = Path(run.config.out)
-    if with_model:
-        save_model(run, out)
     tensors = {
         "raw": state.module_tensors(run.objective),
         "ema": run.ema.averages,
         "optimizer": state.optimizer_tensors(run.optimizer, run.names),
     }
+    check_finite(tensors["raw"], out)  # the state before it is worth more
+    if with_model:
+        save_model(run, out)
     info = {name: getattr(run, name) for name in PLAIN} | {
         "finished": run.step >= run.config.steps and not run.to_validate,
         "ema_updates": run.ema.updates,
@@ -200,4 +231,4 @@ def save_run(run: Run, with_model: bool = True) -> None:
         else None,
         "identity": identity(run.config, run.model_config),
     }
-    state.save_state(out, tensors, info)
+    state.save_state(out, tensors, info, run.config.keep_states)

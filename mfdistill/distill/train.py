@@ -21,33 +21,29 @@ from typing import Any
 import torch
 from torch import nn
 
+from mfdistill.companions import SECTION, checksums, write_companions
 from mfdistill.data.batches import batches
 from mfdistill.distill.batch import loss_count, make_batch
+from mfdistill.distill.disk import disk_need
 from mfdistill.distill.interrupt import Interrupted, Signals
 from mfdistill.distill.logs import say
 from mfdistill.distill.players import MODEL, clip, learning_rates, leave_out_resting, set_rates
-from mfdistill.distill.run import Run, build_run, find_run, prepare_folder, save_model, save_run
-from mfdistill.distill.settings import TrainConfig, check
+from mfdistill.distill.processes import make_accelerator
+from mfdistill.distill.run import (
+    Run,
+    build_run,
+    check_run,
+    find_run,
+    how_begun,
+    prepare_folder,
+    save_model,
+    save_run,
+)
+from mfdistill.distill.settings import TrainConfig, check_end
 from mfdistill.errors import UserError
 
 Validate = Callable[[nn.Module, int, Any], Mapping[str, float]]
 STOPS = (signal.SIGTERM, signal.SIGINT)
-
-
-def make_accelerator(config: TrainConfig) -> Any:
-    """The ``Accelerator`` for a run.
-
-    Raises:
-        UserError: the device cannot compute in ``config.mixed_precision``.
-    """
-    from accelerate import Accelerator
-
-    try:
-        return Accelerator(mixed_precision=config.mixed_precision)
-    except ValueError as error:
-        raise UserError(
-            f"--mixed-precision {config.mixed_precision}: not possible here ({error}); use 'no' or another device"
-        ) from error
 
 
 def train(
@@ -59,6 +55,7 @@ def train(
     model_config: dict[str, Any],
     validate: Validate | None = None,
     accelerator: Any = None,
+    companions: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Optimise all trainable parameters of ``objective`` and save its ``model``.
 
@@ -74,6 +71,8 @@ def train(
             without gradients, with the averaged weights in evaluation mode; values must be the same
             on every rank.
         accelerator: as from ``make_accelerator``, which is called where this is None.
+        companions: files that the model is not used without, written before the first save
+            (``mfdistill.companions``).
 
     Returns:
         ``config.out``: ``model.safetensors`` (averaged weights), ``config.json``, ``log.jsonl``,
@@ -81,7 +80,7 @@ def train(
 
     Raises:
         UserError: bad settings, a folder that is in use, a resume with other settings, a full disk,
-            a loss that stays non-finite.
+            a loss that stays non-finite or is so at the end.
         Interrupted: SIGTERM or Ctrl-C, after saving.
     """
     torch.set_flush_denormal(True)  # gradients behind SiLU underflow: up to 5 times slower
@@ -90,30 +89,37 @@ def train(
         raise UserError(
             f"--mixed-precision {config.mixed_precision}: launched with {accelerator.mixed_precision}; give the same to both"
         )
-    check(config, accelerator.num_processes)
-    saved = find_run(config, model_config)
+    check_run(config, accelerator.num_processes)
+    companions = companions or {}
+    if companions:
+        model_config = {**model_config, SECTION: checksums(companions)}
+    found = find_run(config, model_config)
+    saved = None if found is None else found.info
     accelerator.wait_for_everyone()
     if saved is not None and saved["finished"]:
+        check_end(config, saved["skipped_in_a_row"], accelerator)
         if accelerator.is_main_process:
             say(f"{config.out}: already finished at step {saved['step']}; nothing to do")
         return Path(config.out)
     if accelerator.is_main_process:
-        prepare_folder(config, resumed=saved is not None)
+        prepare_folder(config, found)
+        write_companions(Path(config.out), companions)
     accelerator.wait_for_everyone()
 
     run = build_run(objective, task, config, model_config, accelerator, saved)
+    if accelerator.is_main_process:
+        files, best = sum(map(len, companions.values())), config.best_metric is not None
+        need = disk_need(run.objective, run.model, files, best, config.keep_states)
+        say(need.told(Path(config.out)))
     try:
         with Signals() as signals, run.log:
-            if config.resume:
-                begun = (
-                    f"resumed at step {run.step}"
-                    if saved is not None
-                    else "nothing to resume, so this starts at step 0"
-                )
-                run.log.note(run.step, f"{config.out}: {begun}")
+            for text in how_begun(config, found):
+                run.log.note(run.step, text)
             if saved is None:
                 save_run(run, with_model=False)
             _loop(run, data, validate, signals)
+        if run.step >= config.steps:
+            check_end(config, run.skipped_in_a_row, accelerator)
     finally:
         accelerator.unwrap_model(run.wrapped, keep_fp32_wrapper=False)
         accelerator.free_memory()
