@@ -34,7 +34,8 @@ from mfdistill.distill.inference import open_model
 from mfdistill.distill.logs import say
 from mfdistill.errors import UserError
 from mfdistill.metrics import differences, pesq_mode, scoring_pool, summarise
-from mfdistill.report import header, write_table
+from mfdistill.report import write_table
+from mfdistill.report.tables import header
 from mfdistill.search.config import SearchConfig
 
 Label = Literal["vocode-8k", "vocode", "phase-8k", "enhance", "token2mel"]
@@ -292,8 +293,10 @@ class Bench:
         return found
 
     def wanted(self) -> list[str]:
-        """Names in the order in which they are made, with what they need."""
-        found = dict.fromkeys(self.options.models or PLAN)
+        """Names in the order in which they are made, with what they need and the teacher, whose
+        task all are scored by.
+        """
+        found = dict.fromkeys(("teacher", *(self.options.models or PLAN)))
         for name in reversed(PLAN):
             if name in found and name not in self.given:
                 plan = PLAN[name]

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from record import digest
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from mfdistill.distill.inference import Model, Steps, open_model, restore, text_
 from mfdistill.distill.validation import score_system
 from mfdistill.metrics import measure_rtf, plain
 from mfdistill.metrics.score import EVIDENCE
+from mfdistill.metrics.signal import lsd
 from mfdistill.metrics.workers import Workers
 
 METRICS = (
@@ -165,6 +165,25 @@ def _kept(stem: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     return rows, saved["facts"]
 
 
-def one_thread_each() -> None:
-    """Restoring in this process and scoring in the workers share the cores."""
-    torch.set_num_threads(max(1, torch.get_num_threads() - 1))
+def spread_of(system: System, utterances: Any, cache: Path) -> float:
+    """Log-spectral distance in dB between what a system makes of the same inputs from two seeds: 0
+    for one that gives the mean. Kept in ``cache``.
+    """
+    if system.folder is None or system.role == "regression":
+        return 0.0
+    weights = digest(system.folder / "model.safetensors")[:16]
+    file = cache / f"spread-{system.name}-{weights}-{len(utterances)}.json"
+    if file.is_file():
+        return float(json.loads(file.read_text(encoding="utf-8")))
+    model = open_model(system.folder, role=system.role)
+    steps = _steps(system, model)
+    found = []
+    for i, item in enumerate(utterances):
+        text = text_of(model.task, item)
+        one, other = (
+            restore(model.task, model.endpoint, item["degraded"], steps, seed, i, text=text).numpy()
+            for seed in (0, 1)
+        )
+        found.append(lsd(other, one, model.task.sample_rate)["lsd"])
+    write_json(file, float(np.mean(found)))
+    return float(np.mean(found))
