@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mfdistill.checkpoint import load_config, write_text
+from mfdistill.checkpoint import load_config
 from mfdistill.commands.options import Corpus, ValidOptions
 from mfdistill.config import from_dict
 from mfdistill.distill.settings import TrainConfig, in_steps
@@ -79,20 +79,21 @@ def launch(
     if accelerator.is_main_process:
         finish(out)
         say(
-            f"{out}: model.safetensors, config.json, log.jsonl, curves.png, README.md; go on with: mfdistill {after}"
+            f"{out}: model.safetensors, config.json, log.jsonl, curves.png, README.md, report.html; go on with: mfdistill {after}"
         )
     return out
 
 
 def finish(out: Path) -> None:
-    """``curves.png`` and the model card of a run."""
-    from mfdistill.report import curves_plot, model_card
+    """``curves.png``, the model card and the page of a run."""
+    from mfdistill.commands.derived import refresh
+    from mfdistill.report import curves_plot
 
     lines = (out / "log.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [row for row in map(json.loads, lines) if row["kind"] != "note"]
     if rows:
         curves_plot(rows, out / "curves.png", out.name)
-    write_text(out / "README.md", model_card(load_config(out)))
+    refresh(out)
 
 
 def saved_training(config: dict[str, Any], where: str) -> TrainConfig:
