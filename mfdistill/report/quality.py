@@ -17,11 +17,8 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
-_LINES = (
-    "teacher",
-    "student",
-    "finished",
-)  # every other model is a single reference: a horizontal line
+# every other model is a single reference: a horizontal line
+_LINES = ("teacher", "student", "finished")
 _STYLES = ("--", ":", "-.", (0, (1, 3)), (0, (6, 2, 1, 2, 1, 2)))
 _NUDGE = 0.02  # of a factor of ten: series at the same NFE would hide each other's intervals
 
