@@ -17,7 +17,7 @@ from mfdistill.commands.student_finish import StudentFinish
 from mfdistill.commands.student_finish import run as student_finish
 from mfdistill.commands.teacher_train import TeacherTrain
 from mfdistill.commands.teacher_train import run as teacher_train
-from mfdistill.distill.finishing.config import CriticConfig, FinishConfig
+from mfdistill.distill.finishing.config import FinishConfig
 from mfdistill.distill.objectives.config import IntegralConfig, MeanFlowConfig
 from mfdistill.distill.settings import TrainConfig
 from mfdistill.flow.config import IntervalConfig, TimeConfig
@@ -168,15 +168,18 @@ def finished(
     """student-finish of a start; ``critics``: their weight, learning alone for the first tenth."""
 
     def train(settings: TrainConfig) -> Any:
-        critic = CriticConfig(
-            weight=critics, warmup=min(300, settings.steps // 10), ramp=settings.steps // 10
-        )
         where: dict[str, Any] = {role: str(start)}
+        beside: dict[str, Any] = {}
+        if critics:
+            from mfdistill.distill.finishing.config import CriticConfig
+
+            tenth = settings.steps // 10
+            beside = {"critic": CriticConfig(weight=critics, warmup=min(300, tenth), ramp=tenth)}
         return student_finish(
             StudentFinish(
                 **where,
                 random=random_weights,
-                finish=replace(config, critic=critic if critics else CriticConfig()),
+                finish=replace(config, **beside),
                 data=setup.data,
                 valid=NO_VALIDATION,
                 training=replace(settings, mixed_precision="no"),
