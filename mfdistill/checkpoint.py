@@ -4,6 +4,7 @@ dying run damages nothing.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -116,6 +117,18 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
         raise UserError(
             f"{file}: damaged or no safetensors file ({error}); copy or train it again"
         ) from error
+
+
+def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and values; the device does not matter."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def remove_folder(path: Path) -> None:

@@ -76,6 +76,9 @@ def describe(checkpoint: str, sizes: str | None = None) -> dict[str, str]:
         config.get("objective") or {},
     )
     weights, front = folder / "model.safetensors", config.get("predictor") or {}
+    adapter = config.get("adapter") or {}
+    if adapter:
+        weights = folder / "adapter_model.safetensors"
     own_count, front_count = parameters(weights) if weights.is_file() else (None, None)
     schedules = {len(config["schedule"]) - 1: config["schedule"]} if config.get("schedule") else {}
     schedules |= {int(nfe): times for nfe, times in (config.get("schedules") or {}).items()}
@@ -94,6 +97,7 @@ def describe(checkpoint: str, sizes: str | None = None) -> dict[str, str]:
         **own,
         "network": f"{network.get('name')} ({listed(network.get('config') or {})})",
         "parameters": f"{own_count:,}" if own_count is not None else "no model.safetensors yet",
+        "adapter": f"{listed(adapter)}; its teacher is needed, or: mfdistill merge" if adapter else "",
         "predictor": _predictor(front, front_count) if front else "",
         "objective": f"{objective.get('name')} ({listed({k: v for k, v in objective.items() if k != 'name'})})" if objective else "",
         "data": str((config.get("data") or {}).get("source", "")),

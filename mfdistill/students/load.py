@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mfdistill.checkpoint import load_tensors, save_folder
+from mfdistill.checkpoint import load_config, load_tensors, save_folder
 from mfdistill.errors import UserError
 from mfdistill.students.student import Student
 from mfdistill.tasks.foreign import ForeignTask
@@ -60,6 +60,8 @@ def load_interval(
     """A student trained here, from its folder (arguments and errors as ``load_student``)."""
     if config is not None:
         raise UserError(f"{path}: holds its own sizes; leave config out")
+    if load_config(path).get("adapter"):
+        return _load_adapter(path, device, streaming)
     saved, network, task = open_folder(path, "student")
     name: str = network.time_embedding_name  # type: ignore[assignment]
     try:
@@ -77,16 +79,32 @@ def load_interval(
     except (TypeError, UserError) as error:
         raise UserError(f"{path}/config.json: schedule: {error}") from error
     load_parts(student, task, load_tensors(path), path)
-    if streaming and isinstance(task, ForeignTask):  # CosyVoice streams by chunks of its attention
+    if streaming:
+        _stream(student, path)
+    return student.to(device).eval()
+
+
+def _load_adapter(path: Path, device: torch.device | str, streaming: bool) -> Student:
+    from mfdistill.students.adapter import load_adapter
+
+    student = load_adapter(path, load_config(path), device)
+    if streaming:
+        _stream(student, path)
+    return student
+
+
+def _stream(student: Student, path: Path) -> None:
+    task, network = student.task, student.network
+    assert task is not None
+    if isinstance(task, ForeignTask):  # CosyVoice streams by chunks of its attention
         if not getattr(network.config, "static_chunk_size", 0) or not getattr(
             network.config, "causal", True
         ):
             raise UserError(f"{path}: this network has no streaming form; leave streaming out")
         network.streaming = True  # type: ignore[assignment]
-    elif streaming:
-        stream_by_frames(student.network, task, path)
+    else:
+        stream_by_frames(network, task, path)
         student.streaming = True
-    return student.to(device).eval()
 
 
 def load_meanflowse(*args: Any, **options: Any) -> Student:

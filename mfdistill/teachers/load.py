@@ -280,6 +280,7 @@ def resolve(path: str | Path) -> Path:
                     "model.safetensors",
                     "front.safetensors",
                     "vocab.txt",
+                    "adapter_model.safetensors",
                 ],
             )
         )
