@@ -9,7 +9,7 @@ import torch
 from gaussian import FIELD
 from torch import nn
 
-from mfdistill.checkpoint import save_folder, write_tensors
+from mfdistill.checkpoint import load_config, save_folder, write_tensors
 from mfdistill.config import to_dict
 from mfdistill.errors import UserError
 from mfdistill.networks import build_network
@@ -266,7 +266,7 @@ def test_bad_student_folders_give_one_clear_line(tmp_path):
     with pytest.raises(UserError, match="streaming"):
         load_student(tmp_path, streaming=True)
 
-    config = json.loads((tmp_path / "config.json").read_text())
+    config = load_config(tmp_path)
     for change, message in (
         ({"role": "teacher"}, "holds a teacher, not a student; it belongs to --teacher"),
         ({"schedule": [1.0, 0.0]}, "schedule"),

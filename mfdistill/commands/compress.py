@@ -100,7 +100,7 @@ def _decoupled(
     from mfdistill.data import open_train
     from mfdistill.distill.logs import say
     from mfdistill.distill.objectives.imitation import ImitationObjective
-    from mfdistill.distill.train import make_accelerator
+    from mfdistill.distill.processes import make_accelerator
     from mfdistill.networks.causal_layers import freeze_norms
     from mfdistill.students.compress import decouple
 

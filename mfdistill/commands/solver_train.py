@@ -70,7 +70,7 @@ def run(command: SolverTrain) -> Path:
     """
     from mfdistill.commands.training import launch
     from mfdistill.data import open_train
-    from mfdistill.distill.train import make_accelerator
+    from mfdistill.distill.processes import make_accelerator
     from mfdistill.errors import UserError
     from mfdistill.search.cache import digest_tensors
     from mfdistill.search.solver_train import SolverObjective, start

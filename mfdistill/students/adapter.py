@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mfdistill.checkpoint import FORMAT, digest_tensors, load_tensors, write_json, write_tensors
+from mfdistill.checkpoint import digest_tensors, load_tensors, save_folder, write_json
 from mfdistill.config import from_dict
 from mfdistill.errors import UserError
 from mfdistill.networks.lora import LORA, merge_deltas, target_layers
@@ -36,9 +36,8 @@ def save_adapter(student: Student, folder: Path, config: Mapping[str, Any]) -> N
     Raises:
         UserError: the folder cannot be written.
     """
-    write_tensors(folder / ADAPTER, adapter_tensors(student))
     write_json(folder / ADAPTER_CONFIG, peft_config(student))
-    write_json(folder / "config.json", {"format": FORMAT, **config})
+    save_folder(folder, adapter_tensors(student), config, ADAPTER)
 
 
 def adapter_tensors(student: Student) -> dict[str, Tensor]:
