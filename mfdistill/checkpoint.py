@@ -90,7 +90,8 @@ def _written(path: Path, write: Write) -> Path:
     except Exception as error:
         if part.is_file():  # unlink would fail on its own where the folder is a file
             part.unlink()
-        if isinstance(error, OSError) or "I/O error" in str(error) or "No space" in str(error):
+        told = ("I/O error", "No space", "failed writing")
+        if isinstance(error, OSError) or any(text in str(error) for text in told):
             raise _unwritable(path, error) from error
         raise
     return part
@@ -243,3 +244,50 @@ def remove_folder(path: Path) -> None:
     """Delete a folder if it is there."""
     if path.exists():
         shutil.rmtree(path)
+
+
+def write_pickle(path: Path, value: Any) -> None:
+    """``torch.save`` for other programs, by way of a temporary name (errors as ``write_text``)."""
+    import torch
+
+    _replace(path, lambda part: torch.save(value, part))
+
+
+def resolve(path: str | Path) -> Path:
+    """A local path as it is; a hub id ("user/name") that is no local path is downloaded to the
+    hub's cache.
+
+    Where a folder "user" is here the name is taken for a mistyped local one, and the hub is not
+    asked.
+
+    Raises:
+        UserError: neither there nor on the hub.
+    """
+    place = Path(path)
+    if place.exists():
+        return place.parent if place.name == "config.json" else place
+    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(path)):
+        raise UserError(f"{path}: no such file or folder; check the name")
+    if place.parent.is_dir():
+        raise UserError(
+            f"{path}: no such file or folder in {place.parent}; check the name (for a hub id, move to a folder without one "
+            f"called {place.parent})"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                str(path),
+                # not the training state, which is four times as large
+                allow_patterns=[
+                    *("config.json", "model.safetensors", "front.safetensors", "vocab.txt"),
+                    "adapter_model.safetensors",
+                ],
+            )
+        )
+    except (OSError, ValueError, RuntimeError) as error:  # what hub and HTTP errors derive from
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{path}: neither a file or folder here nor a model that the hub gave ({reason})"
+        ) from error

@@ -251,7 +251,8 @@ def test_cosyvoice_deltas_go_into_its_layouts(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = student(z, t, t + 0.5, cond)
         torch.testing.assert_close(whole(z, t, t + 0.5, cond), expected, rtol=1e-5, atol=1e-6)
-        from mfdistill.students.chatterbox import export_chatterbox, export_cosyvoice
+        from mfdistill.systems.chatterbox import export_chatterbox
+        from mfdistill.systems.mel_flow import export_cosyvoice
 
         export_cosyvoice(whole, tmp_path / "out" / "flow.pt")
         export_chatterbox(whole, tmp_path / "out" / "s3gen.safetensors")

@@ -131,9 +131,9 @@ def _is_foreign(place: Path) -> bool:
     """A file other than a config.json, or a folder of F5-TTS or CosyVoice."""
     if not place.is_dir() or (place / "config.json").is_file():
         return place.is_file() and place.name != "config.json"
-    from mfdistill.teachers.load import recognise
+    from mfdistill.systems.table import recognise
 
-    return recognise(place) != "cfm"
+    return recognise(place) is not None
 
 
 def _guidance(config: Mapping[str, Any]) -> str:

@@ -150,7 +150,7 @@ def run(command: StudentDistill) -> Path:
     if (foreign := foreign_teacher(command)) is not None:
         check_foreign(command, *foreign)
     teacher = load_teacher(command.teacher, command.kind, config=read_sizes(command.sizes))
-    task = getattr(teacher, "task", None)
+    task = teacher.task
     if isinstance(task, ForeignTask):
         return run_foreign(command, teacher, accelerator)
     check_preset(command.preset, None, command.teacher)
@@ -168,13 +168,14 @@ def run(command: StudentDistill) -> Path:
     student = Student.from_teacher(
         start, command.nfe, parent, command.interval, adapter=command.lora
     )
-    task = getattr(start, "task", task)
+    task = start.task
+    assert task is not None
     dataset = open_task_train(command.data, task)
     settings = getattr(command, command.objective)
     if (
         isinstance(settings, IntegralConfig)
         and settings.state == "data"
-        and not getattr(teacher, "straight", True)
+        and not teacher.facts.straight
     ):
         say(
             "integral.state: 'rollout', since this teacher's states do not lie on straight paths to the data"

@@ -20,9 +20,9 @@ from mfdistill.distill.logs import FILE, RunLog
 from mfdistill.distill.settings import TrainConfig, check, identity
 from mfdistill.errors import UserError
 from mfdistill.integrity import check_finite
+from mfdistill.networks.predictor import with_predictor
 from mfdistill.students import Student
 from mfdistill.students.adapter import ADAPTER, ADAPTER_CONFIG, save_adapter
-from mfdistill.teachers.predictor import with_predictor
 
 
 @dataclass
@@ -165,7 +165,7 @@ def build_run(
     )
     # micro-batches are averaged by the loop, whatever the launcher was told
     accelerator.gradient_accumulation_steps = 1
-    teacher = getattr(objective, "teacher", None)
+    teacher = objective.__dict__.get("teacher")
     if teacher is not None:
         teacher.to(accelerator.device)
     objective.train()

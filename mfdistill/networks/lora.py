@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from mfdistill.errors import UserError
 from mfdistill.networks import dit, matcha_layers
 from mfdistill.networks.lora_config import LoraConfig
+from mfdistill.networks.ncsnpp import NCSNpp
 
 _BLOCKS = (
     dit.Attention, dit.FeedForward, matcha_layers.TransformerBlock, matcha_layers.ResidualBlock,
@@ -64,7 +65,7 @@ def target_layers(network: nn.Module, config: LoraConfig, time_embedding: str) -
     Raises:
         UserError: none, or a pattern that fits no layer.
     """
-    if hasattr(network, "with_tangent"):  # NCSN++: faster rules that read the weights themselves
+    if isinstance(network, NCSNpp):  # its faster rules read the weights themselves
         raise UserError("--lora.rank: not for this network; leave it out")
     layers = {
         name: module

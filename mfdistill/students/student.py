@@ -21,7 +21,7 @@ from mfdistill.networks.lora_config import LoraConfig
 from mfdistill.networks.memory import frame_by_frame
 from mfdistill.students.guidance import GuidedEmbedding
 from mfdistill.students.interval import Interval, replace_module, two_times
-from mfdistill.teachers.protocol import Teacher
+from mfdistill.teachers.field import Field
 
 if TYPE_CHECKING:
     from mfdistill.tasks import Task
@@ -86,7 +86,7 @@ class Student(nn.Module):
     @classmethod
     def from_teacher(
         cls,
-        teacher: Teacher,
+        teacher: Field,
         schedule: int | Sequence[float] = 1,
         parent: Any = None,
         interval: Interval = "mixed",
@@ -103,19 +103,17 @@ class Student(nn.Module):
             adapter: with a rank: the student shares the teacher's weights, which are frozen, and
                 has low-rank deltas of its own (``networks.lora``).
         """
-        config = getattr(teacher, "config", None) or {}
         if adapter is not None and adapter.rank is not None:
             return cls._of_deltas(teacher, schedule, parent, interval, guidance_input, adapter)
         network = copy.deepcopy(teacher.network)
         if not any(p.requires_grad for p in network.parameters()):
             network.requires_grad_(True)
-        task, description = getattr(teacher, "task", None), config.get("network")
         return cls(
             network,
             teacher.time_embedding,
-            task,
+            teacher.task,
             schedule,
-            description,
+            teacher.config.get("network"),
             parent,
             interval,
             guidance_input,
@@ -124,7 +122,7 @@ class Student(nn.Module):
     @classmethod
     def _of_deltas(
         cls,
-        teacher: Teacher,
+        teacher: Field,
         schedule: int | Sequence[float],
         parent: Any,
         interval: Interval,
@@ -133,20 +131,17 @@ class Student(nn.Module):
     ) -> Student:
         teacher.network.requires_grad_(False)
         names = target_layers(teacher.network, adapter, teacher.time_embedding)
-        task = getattr(teacher, "task", None)
-        description = (getattr(teacher, "config", None) or {}).get("network")
-        network = shared_copy(teacher.network)
         student = cls(
-            network,
+            shared_copy(teacher.network),
             teacher.time_embedding,
-            task,
+            teacher.task,
             schedule,
-            description,
+            teacher.config.get("network"),
             parent,
             interval,
             guidance_input,
         )
-        add_deltas(network, adapter, names)
+        add_deltas(student.network, adapter, names)
         student.adapter = adapter
         return student.train()
 
@@ -185,7 +180,7 @@ class Student(nn.Module):
         """The sections of ``config.json`` that belong to the student (role, task, network,
         schedule, parent, interval, predictor).
         """
-        predictor: Any = getattr(self.task, "predictor", None)
+        predictor = None if self.task is None else self.task.predictor
         return {
             "role": "student",
             "task": to_dict(self.task.config) if self.task is not None else None,
