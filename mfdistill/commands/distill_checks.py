@@ -74,8 +74,8 @@ def vocabulary_file(command: StudentDistill) -> Path:
         UserError: neither is there.
     """
     from mfdistill.companions import companion
+    from mfdistill.places import resolve
     from mfdistill.teachers.imported import VOCAB
-    from mfdistill.teachers.load import resolve
 
     if command.tts.vocab is not None:
         return Path(command.tts.vocab)
@@ -98,8 +98,9 @@ def foreign_teacher(command: StudentDistill) -> tuple[str, Mapping[str, Any]] | 
     """
     from mfdistill.checkpoint import load_config
     from mfdistill.commands.teacher_import import read_sizes
+    from mfdistill.places import resolve
     from mfdistill.tasks.foreign import FOREIGN_TASKS
-    from mfdistill.teachers.load import recognise, resolve
+    from mfdistill.teachers.load import recognise
 
     place, given = resolve(str(command.teacher)), read_sizes(command.sizes) or {}
     if (place / "config.json").is_file():

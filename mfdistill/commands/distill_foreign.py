@@ -169,8 +169,8 @@ def open_vocabulary(command: StudentDistill, teacher: Any) -> Vocabulary:
 
 def open_front(command: StudentDistill, teacher: Any, device: Any) -> TokenFront | None:
     """CosyVoice's front end, frozen; None where its file has none (features are then mu)."""
+    from mfdistill.places import resolve
     from mfdistill.teachers.cosyvoice_front import has_front, load_front
-    from mfdistill.teachers.load import resolve
 
     if not teacher.task.config.name.startswith("cosyvoice"):
         return None

@@ -28,8 +28,10 @@ from mfdistill.commands.demo import Demo
 from mfdistill.commands.evaluate import Evaluate
 from mfdistill.commands.export import Export
 from mfdistill.commands.info import Info
+from mfdistill.commands.models import Models
 from mfdistill.commands.options import corpus
 from mfdistill.commands.os3_search import OS3Search
+from mfdistill.commands.push import Push
 from mfdistill.commands.restore import Restore
 from mfdistill.commands.solver_train import SolverTrain
 from mfdistill.commands.stream import Stream
@@ -57,7 +59,9 @@ COMMANDS: dict[str, type] = {
     "compress": Compress,
     "demo": Demo,
     "export": Export,
+    "models": Models,
     "info": Info,
+    "push": Push,
 }
 ALIASES = {"o3s-search": "os3-search"}
 CHECKPOINTS = {

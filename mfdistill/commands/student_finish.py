@@ -134,12 +134,13 @@ def opened(command: StudentFinish) -> tuple[Student, dict[str, Any]]:
 
     from mfdistill.checkpoint import load_config
     from mfdistill.networks import build_network
+    from mfdistill.places import resolve
     from mfdistill.search.cache import digest_tensors
     from mfdistill.students import Student, load_student
     from mfdistill.tasks import get_task
     from mfdistill.tasks.foreign import ForeignTask
     from mfdistill.teachers import load_teacher
-    from mfdistill.teachers.load import load_network, resolve
+    from mfdistill.teachers.load import load_network
 
     role, path = start_of(command)
     if role == "student":

@@ -19,9 +19,9 @@ from mfdistill.distill.mel_vocoder import MelVocoder, open_mel_vocoder
 from mfdistill.distill.synthesis import LEAST_PROMPT_S, LONGEST_S, Speech, now
 from mfdistill.errors import UserError
 from mfdistill.flow import noise
+from mfdistill.places import resolve
 from mfdistill.tasks.foreign import ForeignTask
 from mfdistill.teachers.cosyvoice_front import FRONT, TokenFront, load_front
-from mfdistill.teachers.load import resolve
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ from mfdistill.distill.logs import say
 from mfdistill.distill.mel_vocoder import MelVocoder, open_mel_vocoder
 from mfdistill.distill.synthesis import LEAST_PROMPT_S, Speech, now
 from mfdistill.errors import UserError
+from mfdistill.places import resolve
 from mfdistill.tasks.foreign import ForeignTask
 from mfdistill.teachers.f5 import noise
 from mfdistill.teachers.f5_inputs import f5_condition, f5_duration, paste_prompt
 from mfdistill.teachers.imported import VOCAB
-from mfdistill.teachers.load import resolve
 
 LONGEST_S = 22.0
 """Of prompt and part together, by the prompt's pace."""

@@ -18,11 +18,12 @@ from mfdistill.distill.vocoder import attach_vocoder
 from mfdistill.errors import UserError
 from mfdistill.flow import Tableau, noise, solve
 from mfdistill.flow.grids import flowse_times
+from mfdistill.places import resolve
 from mfdistill.students import STUDENTS, load_student, sample
 from mfdistill.tasks.foreign import FOREIGN_TASKS
 from mfdistill.tasks.mel import MelTask
 from mfdistill.teachers.lightning import read_checkpoint
-from mfdistill.teachers.load import load_network, load_teacher, recognise, resolve
+from mfdistill.teachers.load import load_network, load_teacher, recognise
 
 if TYPE_CHECKING:
     from mfdistill.tasks import Task

@@ -10,9 +10,10 @@ import torch
 
 from mfdistill.checkpoint import load_tensors, save_folder
 from mfdistill.errors import UserError
+from mfdistill.places import resolve
 from mfdistill.students.student import Student
 from mfdistill.tasks.foreign import ForeignTask
-from mfdistill.teachers.load import load_parts, open_folder, recognise, resolve, stream_by_frames
+from mfdistill.teachers.load import load_parts, open_folder, recognise, stream_by_frames
 from mfdistill.teachers.predictor import with_predictor
 
 

@@ -16,10 +16,11 @@ from mfdistill.companions import SECTION, checksums, write_companions
 from mfdistill.config import to_dict
 from mfdistill.errors import UserError
 from mfdistill.networks import build_network
+from mfdistill.places import resolve
 from mfdistill.reading import read_text
 from mfdistill.teachers.cosyvoice_front import FRONT, front_bytes, has_front, load_front
 from mfdistill.teachers.f5 import F5Teacher
-from mfdistill.teachers.load import load_teacher, load_weights, resolve
+from mfdistill.teachers.load import load_teacher, load_weights
 from mfdistill.teachers.mel_flow import MelTeacher
 from mfdistill.teachers.predictor import with_predictor
 from mfdistill.teachers.protocol import Teacher

@@ -5,7 +5,6 @@ checkpoints.
 from __future__ import annotations
 
 import importlib
-import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from mfdistill.errors import UserError
 from mfdistill.networks import build_network
 from mfdistill.networks.int8 import put_int8
 from mfdistill.networks.memory import check_streams
+from mfdistill.places import resolve
 from mfdistill.tasks import Task, get_task, read_task_config
 from mfdistill.teachers.cfm import CFMTeacher
 from mfdistill.teachers.foreign import mismatches, read_foreign
@@ -247,47 +247,6 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str | 
             f"{where}: weights do not fit config.json: {wrong[0]} ({len(wrong)} such); restore the folder or train again"
         )
     module.load_state_dict(dict(tensors))
-
-
-def resolve(path: str | Path) -> Path:
-    """A local path as it is; a hub id ("user/name") that is no local path is downloaded to the
-    hub's cache.
-
-    Where a folder "user" is here the name is taken for a mistyped local one, and the hub is not
-    asked.
-
-    Raises:
-        UserError: neither there nor on the hub.
-    """
-    place = Path(path)
-    if place.exists():
-        return place.parent if place.name == "config.json" else place
-    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(path)):
-        raise UserError(f"{path}: no such file or folder; check the name")
-    if place.parent.is_dir():
-        raise UserError(
-            f"{path}: no such file or folder in {place.parent}; check the name (for a hub id, move to a folder without one "
-            f"called {place.parent})"
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(
-                str(path),
-                allow_patterns=[
-                    "config.json",
-                    "model.safetensors",
-                    "front.safetensors",
-                    "vocab.txt",
-                ],
-            )
-        )
-    except (OSError, ValueError, RuntimeError) as error:  # what hub and HTTP errors derive from
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{path}: neither a file or folder here nor a model that the hub gave ({reason})"
-        ) from error
 
 
 def _in_folder(place: Path) -> str | None:
