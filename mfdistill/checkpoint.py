@@ -6,18 +6,30 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 import shutil
-from collections.abc import Mapping
+import stat
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mfdistill.errors import UserError
+from mfdistill.integrity import (
+    FORMAT,
+    check_file,
+    check_finite,
+    file_digest,
+    opened,
+    recorded,
+    sealed,
+)
 from mfdistill.reading import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = "mfdistill/1"
+Write = Callable[[Path], Any]
 
 
 def write_text(path: Path, text: str) -> None:
@@ -37,49 +49,136 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """``write_text`` of indented JSON."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, _json(value))
 
 
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write safetensors to ``path`` by way of a temporary name (errors as ``write_text``)."""
+    _replace(path, _saver(tensors, metadata))
+
+
+def _saver(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Write:
     from safetensors.torch import save_file
 
     whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    _replace(path, lambda part: save_file(whole, str(part), dict(metadata or {"format": "pt"})))
+    return lambda part: save_file(whole, str(part), dict(metadata or {"format": "pt"}))
 
 
-def _replace(path: Path, write: Any) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+def _replace(path: Path, write: Write) -> None:
+    part = _written(path, write)
+    try:
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise _unwritable(path, error) from error
+
+
+def _written(path: Path, write: Write) -> Path:
+    """The file under its temporary name, with the permissions of the user's umask (safetensors
+    makes 0600).
+    """
+    part = part_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+        mode = stat.S_IMODE(part.stat().st_mode)
         write(part)
-        os.replace(part, path)
+        part.chmod(mode)
     except Exception as error:
         if part.is_file():  # unlink would fail on its own where the folder is a file
             part.unlink()
-        if isinstance(error, OSError) or "I/O error" in str(error) or "No space" in str(error):
-            raise UserError(
-                f"{path}: cannot be written ({error}); free some space or name another folder"
-            ) from error
+        told = ("I/O error", "No space", "failed writing")
+        if isinstance(error, OSError) or any(text in str(error) for text in told):
+            raise _unwritable(path, error) from error
         raise
+    return part
+
+
+def _unwritable(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path}: cannot be written ({error}); free some space or name another folder")
+
+
+def part_of(path: Path) -> Path:
+    """The temporary name of ``path`` while this process writes it."""
+    return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.part")
+
+
+_HOST = re.sub(r"[^A-Za-z0-9_]", "_", platform.node())
+_PART = re.compile(rf"\..+\.{_HOST}-(\d+)\.part")
+
+
+def clean_parts(folders: Iterable[Path]) -> None:
+    """Remove what processes of this machine that are no more left half-written in ``folders``."""
+    for file in (file for folder in folders for file in folder.glob(".*.part")):
+        named = _PART.fullmatch(file.name)
+        if named and not _alive(int(named[1])):
+            file.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
+
+
+def sync(path: Path) -> None:
+    """Bytes to disk before a rename makes them count: a machine may die, not only a process."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def save_folder(path: str | Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """Save a model folder; an existing one at ``path`` keeps its other files (logs,
     ``training_state``).
+
+    Raises:
+        UserError: a tensor that is not finite, a full disk, a folder that cannot be written;
+            whatever stood at ``path`` is untouched.
     """
     folder = Path(path)
-    write_tensors(folder / "model.safetensors", tensors)
-    write_json(folder / "config.json", {"format": FORMAT, **config})
+    model, file = folder / "model.safetensors", folder / "config.json"
+    check_finite(tensors, folder)
+    part = _written(model, _saver(tensors))
+    whole = sealed({"format": FORMAT, **config}, {model.name: file_digest(part)})
+    try:
+        # the two renames follow each other at once: a model without its config is an error
+        other = _written(file, lambda other: other.write_text(_json(whole), encoding="utf-8"))
+        sync(part)
+        sync(other)
+        os.replace(part, model)
+        os.replace(other, file)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    finally:
+        part.unlink(missing_ok=True)
+        part_of(file).unlink(missing_ok=True)
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Replace ``config.json`` of a folder that has one; the digests in it stay."""
+    file = folder / "config.json"
+    write_json(file, sealed({"format": FORMAT, **config}, recorded(file)))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def load_config(path: str | Path) -> dict[str, Any]:
-    """Read ``config.json`` of a model folder.
+    """Read ``config.json`` of a model folder, without its checksums.
 
     Raises:
-        UserError: no such folder or file, not JSON, or not a folder of this program.
+        UserError: no such folder or file, not JSON, not a folder of this program, or not as it was
+            written.
     """
     folder = Path(path)
     file = folder / "config.json" if folder.is_dir() else folder
@@ -95,14 +194,17 @@ def load_config(path: str | Path) -> dict[str, Any]:
     config = read_json(file, "restore it or train again")
     if config.get("format") != FORMAT:
         raise UserError(f'{file}: not written by this program (no "format": "{FORMAT}")')
-    return config
+    return opened(config, file)[0]
 
 
-def load_tensors(path: str | Path) -> dict[str, Tensor]:
+def load_tensors(path: str | Path, check: bool = True) -> dict[str, Tensor]:
     """Tensors of a safetensors file or of a model folder's ``model.safetensors``.
 
+    Args:
+        check: compare the file with its checksum, where one is recorded beside it.
+
     Raises:
-        UserError: the file is missing, truncated or no safetensors file.
+        UserError: the file is missing, damaged or no safetensors file.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -110,6 +212,8 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
     file = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise UserError(f"{file}: no such file")
+    if check:
+        check_file(file)
     try:
         return load_file(str(file))
     except (SafetensorError, OSError) as error:
@@ -122,3 +226,10 @@ def remove_folder(path: Path) -> None:
     """Delete a folder if it is there."""
     if path.exists():
         shutil.rmtree(path)
+
+
+def write_pickle(path: Path, value: Any) -> None:
+    """``torch.save`` for other programs, by way of a temporary name (errors as ``write_text``)."""
+    import torch
+
+    _replace(path, lambda part: torch.save(value, part))

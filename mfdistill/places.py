@@ -14,7 +14,7 @@ SHIPPED = Path(__file__).parent / "models"
 RESTORES, STREAMS = "enhance", "enhance-causal"
 """What ``restore`` and ``stream`` take where no model is named."""
 _HUB_ID = r"(\w[\w.-]*/[\w.-]+)(?:@([\w./-]+))?"
-_DOWNLOADED = ("config.json", "model.safetensors", "front.safetensors", "vocab.txt")
+_DOWNLOADED = ("config.json", "*.safetensors", "vocab.txt")
 
 
 def shipped() -> list[str]:

@@ -13,7 +13,7 @@ import soundfile
 from cli_corpus import voice
 from hub_server import TOKEN, serving
 
-from mfdistill.checkpoint import load_config, load_tensors, write_json, write_tensors
+from mfdistill.checkpoint import load_config, load_tensors, save_folder, write_config
 from mfdistill.commands.push import without_paths
 from mfdistill.places import SHIPPED
 
@@ -37,7 +37,7 @@ def test_pushed_models_load_by_their_revision(tmp_path: Path) -> None:
     home.mkdir()
     shutil.copytree(SHIPPED / "vocode", model)
     config = load_config(model) | {"parent": {"teacher": "/home/someone/runs/teacher"}}
-    write_json(model / "config.json", config)
+    write_config(model, config)
     (model / "training_state").mkdir()
     (model / "training_state" / "raw.safetensors").write_bytes(b"not for the hub")
     soundfile.write(home / "noisy.wav", voice(1, 1.0), 8000)
@@ -54,7 +54,7 @@ def test_pushed_models_load_by_their_revision(tmp_path: Path) -> None:
         assert "license: apache-2.0" in card and "mfdistill restore me/vocoder noisy.wav" in card
         # other weights later: the pinned revision is still the first
         weights = load_tensors(model)
-        write_tensors(model / "model.safetensors", {k: 0 * v for k, v in weights.items()})
+        save_folder(model, {k: 0 * v for k, v in weights.items()}, load_config(model))
         second = run(["push", str(model), "me/vocoder"], address, home)
         assert second.returncode == 0, second.stderr
         assert hub.heads["me/vocoder"] != before

@@ -75,7 +75,7 @@ def vocabulary_file(command: StudentDistill) -> Path:
     """
     from mfdistill.companions import companion
     from mfdistill.places import resolve
-    from mfdistill.teachers.imported import VOCAB
+    from mfdistill.systems.f5 import VOCAB
 
     if command.tts.vocab is not None:
         return Path(command.tts.vocab)
@@ -99,8 +99,8 @@ def foreign_teacher(command: StudentDistill) -> tuple[str, Mapping[str, Any]] | 
     from mfdistill.checkpoint import load_config
     from mfdistill.commands.teacher_import import read_sizes
     from mfdistill.places import resolve
+    from mfdistill.systems.table import recognise
     from mfdistill.tasks.foreign import FOREIGN_TASKS
-    from mfdistill.teachers.load import recognise
 
     place, given = resolve(str(command.teacher)), read_sizes(command.sizes) or {}
     if (place / "config.json").is_file():

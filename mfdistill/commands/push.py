@@ -74,17 +74,17 @@ def stage(folder: Path, target: Path, name: str, license: str | None) -> None:
     """Lay out in ``target`` what is uploaded: what the model needs, a card whose commands name it
     by its hub id, and what is known of it. Folders of this machine are named without their path.
     """
-    from mfdistill.checkpoint import load_config, write_json, write_text
+    from mfdistill.checkpoint import load_config, write_config, write_text
     from mfdistill.commands.derived import card
     from mfdistill.commands.results import FILE
     from mfdistill.companions import named_companions
 
-    held = ["model.safetensors", *named_companions(folder), FILE, _PAGE]
+    held = ["config.json", "model.safetensors", *named_companions(folder), FILE, _PAGE]
     held += [file.name for file in folder.glob("o3s-*.json")]
     for file in held:
         if (folder / file).is_file():
             shutil.copyfile(folder / file, target / file)
-    write_json(target / "config.json", without_paths(load_config(folder)))
+    write_config(target, without_paths(load_config(folder)))
     write_text(target / "README.md", card(target, name, license))
 
 

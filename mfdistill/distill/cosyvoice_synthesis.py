@@ -20,8 +20,8 @@ from mfdistill.distill.synthesis import LEAST_PROMPT_S, LONGEST_S, Speech, now
 from mfdistill.errors import UserError
 from mfdistill.flow import noise
 from mfdistill.places import resolve
+from mfdistill.systems.cosyvoice_front import FRONT, TokenFront, load_front
 from mfdistill.tasks.foreign import ForeignTask
-from mfdistill.teachers.cosyvoice_front import FRONT, TokenFront, load_front
 
 
 @dataclass(frozen=True)

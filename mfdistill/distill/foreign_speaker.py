@@ -17,9 +17,9 @@ from mfdistill.errors import UserError
 from mfdistill.flow import cosine_times, f5_times, solve
 from mfdistill.places import resolve
 from mfdistill.students import load_student, sample
+from mfdistill.systems.f5 import GUIDANCE
 from mfdistill.tasks.foreign import FOREIGN_TASKS
 from mfdistill.teachers import load_teacher
-from mfdistill.teachers.f5 import GUIDANCE
 
 F5_KINDS = ("f5", "f5-unett")
 COSYVOICE_KINDS = ("cosyvoice2", "cosyvoice3")
