@@ -33,6 +33,7 @@ from mfdistill.commands.options import corpus
 from mfdistill.commands.os3_search import OS3Search
 from mfdistill.commands.push import Push
 from mfdistill.commands.restore import Restore
+from mfdistill.commands.short_help import overview, short_help
 from mfdistill.commands.solver_train import SolverTrain
 from mfdistill.commands.stream import Stream
 from mfdistill.commands.student_distill import StudentDistill
@@ -98,6 +99,12 @@ def parse(arguments: list[str]) -> Any:
             + _nearest(name, [*COMMANDS, *ALIASES], ", ".join(COMMANDS))
         )
     rest = arguments[1:]
+    if {"-h", "--help"} & {name, *rest}:
+        text = overview(COMMANDS, ALIASES) if name[0] == "-" else short_help(name, COMMANDS[name])
+        if text is not None:
+            sys.stdout.write(text)
+            raise SystemExit(0)
+    rest = ["--help" if word == "--help-all" else word for word in rest]
     default = _default(name, rest) if not {"-h", "--help"} & set(rest) else None
     told = io.StringIO()
     try:
