@@ -14,7 +14,11 @@ SHIPPED = Path(__file__).parent / "models"
 RESTORES, STREAMS = "enhance", "enhance-causal"
 """What ``restore`` and ``stream`` take where no model is named."""
 _HUB_ID = r"(\w[\w.-]*/[\w.-]+)(?:@([\w./-]+))?"
-_DOWNLOADED = ("config.json", "*.safetensors", "vocab.txt")
+# not the training state, which is four times as large
+_DOWNLOADED = (
+    *("config.json", "model.safetensors", "front.safetensors", "vocab.txt"),
+    "adapter_model.safetensors",
+)
 
 
 def shipped() -> list[str]:

@@ -28,6 +28,7 @@ from mfdistill.commands.demo import Demo
 from mfdistill.commands.evaluate import Evaluate
 from mfdistill.commands.export import Export
 from mfdistill.commands.info import Info
+from mfdistill.commands.merge import Merge
 from mfdistill.commands.models import Models
 from mfdistill.commands.options import corpus
 from mfdistill.commands.os3_search import OS3Search
@@ -59,6 +60,7 @@ COMMANDS: dict[str, type] = {
     "degrade": Degrade,
     "compress": Compress,
     "demo": Demo,
+    "merge": Merge,
     "export": Export,
     "models": Models,
     "info": Info,

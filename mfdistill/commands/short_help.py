@@ -70,7 +70,7 @@ GROUPS = {
     "try it": ("demo", "models", "restore", "stream", "synthesize"),
     "train": ("teacher-train", "teacher-import", "student-distill", "student-finish", "compress", "solver-train"),
     "judge": ("os3-search", "evaluate", "compare", "info"),
-    "other": ("degrade", "export", "push"),
+    "other": ("degrade", "merge", "export", "push"),
 }  # fmt: skip
 SUMMARIES = {
     "demo": "the whole chain in minutes, on a corpus made on this machine",
@@ -87,6 +87,7 @@ SUMMARIES = {
     "os3-search": "where a student's steps belong, by a metric",
     "evaluate": "teacher, student and regression network on a test set",
     "compare": "one page of several runs side by side",
+    "merge": "adapter weights into a whole model",
     "info": "what a checkpoint is, or what is installed here",
     "degrade": "a task's degraded speech made of clean speech",
     "export": "a student as another system's checkpoint",
