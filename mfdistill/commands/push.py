@@ -76,10 +76,10 @@ def stage(folder: Path, target: Path, name: str, license: str | None) -> None:
     """
     from mfdistill.checkpoint import load_config, write_config, write_text
     from mfdistill.commands.derived import card
-    from mfdistill.commands.results import FILE
+    from mfdistill.commands.results import FILE, WEIGHTS
     from mfdistill.companions import named_companions
 
-    held = ["config.json", "model.safetensors", *named_companions(folder), FILE, _PAGE]
+    held = ["config.json", *WEIGHTS, "adapter_config.json", *named_companions(folder), FILE, _PAGE]
     held += [file.name for file in folder.glob("o3s-*.json")]
     for file in held:
         if (folder / file).is_file():
