@@ -140,8 +140,9 @@ def opened(command: StudentFinish) -> tuple[Student, dict[str, Any]]:
     """
     import torch
 
-    from mfdistill.checkpoint import load_config, resolve
+    from mfdistill.checkpoint import load_config
     from mfdistill.networks import build_network
+    from mfdistill.places import resolve
     from mfdistill.search.cache import digest_tensors
     from mfdistill.students import Student, load_student
     from mfdistill.tasks import get_task
