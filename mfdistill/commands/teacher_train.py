@@ -61,6 +61,13 @@ class TeacherTrain:
     """Weight of a magnitude loss in the objective 'regression', as --integral.spectral for
     students.
     """
+    predict: Literal["velocity", "data"] = "velocity"
+    """What the errors of a flow are measured in: its velocity, or the data estimate that this
+    amounts to, which asks less near the data and does not chase silence. The network stays one of
+    the velocity.
+    """
+    quiet: float = 0.0
+    """Power by which quiet bins weigh more in a flow's loss, (|x|^2 + floor^2)^-quiet."""
     predictor: str | None = None
     """Folder of a regression network of the same task (or of a model that has one) that stands,
     frozen, in front of the flow: the flow starts around its estimate and sees it beside the input.
@@ -119,6 +126,8 @@ def repeat(config: Mapping[str, Any], where: str) -> TeacherTrain:
         spread="data" if own_profile(config.get("task") or {}, causal, framing) else "preset",
         objective="regression" if config.get("role") == "regression" else "cfm",
         spectral=float(objective.get("spectral", 0.0)),
+        predict=objective.get("predict", "velocity"),
+        quiet=float(objective.get("quiet", 0.0)),
         predictor=repeated_predictor(config, where),
         init=parent.get("init"),
         data=corpus(config.get("data"), where),
@@ -156,6 +165,10 @@ def run(command: TeacherTrain) -> Path:
     """
     from mfdistill.errors import UserError
 
+    if command.objective == "regression" and (command.predict != "velocity" or command.quiet):
+        raise UserError("--predict, --quiet: belong to --objective cfm; leave them out")
+    if command.quiet and command.task in MEL_TASKS:
+        raise UserError("--quiet: weighs bins of spectra, not Mel values; leave it out")
     if command.spectral and command.objective != "regression":
         raise UserError(
             "--spectral: belongs to --objective regression; for a student it is --integral.spectral"
@@ -233,8 +246,9 @@ def run(command: TeacherTrain) -> Path:
         objective = RegressionObjective(network, task.path, task, command.spectral)
         told = {"name": "regression", "spectral": command.spectral}
     else:
-        objective = CFMObjective(network, task.path, command.times, training.seed)
-        told = {"name": "cfm", "times": to_dict(command.times)}
+        loss = {"predict": command.predict, "quiet": command.quiet}
+        objective = CFMObjective(network, task.path, command.times, training.seed, **loss)
+        told = {"name": "cfm", "times": to_dict(command.times), **loss}
     role = "regression" if command.objective == "regression" else "teacher"
     model_config = {
         "role": role,
