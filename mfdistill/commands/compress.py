@@ -18,6 +18,8 @@ from mfdistill.distill.settings import TrainConfig
 if TYPE_CHECKING:
     from torch import nn
 
+    from mfdistill.distill.inference import Model
+
 
 @dataclass(frozen=True)
 class Compress:
@@ -107,9 +109,9 @@ def _decoupled(
     assert command.keep is not None
     training = command.training
     accelerator = make_accelerator(training)
-    network = decouple(inner(model.module), command.keep)
+    network = decouple(inner(model), command.keep)
     section["config"] = to_dict(network.config)  # type: ignore[arg-type]
-    module = with_inner(model.module, network)
+    module = with_inner(model, network)
     freeze_norms(module)
     before, after = (sum(p.numel() for p in part.parameters()) for part in (model.module, module))
     if accelerator.is_main_process:
@@ -159,7 +161,7 @@ def _int8(command: Compress, model: Any, section: dict[str, Any], config: dict[s
     )
 
     def use(network: nn.Module) -> None:
-        module = with_inner(model.module, network)
+        module = with_inner(model, network)
         sampled = endpoint(model.role, module, model.task)
         for i in range(len(utterances)):
             restore(
@@ -173,14 +175,14 @@ def _int8(command: Compress, model: Any, section: dict[str, Any], config: dict[s
             if model.role == "student":
                 restore(model.task, sampled, utterances[i]["degraded"], 1, 0, i)
 
-    network, names = quantize(inner(model.module), use)
+    network, names = quantize(inner(model), use)
     section["int8"] = names
     config |= {
         "network": section,
         "objective": {"name": "int8"},
         "training": dict(model.config.get("training") or {}),
     }
-    tensors = with_inner(model.module, network).state_dict()
+    tensors = with_inner(model, network).state_dict()
     save_folder(out, with_predictor(tensors, model.task), config)
     refresh(out)
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
@@ -188,19 +190,15 @@ def _int8(command: Compress, model: Any, section: dict[str, Any], config: dict[s
     return out
 
 
-def inner(module: nn.Module) -> nn.Module:
-    """The network inside a student; any other is one."""
-    from mfdistill.students import Student
-
-    return module.network if isinstance(module, Student) else module
+def inner(model: Model) -> nn.Module:
+    """The network inside a student; any other model is one."""
+    return model.module.get_submodule("network") if model.role == "student" else model.module
 
 
-def with_inner(module: nn.Module, network: nn.Module) -> nn.Module:
-    """A copy of a model with another network inside."""
-    from mfdistill.students import Student
-
-    if not isinstance(module, Student):
+def with_inner(model: Model, network: nn.Module) -> nn.Module:
+    """A copy of a model's module with another network inside."""
+    if model.role != "student":
         return network
-    new = copy.deepcopy(module)
+    new = copy.deepcopy(model.module)
     new.network = network
     return new

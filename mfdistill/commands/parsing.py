@@ -19,7 +19,6 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-import mfdistill
 from mfdistill.checkpoint import load_config
 from mfdistill.commands.compare import Compare
 from mfdistill.commands.compress import Compress
@@ -40,6 +39,7 @@ from mfdistill.commands.teacher_import import TeacherImport
 from mfdistill.commands.teacher_train import TeacherTrain
 from mfdistill.commands.tts_options import preset
 from mfdistill.errors import UserError
+from mfdistill.version import __version__
 
 COMMANDS: dict[str, type] = {
     "teacher-train": TeacherTrain,
@@ -85,7 +85,7 @@ def parse(arguments: list[str]) -> Any:
     if not arguments:
         arguments = ["--help"]
     if arguments[0] == "--version":
-        sys.stdout.write(f"mfdistill {mfdistill.__version__}\n")
+        sys.stdout.write(f"mfdistill {__version__}\n")
         raise SystemExit(0)
     name = ALIASES.get(arguments[0], arguments[0])
     if name not in COMMANDS and name not in ("-h", "--help"):

@@ -79,7 +79,6 @@ def run(command: Restore) -> list[Path]:
     from mfdistill.distill.inference import open_model
     from mfdistill.distill.logs import say
     from mfdistill.errors import UserError
-    from mfdistill.tasks import MelTask
 
     jobs = _jobs(Path(command.source), Path(command.target))
     single = Path(command.source).is_file()
@@ -102,7 +101,7 @@ def run(command: Restore) -> list[Path]:
         else None
     )
     model = open_model(command.model, accelerator.device, role)
-    if isinstance(model.task, MelTask):
+    if not model.task.restores:
         raise UserError(
             f"{command.model}: generates speech from units or text; use mfdistill synthesize"
         )

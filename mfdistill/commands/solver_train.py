@@ -74,8 +74,6 @@ def run(command: SolverTrain) -> Path:
     from mfdistill.errors import UserError
     from mfdistill.search.cache import digest_tensors
     from mfdistill.search.solver_train import SolverObjective, start
-    from mfdistill.tasks import MelTask
-    from mfdistill.tasks.foreign import ForeignTask
     from mfdistill.teachers import load_teacher
 
     training = command.training
@@ -86,7 +84,7 @@ def run(command: SolverTrain) -> Path:
         raise UserError(
             f"{command.teacher}: has no task of this program; name a folder that teacher-train wrote"
         )
-    if isinstance(task, (MelTask, ForeignTask)):
+    if not task.restores:
         raise UserError(
             f"--teacher {command.teacher}: makes Mel spectrograms ({task.config.name}); solvers are learnt behind teachers "
             "that restore recordings"

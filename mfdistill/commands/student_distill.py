@@ -130,7 +130,7 @@ def run(command: StudentDistill) -> Path:
     from mfdistill.search.cache import digest_tensors
     from mfdistill.students import Student
     from mfdistill.students.causal import causal_start
-    from mfdistill.tasks.foreign import ForeignTask
+    from mfdistill.systems.table import SYSTEMS
     from mfdistill.teachers import load_teacher
 
     training = command.training
@@ -148,7 +148,7 @@ def run(command: StudentDistill) -> Path:
         check_foreign(command, *foreign)
     teacher = load_teacher(command.teacher, command.kind, config=read_sizes(command.sizes))
     task = teacher.task
-    if isinstance(task, ForeignTask):
+    if task is not None and task.config.name in SYSTEMS:
         return run_foreign(command, teacher, accelerator)
     check_preset(command.preset, None, command.teacher)
     check_unused({"tts": command.tts, "guidance": command.guidance}, command.teacher)

@@ -136,8 +136,8 @@ def opened(command: StudentFinish) -> tuple[Student, dict[str, Any]]:
     from mfdistill.networks import build_network
     from mfdistill.search.cache import digest_tensors
     from mfdistill.students import Student, load_student
+    from mfdistill.systems.table import SYSTEMS
     from mfdistill.tasks import get_task
-    from mfdistill.tasks.foreign import ForeignTask
     from mfdistill.teachers import load_network, load_teacher
 
     role, path = start_of(command)
@@ -150,7 +150,7 @@ def opened(command: StudentFinish) -> tuple[Student, dict[str, Any]]:
         student = Student.from_network(network, task, 1, config["network"])
     place, what = resolve(path), f"--{role} {path}"
     own: Any = student.task
-    if own is None or isinstance(own, ForeignTask) or not student.description:
+    if own is None or own.config.name in SYSTEMS or not student.description:
         raise UserError(
             f"{what}: is a flow of another system, which student-finish cannot train yet; name a model that was trained here"
         )

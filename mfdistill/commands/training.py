@@ -40,7 +40,6 @@ def launch(
     from mfdistill.distill.logs import say
     from mfdistill.distill.train import train
     from mfdistill.distill.validation import make_validate
-    from mfdistill.tasks import MelTask
 
     role, training = model_config["role"], in_steps(training, dataset)
     validate = None
@@ -49,7 +48,7 @@ def launch(
             data, "valid", task.degradation, task.sample_rate, limit=valid.valid_files
         )
         metrics = valid.valid_metrics
-        if isinstance(task, MelTask):
+        if not task.restores:
             # PESQ says nothing about generated speech
             metrics = () if metrics == ValidOptions.valid_metrics else metrics
             if metrics:

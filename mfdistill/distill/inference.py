@@ -20,7 +20,7 @@ from mfdistill.students import STUDENTS, load_student, sample
 from mfdistill.systems.lightning import read_checkpoint
 from mfdistill.systems.table import recognise
 from mfdistill.tasks.foreign import FOREIGN_TASKS
-from mfdistill.tasks.mel import GRIFFIN_LIM, MelTask
+from mfdistill.tasks.mel import GRIFFIN_LIM
 from mfdistill.teachers import load_network, load_teacher, own_facts
 
 if TYPE_CHECKING:
@@ -180,9 +180,9 @@ def attach_vocoder(
     Raises:
         UserError: no such model, no vocoder, or one of another Mel spectrogram.
     """
-    if not isinstance(task, MelTask):
+    path = path or task.vocoder_name
+    if task.vocoder_name is None or path is None:
         return
-    path = path or task.config.vocoder
     if path == GRIFFIN_LIM:
         task.vocoder = None
         return
@@ -334,7 +334,7 @@ def condition(task: Task, wave: Tensor, text: str | None = None) -> dict[str, Te
     """``task.condition`` of a waveform (b, s) at the task's level, with its text where the task
     reads one.
     """
-    return task.condition(wave, text) if isinstance(task, MelTask) else task.condition(wave)
+    return task.condition(wave, text)
 
 
 def text_of(task: Task, utterance: Mapping[str, Any]) -> str | None:
@@ -344,7 +344,7 @@ def text_of(task: Task, utterance: Mapping[str, Any]) -> str | None:
     Raises:
         UserError: the task wants one, and the utterance has none.
     """
-    if not (isinstance(task, MelTask) and task.needs_text):
+    if not task.needs_text:
         return None
     if not utterance.get("text"):
         raise UserError(
@@ -357,4 +357,4 @@ def judged(task: Task, estimate: Any, clean: Any) -> tuple[Any, ...]:
     """What metrics compare of a whole utterance: (estimate, clean), and for Mel tasks their
     generated parts and the prompt.
     """
-    return task.judged(estimate, clean) if isinstance(task, MelTask) else (estimate, clean)
+    return (estimate, clean) if task is None else task.judged(estimate, clean)

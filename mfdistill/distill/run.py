@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-import mfdistill
 from mfdistill.checkpoint import clean_parts, remove_folder, save_folder
 from mfdistill.companions import SECTION, copy_companions, named_companions
 from mfdistill.config import to_dict
@@ -21,6 +20,7 @@ from mfdistill.distill.settings import TrainConfig, check, identity
 from mfdistill.errors import UserError
 from mfdistill.integrity import check_finite
 from mfdistill.networks.predictor import with_predictor
+from mfdistill.version import __version__
 
 
 @dataclass
@@ -209,7 +209,7 @@ def save_model(run: Run, folder: Path) -> None:
         save_folder(
             folder,
             with_predictor(run.model.state_dict(), run.task),
-            {**run.model_config, "training": training, "version": mfdistill.__version__},
+            {**run.model_config, "training": training, "version": __version__},
         )
     if folder != Path(run.config.out):
         copy_companions(Path(run.config.out), folder, run.model_config.get(SECTION) or {})

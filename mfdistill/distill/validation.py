@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from mfdistill.distill.batch import make_batch
 from mfdistill.distill.inference import Steps, endpoint, judged, restore, text_of
 from mfdistill.metrics import Workers, named, score_utterances, summarise
-from mfdistill.tasks.mel import MelTask
 
 if TYPE_CHECKING:
     from mfdistill.tasks import Task
@@ -92,7 +91,7 @@ def make_validate(
     raw = _crops(
         utterances,
         round(crop_s * task.sample_rate),
-        task if isinstance(task, MelTask) and task.needs_text else None,
+        task if task.needs_text else None,
     )
 
     def validate(model: nn.Module, step: int, accelerator: Any) -> dict[str, float]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mfdistill.checkpoint import load_tensors, resolve, save_folder
 from mfdistill.errors import UserError
@@ -30,6 +31,7 @@ def load_student(
     device: torch.device | str = "cpu",
     config: Mapping[str, Any] | None = None,
     streaming: bool = False,
+    network: nn.Module | None = None,
 ) -> Student:
     """A student in evaluation mode, with the schedule saved beside it.
 
@@ -40,6 +42,8 @@ def load_student(
         config: sizes for files that do not hold their own; a folder of ours does.
         streaming: run the network as its streaming form, frame by frame with a state; the numbers
             are the same to rounding.
+        network: your own velocity network, freshly made, for a student of such a one; it is changed
+            in place.
 
     Raises:
         UserError: nothing there, an unrecognised file, an unknown kind, a checkpoint of another
@@ -57,7 +61,7 @@ def load_student(
             f"--kind {kind}: unknown kind of student; this version has: {', '.join(STUDENTS)}"
         )
     if kind == "interval":
-        return _open_folder(place, config, streaming).to(device).eval()
+        return _open_folder(place, config, streaming, network).to(device).eval()
     with telling_what_it_is():
         opened = SYSTEMS[kind].read_student(place, config, streaming)  # type: ignore[misc]
     return _student(opened, place).to(device).eval()
@@ -87,15 +91,17 @@ def _student(opened: Opened, place: Path) -> Student:
     return student
 
 
-def _open_folder(path: Path, config: Mapping[str, Any] | None, streaming: bool) -> Student:
+def _open_folder(
+    path: Path, config: Mapping[str, Any] | None, streaming: bool, given: nn.Module | None
+) -> Student:
     """A student trained here."""
     if config is not None:
         raise UserError(f"{path}: holds its own sizes; leave config out")
-    saved, network, task = open_folder(path, "student")
+    saved, network, task = open_folder(path, "student", given)
     try:
         student = Student(
             network,
-            str(network.time_embedding_name),
+            saved["network"].get("time_embedding") or str(network.time_embedding_name),
             task,
             saved.get("schedule") or 1,
             saved["network"],

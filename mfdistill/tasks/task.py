@@ -20,6 +20,7 @@ from mfdistill.tasks.dereverb import Dereverb, dereverb_preset
 from mfdistill.tasks.enhance import Enhance, enhance_preset
 from mfdistill.tasks.foreign import FOREIGN_TASKS, ForeignTask, ForeignTaskConfig
 from mfdistill.tasks.mel import MelTaskConfig, Text2Mel, Token2Mel, mel_preset
+from mfdistill.tasks.own import OwnTask, OwnTaskConfig
 from mfdistill.tasks.phase import Phase, phase_preset
 from mfdistill.tasks.vocode import Vocode, vocode_preset
 
@@ -52,6 +53,8 @@ def read_task_config(section: Mapping[str, Any], where: str) -> TaskConfig:
     """
     if section.get("name") in FOREIGN_TASKS:
         return from_dict(ForeignTaskConfig, section, where)  # type: ignore[return-value]
+    if section.get("name") == "own":
+        return from_dict(OwnTaskConfig, section, where)  # type: ignore[return-value]
     return from_dict(
         MelTaskConfig if section.get("name") in ("token2mel", "text2mel") else TaskConfig,
         section,
@@ -67,6 +70,8 @@ def get_task(config: TaskConfig, predictor: Predictor | None = None) -> Task:
     """
     if isinstance(config, ForeignTaskConfig):
         return ForeignTask(config)
+    if isinstance(config, OwnTaskConfig):
+        return OwnTask(config)
     if config.name not in TASKS:
         raise UserError(f"task '{config.name}' is unknown; this version has: {', '.join(TASKS)}")
     task = TASKS[config.name](config)

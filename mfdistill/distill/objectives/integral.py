@@ -34,8 +34,6 @@ from mfdistill.flow import (
 )
 from mfdistill.students.student import Student
 from mfdistill.tasks import Task
-from mfdistill.tasks.foreign import ForeignTask
-from mfdistill.tasks.mel import MelTask
 from mfdistill.teachers.field import Field
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
@@ -216,7 +214,7 @@ def spectral_task(student: Student) -> Task:
     Raises:
         UserError: no task, or one whose states are Mel spectrograms.
     """
-    if student.task is None or isinstance(student.task, MelTask | ForeignTask):
+    if student.task is None or not student.task.restores:
         raise UserError(
             "--integral.spectral: needs a task whose states are STFT features, and this student has none; set it to 0"
         )
