@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from tyro.conf import OmitArgPrefixes
 
-from mfdistill.commands.options import Corpus, ValidOptions, corpus
+from mfdistill.commands.options import Corpus, ValidOptions
+from mfdistill.commands.saved import recorded
 from mfdistill.config import to_dict
 from mfdistill.distill.settings import TrainConfig
 
@@ -48,22 +48,6 @@ class Compress:
     )
     """--keep: of the fine-tuning, in which the smaller network imitates the whole one."""
     valid: OmitArgPrefixes[ValidOptions] = field(default_factory=ValidOptions)
-
-
-def repeat(config: Mapping[str, Any], where: str) -> Compress:
-    """The command that made a run, from its ``config.json``."""
-    from mfdistill.commands.training import saved_training
-    from mfdistill.errors import UserError
-
-    objective = config.get("objective") or {}
-    if objective.get("name") != "imitation":
-        raise UserError(f"{where}: is not of a model that compress made")
-    return Compress(
-        model=(config.get("parent") or {}).get("model", ""),
-        keep=objective.get("keep"),
-        data=corpus(config.get("data"), where),
-        training=saved_training(dict(config), where),
-    )
 
 
 def run(command: Compress) -> Path:
@@ -121,6 +105,7 @@ def _decoupled(
     objective = ImitationObjective(module, model.module, model.task.path, model.role, training.seed)
     dataset = open_train(command.data, model.task.degradation, model.task.sample_rate)
     config |= {
+        **recorded(command),
         "network": section, "objective": {"name": "imitation", "keep": command.keep}, "valid": to_dict(command.valid),
     }  # fmt: skip
     after_it = f"compress --model {training.out} --int8, or evaluate"

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mfdistill.commands.saved import recorded
 from mfdistill.config import to_dict
 from mfdistill.errors import UserError
 
@@ -86,6 +87,7 @@ def run_foreign(command: StudentDistill, teacher: Any, accelerator: Any) -> Path
         student, teacher, task.path, settings, training.seed
     )
     model_config = {
+        **recorded(command),
         **student.config, "objective": {"name": command.objective, **to_dict(settings)}, "data": to_dict(command.data),
         "tts": to_dict(options), "guidance": to_dict(guidance), "valid": to_dict(command.valid),
         **({"checkpoint_activations": True} if command.checkpoint_activations else {}),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import importlib
 import io
 import re
 import sys
@@ -30,11 +29,14 @@ from mfdistill.commands.info import Info
 from mfdistill.commands.options import corpus
 from mfdistill.commands.os3_search import OS3Search
 from mfdistill.commands.restore import Restore
+from mfdistill.commands.resume import Resume
+from mfdistill.commands.saved import saved_command
 from mfdistill.commands.solver_train import SolverTrain
 from mfdistill.commands.stream import Stream
 from mfdistill.commands.student_distill import StudentDistill
 from mfdistill.commands.student_finish import StudentFinish
 from mfdistill.commands.synthesize import Synthesize
+from mfdistill.commands.table import TRAINED
 from mfdistill.commands.teacher_import import TeacherImport
 from mfdistill.commands.teacher_train import TeacherTrain
 from mfdistill.commands.tts_options import preset
@@ -58,6 +60,7 @@ COMMANDS: dict[str, type] = {
     "demo": Demo,
     "export": Export,
     "info": Info,
+    "resume": Resume,
 }
 ALIASES = {"o3s-search": "os3-search"}
 CHECKPOINTS = {
@@ -65,10 +68,6 @@ CHECKPOINTS = {
     "evaluate": ("student", "teacher", "regression"), "student-finish": ("student", "regression", "teacher"),
 }  # fmt: skip
 """Options that name a checkpoint; the data of the first one given are the default."""
-ROLES = {
-    "teacher-train": ("teacher", "regression"), "solver-train": ("solver",), "compress": ("student", "teacher", "regression"),
-}  # fmt: skip
-"""Of the runs that a command can repeat; of students where none is named."""
 _STYLE = (
     tyro.conf.CascadeSubcommandArgs,
     tyro.conf.OmitSubcommandPrefixes,
@@ -128,19 +127,12 @@ def _default(name: str, rest: list[str]) -> Any:
     named.
     """
     cls = COMMANDS[name] if name in COMMANDS else None
-    module = importlib.import_module(cls.__module__) if cls is not None else None
-    if (path := _value(rest, "config")) is not None and hasattr(module, "repeat"):
+    if (path := _value(rest, "config")) is not None and cls in TRAINED:
         if (name_ := _value(rest, "preset")) is not None and name == "student-distill":
             raise UserError(
                 f"--preset {name_}: --config {path} repeats the numbers of its own run; leave one of them out"
             )
-        config = load_config(path)
-        roles = ROLES.get(name, ("student",))
-        if config.get("role") not in roles:
-            raise UserError(
-                f"--config {path}: is of a {config.get('role')}; {name} repeats runs of a {' or '.join(roles)}"
-            )
-        return replace(module.repeat(config, str(path)), config=str(path))  # type: ignore[union-attr]
+        return replace(saved_command(load_config(path), cls, path), config=path)
     defaults = {} if cls is None else {item.name: item.default for item in fields(cls)}
     chosen = (
         preset(name_)

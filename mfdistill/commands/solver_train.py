@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 from tyro.conf import OmitArgPrefixes
 
-from mfdistill.commands.options import Corpus, ValidOptions, corpus
-from mfdistill.config import from_dict, to_dict
+from mfdistill.commands.options import Corpus, ValidOptions
+from mfdistill.commands.saved import recorded
+from mfdistill.config import to_dict
 from mfdistill.distill.settings import TrainConfig
 from mfdistill.search.config import SolverConfig
 
@@ -46,20 +46,6 @@ class SolverTrain:
     )
     valid_files: int = 8
     """Utterances of the validation split that the loss is measured on; 0 is no validation."""
-
-
-def repeat(config: Mapping[str, Any], where: str) -> SolverTrain:
-    """The command that made a run, from its ``config.json``."""
-    from mfdistill.commands.training import saved_training
-
-    parent = config.get("parent") or {}
-    return SolverTrain(
-        teacher=parent.get("teacher", ""),
-        kind=parent.get("kind"),
-        solver=from_dict(SolverConfig, config.get("solver") or {}, f"{where}: solver"),
-        data=corpus(config.get("data"), where),
-        training=saved_training(dict(config), where),
-    )
 
 
 def run(command: SolverTrain) -> Path:
@@ -101,6 +87,7 @@ def run(command: SolverTrain) -> Path:
     dataset = open_train(command.data, task.degradation, task.sample_rate)
     objective = SolverObjective(solver, teacher, task, command.solver, training.seed)
     model_config = {
+        **recorded(command),
         "role": "solver",
         "task": to_dict(task.config),
         "solver": to_dict(command.solver),

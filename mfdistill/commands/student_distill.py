@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,10 +9,11 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes
 
-from mfdistill.commands.options import Corpus, ValidOptions, corpus
+from mfdistill.commands.options import Corpus, ValidOptions
+from mfdistill.commands.saved import recorded
 from mfdistill.commands.scratch import ScratchOptions
 from mfdistill.commands.tts_options import GuidanceOptions, Preset
-from mfdistill.config import from_dict, to_dict
+from mfdistill.config import to_dict
 from mfdistill.data.tts_config import TTSOptions
 from mfdistill.distill.objectives.config import IntegralConfig, MeanFlowConfig
 from mfdistill.distill.settings import TrainConfig
@@ -77,38 +77,6 @@ class StudentDistill:
     )
     integral: IntegralConfig = field(default_factory=IntegralConfig)
     meanflow: MeanFlowConfig = field(default_factory=MeanFlowConfig)
-
-
-def repeat(config: Mapping[str, Any], where: str) -> StudentDistill:
-    """The command that made a run, from its ``config.json``."""
-    from mfdistill.commands.predictor import repeated_predictor
-    from mfdistill.commands.training import saved_training, saved_valid
-
-    causal = bool(((config.get("task") or {}).get("stft") or {}).get("causal", False))
-    objective = dict(config.get("objective") or {})
-    name = objective.pop("name", "integral")
-    if name == "finish":
-        raise UserError(f"--config {where}: is of a finished student; student-finish repeats it")
-    kinds = {"integral": IntegralConfig, "meanflow": MeanFlowConfig}
-    parent = config.get("parent") or {}
-    return StudentDistill(
-        teacher=parent.get("teacher"),
-        kind=parent.get("kind"),
-        sizes=parent.get("sizes"),
-        nfe=max(1, len(config.get("schedule") or ()) - 1),
-        checkpoint_activations=bool(config.get("checkpoint_activations", False)),
-        interval=config.get("interval") or "mixed",
-        causal=causal,
-        predictor=repeated_predictor(config, where) if causal else None,
-        objective=name,
-        scratch=from_dict(ScratchOptions, config.get("scratch") or {}, f"{where}: scratch"),
-        tts=from_dict(TTSOptions, config.get("tts") or {}, f"{where}: tts"),
-        guidance=from_dict(GuidanceOptions, config.get("guidance") or {}, f"{where}: guidance"),
-        data=corpus(config.get("data"), where),
-        training=saved_training(dict(config), where),
-        **saved_valid(config, where),
-        **{name: from_dict(kinds[name], objective, f"{where}: objective")} if name in kinds else {},
-    )
 
 
 def run(command: StudentDistill) -> Path:
@@ -180,6 +148,7 @@ def run(command: StudentDistill) -> Path:
         student, teacher, task.path, settings, training.seed
     )
     model_config = {
+        **recorded(command),
         **student.config,
         "objective": {"name": command.objective, **to_dict(settings)},
         "data": to_dict(command.data),
@@ -223,6 +192,7 @@ def run_scratch(command: StudentDistill, accelerator: Any) -> Path:
     student, task, dataset = scratch_student(command)
     objective = MeanFlowObjective(student, None, task.path, command.meanflow, command.training.seed)
     model_config = {
+        **recorded(command),
         **student.config,
         "objective": {"name": "meanflow", **to_dict(command.meanflow)},
         "scratch": to_dict(command.scratch),

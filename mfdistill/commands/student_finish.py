@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from tyro.conf import OmitArgPrefixes
 
-from mfdistill.commands.options import Corpus, ValidOptions, corpus
-from mfdistill.config import from_dict, to_dict
+from mfdistill.commands.options import Corpus, ValidOptions
+from mfdistill.commands.saved import recorded
+from mfdistill.config import to_dict
 from mfdistill.distill.finishing.config import FinishConfig, completed, schedules
 from mfdistill.distill.settings import TrainConfig
 from mfdistill.errors import UserError
@@ -57,31 +57,6 @@ class StudentFinish:
     )
 
 
-def repeat(config: Mapping[str, Any], where: str) -> StudentFinish:
-    """The command that made a run, from its ``config.json``.
-
-    Raises:
-        UserError: a student that was not finished.
-    """
-    from mfdistill.commands.training import saved_training, saved_valid
-
-    objective = dict(config.get("objective") or {})
-    if objective.pop("name", None) != "finish":
-        raise UserError(f"--config {where}: was not finished; student-distill repeats it")
-    parent = dict(config.get("parent") or {})
-    started = {"teacher": parent.get("teacher"), parent.get("start", "student"): parent.get("from")}
-    return StudentFinish(
-        student=started.get("student"),
-        teacher=started.get("teacher"),
-        regression=started.get("regression"),
-        random=bool(parent.get("random")),
-        finish=from_dict(FinishConfig, objective, f"{where}: objective"),
-        data=corpus(config.get("data"), where),
-        training=saved_training(dict(config), where),
-        valid=saved_valid(config, where).get("valid", ValidOptions(valid_nfe=(1, 2))),
-    )
-
-
 def run(command: StudentFinish) -> Path:
     """Finish as ``command`` says; returns the run's folder.
 
@@ -104,6 +79,7 @@ def run(command: StudentFinish) -> Path:
         student, task, times, settings, _teacher(command, student), command.training.seed
     )
     model_config = {
+        **recorded(command),
         **student.config,
         "schedules": {str(k): grid for k, grid in times.items() if k > 1},
         "objective": {"name": "finish", **to_dict(settings)},

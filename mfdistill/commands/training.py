@@ -5,13 +5,11 @@ figure and card.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mfdistill.checkpoint import load_config
 from mfdistill.commands.options import Corpus, ValidOptions
-from mfdistill.config import from_dict
 from mfdistill.distill.settings import TrainConfig, in_steps
 from mfdistill.errors import UserError
 
@@ -93,29 +91,6 @@ def finish(out: Path) -> None:
     if rows:
         curves_plot(rows, out / "curves.png", out.name)
     refresh(out)
-
-
-def saved_training(config: dict[str, Any], where: str) -> TrainConfig:
-    """The settings of a run from its ``config.json``, ready to be given again."""
-    section = {
-        key: value
-        for key, value in config.get("training", {}).items()
-        if key not in ("step", "hours", "processes")
-    }
-    return from_dict(
-        TrainConfig, {**section, "resume": False, "overwrite": False}, f"{where}: training"
-    )
-
-
-def saved_valid(config: Mapping[str, Any], where: str) -> dict[str, ValidOptions]:
-    """What a run measured in validation, as a field of its command; nothing where its
-    ``config.json`` does not say.
-    """
-    return (
-        {"valid": from_dict(ValidOptions, config["valid"], f"{where}: valid")}
-        if config.get("valid")
-        else {}
-    )
 
 
 def same_task(own: Task, other: Task, what: str) -> None:

@@ -94,13 +94,16 @@ def find_run(config: TrainConfig, model_config: dict[str, Any]) -> state.Found |
                 f"{out}: holds a model but no {state.FOLDER}; --overwrite it or name another --out"
             )
         return None
-    different = state.first_difference(
-        found.info["identity"], json.loads(json.dumps(identity(config, model_config)))
-    )
+    before = found.info["identity"]
+    now = json.loads(json.dumps(identity(config, model_config)))
+    if config.extend and config.steps >= before["training"]["steps"]:
+        before = {**before, "training": {**before["training"], "steps": config.steps}}
+        found.info["finished"] = found.info["step"] >= config.steps
+    different = state.first_difference(before, now)
     if different is not None:
-        key, before, now = different
+        key, own, given = different
         raise UserError(
-            f"{out}: cannot resume with {key} = {now!r}: the run was started with {before!r}; give that, or name another --out"
+            f"{out}: cannot resume with {key} = {given!r}: the run was started with {own!r}; give that, or name another --out"
         )
     return found
 
@@ -240,5 +243,6 @@ def save_run(run: Run, with_model: bool = True) -> None:
         if run.accelerator.scaler is not None
         else None,
         "identity": identity(run.config, run.model_config),
+        "command": run.model_config.get("command"),
     }
     state.save_state(out, tensors, info, run.config.keep_states)
