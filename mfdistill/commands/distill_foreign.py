@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mfdistill.commands.extend import objective_settings
 from mfdistill.commands.saved import recorded
 from mfdistill.config import to_dict
 from mfdistill.errors import UserError
@@ -63,7 +64,7 @@ def run_foreign(command: StudentDistill, teacher: Any, accelerator: Any) -> Path
     student.task = task
     if command.checkpoint_activations:
         recompute_activations(student.network)
-    settings: Any = getattr(command, command.objective)
+    settings: Any = objective_settings(command.objective, command, command.own)
     if options.data_free:
         settings = replace(settings, state="rollout")
     vocabulary = open_vocabulary(command, teacher) if task.frames_first else None

@@ -25,6 +25,7 @@ from mfdistill.commands.degrade import Degrade
 from mfdistill.commands.demo import Demo
 from mfdistill.commands.evaluate import Evaluate
 from mfdistill.commands.export import Export
+from mfdistill.commands.extend import extend
 from mfdistill.commands.info import Info
 from mfdistill.commands.options import corpus
 from mfdistill.commands.os3_search import OS3Search
@@ -81,6 +82,11 @@ def parse(arguments: list[str]) -> Any:
     Raises:
         UserError: no such command, option or value. SystemExit: help or version was asked for.
     """
+    while arguments[:1] == ["--extend"]:
+        if len(arguments) < 2:
+            raise UserError("--extend: name a Python file (docs/extending.md)")
+        extend(arguments[1])
+        arguments = arguments[2:]
     if not arguments:
         arguments = ["--help"]
     if arguments[0] == "--version":

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes
 
+from mfdistill.commands.extend import objective_settings
 from mfdistill.commands.options import Corpus, ValidOptions
 from mfdistill.commands.saved import recorded
 from mfdistill.commands.scratch import ScratchOptions
@@ -39,7 +40,7 @@ class StudentDistill:
     """JSON file with the sizes of another system's network, where they are not the published
     ones.
     """
-    objective: Literal["integral", "meanflow"] = "integral"
+    objective: str = "integral"
     """'integral' learns the teacher's displacements and needs no derivative; 'meanflow' learns the
     MeanFlow identity.
     """
@@ -77,6 +78,8 @@ class StudentDistill:
     )
     integral: IntegralConfig = field(default_factory=IntegralConfig)
     meanflow: MeanFlowConfig = field(default_factory=MeanFlowConfig)
+    own: tuple[str, ...] = ()
+    """NAME=VALUE settings of an objective of --extend."""
 
 
 def run(command: StudentDistill) -> Path:
@@ -134,7 +137,7 @@ def run(command: StudentDistill) -> Path:
     task = start.task
     assert task is not None
     dataset = open_task_train(command.data, task)
-    settings = getattr(command, command.objective)
+    settings: Any = objective_settings(command.objective, command, command.own)
     if (
         isinstance(settings, IntegralConfig)
         and settings.state == "data"

@@ -33,11 +33,10 @@ class TeacherTrain:
     of the same size).
     """
 
-    task: Literal[
-        "vocode", "enhance", "phase", "dereverb", "codec", "bandwidth", "token2mel", "text2mel"
-    ] = "vocode"
-    """Mel spectrogram to speech, noisy to clean speech, STFT magnitudes to speech, reverberant to
-    dry, coded to what was coded, or band-limited to full-band speech, speech units or text (with a
+    task: str = "vocode"
+    """vocode, enhance, phase, dereverb, codec, bandwidth, token2mel, text2mel, or one of --extend:
+    Mel spectrogram to speech, noisy to clean speech, STFT magnitudes to speech, reverberant to dry,
+    coded to what was coded, or band-limited to full-band speech, speech units or text (with a
     prompt) to a Mel spectrogram.
     """
     sample_rate: int = 16000

@@ -16,7 +16,7 @@ from mfdistill.data.texts import prepared
 from mfdistill.distill.objectives.regression import estimate
 from mfdistill.errors import UserError
 from mfdistill.flow import Tableau, noise, solve
-from mfdistill.students import STUDENTS, load_student, sample
+from mfdistill.students import load_student, sample, student_kinds
 from mfdistill.systems.lightning import read_checkpoint
 from mfdistill.systems.table import recognise
 from mfdistill.tasks.foreign import FOREIGN_TASKS
@@ -137,7 +137,7 @@ def _refuse_mel_flow(place: Path, kind: str | None) -> None:
 def _open_foreign(place: Path, device: torch.device | str, role: str | None) -> Model:
     _refuse_mel_flow(place, recognise(place))
     if role is None:
-        average = recognise(place) in STUDENTS and read_checkpoint(place).settings.get(
+        average = recognise(place) in student_kinds() and read_checkpoint(place).settings.get(
             "use_mfse", True
         )
         role = "student" if average else "teacher"

@@ -18,11 +18,11 @@ from mfdistill.systems.base import Opened, own_facts
 from mfdistill.systems.table import SYSTEMS, recognise, telling_what_it_is
 from mfdistill.teachers.folders import load_parts, open_folder, stream_by_frames
 
-STUDENTS: tuple[str, ...] = (
-    "interval",
-    *(name for name, system in SYSTEMS.items() if system.read_student is not None),
-)
-"""The kinds of student that ``load_student`` reads; "interval" is trained here."""
+
+def student_kinds() -> list[str]:
+    """The kinds of student that ``load_student`` reads; "interval" is trained here."""
+    read = [name for name, system in SYSTEMS.items() if system.read_student is not None]
+    return ["interval", *read]
 
 
 def load_student(
@@ -38,7 +38,7 @@ def load_student(
     Args:
         path: a folder that ``student-distill`` wrote, the hub id of such a folder, or a MeanFlowSE
             checkpoint.
-        kind: one of ``STUDENTS``; found from the file where it can be.
+        kind: one of ``student_kinds()``; found from the file where it can be.
         config: sizes for files that do not hold their own; a folder of ours does.
         streaming: run the network as its streaming form, frame by frame with a state; the numbers
             are the same to rounding.
@@ -50,15 +50,15 @@ def load_student(
             role, or an option that the kind lacks.
     """
     place = resolve(path)
-    if kind is None and not place.is_dir() and (kind := recognise(place)) not in STUDENTS:
+    if kind is None and not place.is_dir() and (kind := recognise(place)) not in student_kinds():
         raise UserError(
             f"{place}: not recognised as a student; this version reads folders that student-distill wrote, "
-            f"and kinds: {', '.join(STUDENTS)}"
+            f"and kinds: {', '.join(student_kinds())}"
         )
     kind = kind or "interval"
-    if kind not in STUDENTS:
+    if kind not in student_kinds():
         raise UserError(
-            f"--kind {kind}: unknown kind of student; this version has: {', '.join(STUDENTS)}"
+            f"--kind {kind}: unknown kind of student; this version has: {', '.join(student_kinds())}"
         )
     if kind == "interval":
         return _open_folder(place, config, streaming, network).to(device).eval()
