@@ -19,6 +19,7 @@ from mfdistill.data.tts_config import TTSOptions
 from mfdistill.distill.objectives.config import IntegralConfig, MeanFlowConfig
 from mfdistill.distill.settings import TrainConfig
 from mfdistill.errors import UserError
+from mfdistill.networks.lora_config import LoraConfig
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class StudentDistill:
     """Compute blocks again in the backward pass instead of keeping them: less memory, a third more
     time (text-to-speech networks).
     """
+    lora: LoraConfig = field(default_factory=LoraConfig)
     guidance: GuidanceOptions = field(default_factory=GuidanceOptions)
     tts: TTSOptions = field(default_factory=TTSOptions)
     scratch: ScratchOptions = field(default_factory=ScratchOptions)
@@ -133,7 +135,9 @@ def run(command: StudentDistill) -> Path:
         "sha256": digest_tensors(teacher.network.state_dict()),
     }
     start = causal_start(teacher, _replaced(command, task)) if command.causal else teacher
-    student = Student.from_teacher(start, command.nfe, parent, command.interval)
+    student = Student.from_teacher(
+        start, command.nfe, parent, command.interval, adapter=command.lora
+    )
     task = start.task
     assert task is not None
     dataset = open_task_train(command.data, task)

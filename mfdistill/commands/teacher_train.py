@@ -24,7 +24,7 @@ from mfdistill.networks.frames_config import FramesSizes
 from mfdistill.networks.sizes import Backbone, UNetSizes
 
 if TYPE_CHECKING:
-    from mfdistill.tasks import Task, TaskConfig
+    from mfdistill.tasks import Restoration, TaskConfig
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def same_role(init: str) -> None:
     raise UserError(f"--init {init}: holds a student; name a teacher or a regression network")
 
 
-def spread_of(training: TrainConfig, task: Task, dataset: Any, given: bool) -> TaskConfig:
+def spread_of(training: TrainConfig, task: Restoration, dataset: Any, given: bool) -> TaskConfig:
     """The task with its prior's spread measured on the data, or as the run to be resumed has
     measured it.
 

@@ -16,12 +16,12 @@ from mfdistill.errors import UserError
 if TYPE_CHECKING:
     from torch import nn
 
-    from mfdistill.tasks import Task
+    from mfdistill.tasks import Restoration
 
 
 def launch(
     objective: nn.Module,
-    task: Task,
+    task: Restoration,
     dataset: Any,
     data: Corpus,
     training: TrainConfig,
@@ -93,7 +93,7 @@ def finish(out: Path) -> None:
     refresh(out)
 
 
-def same_task(own: Task, other: Task, what: str) -> None:
+def same_task(own: Restoration, other: Restoration, what: str) -> None:
     """Raise ``UserError`` unless a checkpoint's task is the one that is trained for, whatever the
     temperature, which is one of sampling.
     """

@@ -24,7 +24,7 @@ from mfdistill.tasks.mel import GRIFFIN_LIM
 from mfdistill.teachers import load_network, load_teacher, own_facts
 
 if TYPE_CHECKING:
-    from mfdistill.tasks import Task
+    from mfdistill.tasks import Restoration
 
 Steps = int | Sequence[float]
 Sampler = Literal["displacement", "euler"]
@@ -38,7 +38,7 @@ class Model:
 
     role: str
     """teacher, student or regression."""
-    task: Task
+    task: Restoration
     module: nn.Module
     endpoint: Endpoint
     config: Mapping[str, Any]
@@ -211,7 +211,9 @@ def attach_vocoder(
     task.vocoder = vocode
 
 
-def endpoint(role: str, module: nn.Module, task: Task, solver: str | Tableau = "euler") -> Endpoint:
+def endpoint(
+    role: str, module: nn.Module, task: Restoration, solver: str | Tableau = "euler"
+) -> Endpoint:
     """How ``module`` comes from z_0 to z_1: a teacher by steps of ``solver`` (where no number is
     named 10 of Euler's, one of any other), a student along its schedule, a regression network at
     once. Steps of a teacher that was not trained up to t = 1 are FlowSE's: equal ones to there, and
@@ -242,7 +244,7 @@ def _sample(
 
 @torch.no_grad()
 def restore(
-    task: Task,
+    task: Restoration,
     model: Endpoint,
     degraded: Tensor,
     steps: Steps | None = None,
@@ -280,7 +282,7 @@ def restore(
 
 @torch.no_grad()
 def restore_batch(
-    task: Task,
+    task: Restoration,
     model: Endpoint,
     waves: Sequence[Tensor],
     gains: Sequence[Tensor],
@@ -302,7 +304,7 @@ def restore_batch(
 
 
 def _restored(
-    task: Task,
+    task: Restoration,
     model: Endpoint,
     waves: Sequence[Tensor],
     gains: Sequence[Tensor],
@@ -330,14 +332,14 @@ def _restored(
     return [(task.waveform(one[None], wave.shape[-1]) / gain)[0] for one, wave, gain in found]
 
 
-def condition(task: Task, wave: Tensor, text: str | None = None) -> dict[str, Tensor]:
+def condition(task: Restoration, wave: Tensor, text: str | None = None) -> dict[str, Tensor]:
     """``task.condition`` of a waveform (b, s) at the task's level, with its text where the task
     reads one.
     """
     return task.condition(wave, text)
 
 
-def text_of(task: Task, utterance: Mapping[str, Any]) -> str | None:
+def text_of(task: Restoration, utterance: Mapping[str, Any]) -> str | None:
     """The text of an utterance of ``data.open_eval`` as the task wants it; None where it wants
     none.
 
@@ -353,7 +355,7 @@ def text_of(task: Task, utterance: Mapping[str, Any]) -> str | None:
     return prepared([str(utterance["text"])], task.config)[0]
 
 
-def judged(task: Task, estimate: Any, clean: Any) -> tuple[Any, ...]:
+def judged(task: Restoration, estimate: Any, clean: Any) -> tuple[Any, ...]:
     """What metrics compare of a whole utterance: (estimate, clean), and for Mel tasks their
     generated parts and the prompt.
     """

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mfdistill.checkpoint import load_tensors, resolve, save_folder
+from mfdistill.checkpoint import load_config, load_tensors, resolve, save_folder
 from mfdistill.errors import UserError
 from mfdistill.networks.predictor import with_predictor
 from mfdistill.students.interval import IntervalEmbedding
@@ -97,6 +97,11 @@ def _open_folder(
     """A student trained here."""
     if config is not None:
         raise UserError(f"{path}: holds its own sizes; leave config out")
+    if load_config(path).get("adapter"):
+        from mfdistill.students.adapter import load_adapter
+
+        student = load_adapter(path, load_config(path))
+        return _streaming(student, path) if streaming else student
     saved, network, task = open_folder(path, "student", given)
     try:
         student = Student(
@@ -112,14 +117,19 @@ def _open_folder(
     except (TypeError, UserError) as error:
         raise UserError(f"{path}/config.json: schedule: {error}") from error
     load_parts(student, task, load_tensors(path), path)
-    if streaming:
-        system = SYSTEMS.get(task.config.name)
-        facts = own_facts(network) if system is None else system.facts(network)
-        if facts.streams == "chunks":
-            network.streaming = True  # type: ignore[assignment]
-        else:
-            stream_by_frames(network, task, path)
-            student.streaming = True
+    return _streaming(student, path) if streaming else student
+
+
+def _streaming(student: Student, path: Path) -> Student:
+    task, network = student.task, student.network
+    assert task is not None
+    system = SYSTEMS.get(task.config.name)
+    facts = own_facts(network) if system is None else system.facts(network)
+    if facts.streams == "chunks":
+        network.streaming = True  # type: ignore[assignment]
+    else:
+        stream_by_frames(network, task, path)
+        student.streaming = True
     return student
 
 

@@ -2,7 +2,7 @@
 bandwidth extension.
 """
 
-from mfdistill.tasks.base import Predictor, Restoration, Task
+from mfdistill.tasks.base import Predictor, Restoration, Task, with_audio
 from mfdistill.tasks.config import TaskConfig
 from mfdistill.tasks.enhance import Enhance
 from mfdistill.tasks.mel import MelTask, MelTaskConfig
@@ -35,4 +35,5 @@ __all__ = [
     "get_task",
     "predicted",
     "read_task_config",
+    "with_audio",
 ]

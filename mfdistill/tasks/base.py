@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mfdistill.audio.features import inverse_features, padded_length, stft_features
+from mfdistill.errors import UserError
 from mfdistill.flow import GaussianPath, noise_like
 from mfdistill.tasks.config import Degradation, TaskConfig
 
@@ -205,3 +206,15 @@ class Restoration(Task):
     def waveform(self, z_1: Tensor, length: int) -> Tensor:
         """Features ``(b, 2, f, n)`` back to ``(b, length)``."""
         return inverse_features(z_1, self.config.stft, self._length(length))[..., :length]
+
+
+def with_audio(task: Task | None, what: str = "this model") -> Restoration:
+    """``task`` as one that makes features of waveforms and waveforms of states.
+
+    Raises:
+        UserError: it does neither; ``what`` names the model.
+    """
+    if not isinstance(task, Restoration):
+        name = "no task" if task is None else f"the task '{task.config.name}'"
+        raise UserError(f"{what}: has {name}, whose states are no features of recordings")
+    return task

@@ -13,7 +13,7 @@ from mfdistill.audio.features import StftConfig
 from mfdistill.config import from_dict
 from mfdistill.errors import UserError
 from mfdistill.tasks.bandwidth import Bandwidth, bandwidth_preset
-from mfdistill.tasks.base import Predictor, Task
+from mfdistill.tasks.base import Predictor, Restoration
 from mfdistill.tasks.codec import Codec, codec_preset
 from mfdistill.tasks.config import TaskConfig
 from mfdistill.tasks.dereverb import Dereverb, dereverb_preset
@@ -24,7 +24,7 @@ from mfdistill.tasks.own import OwnTask, OwnTaskConfig
 from mfdistill.tasks.phase import Phase, phase_preset
 from mfdistill.tasks.vocode import Vocode, vocode_preset
 
-TASKS: dict[str, type[Task]] = {
+TASKS: dict[str, type[Restoration]] = {
     "enhance": Enhance, "vocode": Vocode, "phase": Phase, "dereverb": Dereverb, "codec": Codec, "bandwidth": Bandwidth,
     "token2mel": Token2Mel, "text2mel": Text2Mel,
 }  # fmt: skip
@@ -62,16 +62,16 @@ def read_task_config(section: Mapping[str, Any], where: str) -> TaskConfig:
     )
 
 
-def get_task(config: TaskConfig, predictor: Predictor | None = None) -> Task:
+def get_task(config: TaskConfig, predictor: Predictor | None = None) -> Restoration:
     """The task of a configuration, with the predictor that stands in front of its flow.
 
     Raises:
         UserError: no such task.
     """
     if isinstance(config, ForeignTaskConfig):
-        return ForeignTask(config)
+        return ForeignTask(config)  # type: ignore[return-value]
     if isinstance(config, OwnTaskConfig):
-        return OwnTask(config)
+        return OwnTask(config)  # type: ignore[return-value]
     if config.name not in TASKS:
         raise UserError(f"task '{config.name}' is unknown; this version has: {', '.join(TASKS)}")
     task = TASKS[config.name](config)

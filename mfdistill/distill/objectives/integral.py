@@ -33,7 +33,7 @@ from mfdistill.flow import (
     uniform,
 )
 from mfdistill.students.student import Student
-from mfdistill.tasks import Task
+from mfdistill.tasks import Restoration
 from mfdistill.teachers.field import Field
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
@@ -117,7 +117,14 @@ class IntegralObjective(nn.Module):
         return loss, logs
 
     def spectral(
-        self, task: Task, z: Tensor, t: Tensor, r: Tensor, u: Tensor, target: Tensor, batch: Batch
+        self,
+        task: Restoration,
+        z: Tensor,
+        t: Tensor,
+        r: Tensor,
+        u: Tensor,
+        target: Tensor,
+        batch: Batch,
     ) -> Tensor:
         """Magnitude loss of the rows that end at r = 1, (): their sum over all rows, so that rare
         ends weigh little.
@@ -208,7 +215,7 @@ class IntegralObjective(nn.Module):
         return torch.cat([whole, every[pick].transpose(0, 1)])
 
 
-def spectral_task(student: Student) -> Task:
+def spectral_task(student: Student) -> Restoration:
     """The task whose features the magnitude loss turns into signals.
 
     Raises:
