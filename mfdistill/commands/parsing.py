@@ -135,12 +135,13 @@ def _default(name: str, rest: list[str]) -> Any:
     named.
     """
     cls = COMMANDS[name] if name in COMMANDS else None
-    if (path := _value(rest, "config")) is not None and cls in TRAINED:
+    if (path := _value(rest, "config")) is not None and cls is not None and cls in TRAINED:
         if (name_ := _value(rest, "preset")) is not None and name == "student-distill":
             raise UserError(
                 f"--preset {name_}: --config {path} repeats the numbers of its own run; leave one of them out"
             )
-        return replace(saved_command(load_config(path), cls, path), config=path)
+        made: Any = saved_command(load_config(path), cls, path)
+        return replace(made, config=path)
     defaults = {} if cls is None else {item.name: item.default for item in fields(cls)}
     chosen = (
         preset(name_)

@@ -60,6 +60,7 @@ def run(command: SolverTrain) -> Path:
     from mfdistill.errors import UserError
     from mfdistill.search.cache import digest_tensors
     from mfdistill.search.solver_train import SolverObjective, start
+    from mfdistill.tasks import with_audio
     from mfdistill.teachers import load_teacher
 
     training = command.training
@@ -75,6 +76,7 @@ def run(command: SolverTrain) -> Path:
             f"--teacher {command.teacher}: makes Mel spectrograms ({task.config.name}); solvers are learnt behind teachers "
             "that restore recordings"
         )
+    task = with_audio(task, command.teacher)
     if teacher.branches != 1:
         raise UserError(
             f"{command.teacher}: has guidance, which a solver is not learned through; load it with guidance strength 0"

@@ -104,6 +104,7 @@ def run(command: StudentDistill) -> Path:
     from mfdistill.students import Student
     from mfdistill.students.causal import causal_start
     from mfdistill.systems.table import SYSTEMS
+    from mfdistill.tasks import with_audio
     from mfdistill.teachers import load_teacher
 
     training = command.training
@@ -138,8 +139,7 @@ def run(command: StudentDistill) -> Path:
     student = Student.from_teacher(
         start, command.nfe, parent, command.interval, adapter=command.lora
     )
-    task = start.task
-    assert task is not None
+    task = with_audio(start.task, str(command.teacher))
     dataset = open_task_train(command.data, task)
     settings: Any = objective_settings(command.objective, command, command.own)
     if (

@@ -19,6 +19,7 @@ from mfdistill.flow import Tableau, noise, solve
 from mfdistill.students import load_student, sample, student_kinds
 from mfdistill.systems.lightning import read_checkpoint
 from mfdistill.systems.table import recognise
+from mfdistill.tasks import with_audio
 from mfdistill.tasks.foreign import FOREIGN_TASKS
 from mfdistill.tasks.mel import GRIFFIN_LIM
 from mfdistill.teachers import load_network, load_teacher, own_facts
@@ -115,13 +116,13 @@ def open_model(
     found = role or config.get("role")
     if found == "student":
         student = load_student(place, device=device)
-        if student.task is None:
-            raise UserError(f"{path}: has no task; train it again")
-        attach_vocoder(student.task, device)
-        return Model(found, student.task, student, endpoint(found, student, student.task), config)
+        task = with_audio(student.task, str(path))
+        attach_vocoder(task, device)
+        return Model(found, task, student, endpoint(found, student, task), config)
     if found not in ("teacher", "regression"):
         raise UserError(f"{path}: holds a {found}; known are teacher, student and regression")
-    network, task, config = load_network(place, found, device)
+    network, own, config = load_network(place, found, device)
+    task = with_audio(own, str(path))
     attach_vocoder(task, device)
     return Model(found, task, network, endpoint(found, network, task), config)
 
@@ -160,7 +161,8 @@ def _open_foreign(place: Path, device: torch.device | str, role: str | None) -> 
             f"{place}: does not say its prior's spread, so it cannot be run on audio files; make a folder of it with "
             "teacher-import --sizes FILE (JSON with sigma_y) and name that"
         )
-    return Model(role, task, module, endpoint(role, module, task), config)
+    own = with_audio(task, str(place))
+    return Model(role, own, module, endpoint(role, module, own), config)
 
 
 def attach_vocoder(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -61,7 +61,7 @@ def synthesise(
             does not know, too long a result, or an input of the other task.
     """
     began = time.perf_counter()
-    task = model.task
+    task: Any = model.task
     hop, rate = task.config.stft.hop, task.sample_rate
     if len(prompt) < LEAST_PROMPT_S * rate:
         raise UserError(

@@ -33,7 +33,7 @@ from mfdistill.flow import (
     uniform,
 )
 from mfdistill.students.student import Student
-from mfdistill.tasks import Restoration
+from mfdistill.tasks import Restoration, with_audio
 from mfdistill.teachers.field import Field
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
@@ -225,7 +225,7 @@ def spectral_task(student: Student) -> Restoration:
         raise UserError(
             "--integral.spectral: needs a task whose states are STFT features, and this student has none; set it to 0"
         )
-    return student.task
+    return with_audio(student.task)
 
 
 def _repeat(value: Tensor, k: int) -> Tensor:
