@@ -22,6 +22,7 @@ BASE = {
     "companions",
     "integrity",
     "lazy",
+    "places",
     "reading",
     "version",
     "walk",
