@@ -93,6 +93,7 @@ def run(command: TeacherTrain) -> Path:
         UserError: bad options or data. Interrupted: stopped by a signal, after saving.
     """
     from mfdistill.errors import UserError
+    from mfdistill.tasks import TASKS
 
     if command.spectral and command.objective != "regression":
         raise UserError(
@@ -108,6 +109,8 @@ def run(command: TeacherTrain) -> Path:
         from mfdistill.commands.speech_train import run as run_mel
 
         return run_mel(command)
+    if command.task not in TASKS:
+        raise UserError(f"--task {command.task}: unknown; this version has: {', '.join(TASKS)}")
     import torch
 
     from mfdistill.commands.predictor import open_predictor

@@ -355,7 +355,8 @@ def text_of(task: Restoration, utterance: Mapping[str, Any]) -> str | None:
         raise UserError(
             f"{utterance['name']}: has no text for {task.config.name}; add it to transcripts.tsv (path, speaker, text)"
         )
-    return prepared([str(utterance["text"])], task.config)[0]
+    config: Any = task.config
+    return prepared([str(utterance["text"])], config)[0]
 
 
 def judged(task: Restoration, estimate: Any, clean: Any) -> tuple[Any, ...]:
