@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from mfdistill.checkpoint import load_config
 from mfdistill.cli import main
-from mfdistill.commands.teacher_train import repeat
+from mfdistill.commands.saved import saved_command
+from mfdistill.commands.teacher_train import TeacherTrain
 from mfdistill.distill.objectives import CFMObjective
 from mfdistill.distill.objectives.base import end_points
 from mfdistill.distill.objectives.cfm import data_estimate, quiet_weights
@@ -72,7 +73,7 @@ def test_as_a_user_gives_it(tmp_path: Path) -> None:
     assert main([*command, *QUICK, *options]) == 0
     config = load_config(out)
     assert (config["objective"]["predict"], config["objective"]["quiet"]) == ("data", 0.25)
-    again = repeat(config, str(out))
+    again = saved_command(config, TeacherTrain, str(out))
     assert (again.predict, again.quiet) == ("data", 0.25)
     student = ["student-distill", "--teacher", str(out), "--out", str(tmp_path / "student")]
     assert main([*student, *QUICK, "--valid-files", "0", "--steps", "1"]) == 0
