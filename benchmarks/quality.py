@@ -83,7 +83,7 @@ class Options:
     """Budgets of the figure of quality against minutes from a given teacher: each is spent on
     distilling and finishing (half each), on finishing the teacher, and on a regression.
     """
-    critic_weight: float = 0.1
+    critic_weight: float = 0.03
     temperature: float = 0.0
     """Of finished models."""
     crop_s: float = 1.0
