@@ -14,7 +14,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "mfdistill"
-BASE = {"errors", "config", "checkpoint", "companions", "integrity", "lazy", "reading", "walk"}
+BASE = {
+    *("errors", "config", "checkpoint", "companions", "integrity", "lazy", "peers", "reading"),
+    "walk",
+}
 ALLOWED = {
     "flow": set(),
     "networks": {"flow"},

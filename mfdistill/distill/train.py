@@ -26,7 +26,13 @@ from mfdistill.distill.batch import loss_count, make_batch
 from mfdistill.distill.disk import disk_need
 from mfdistill.distill.interrupt import Interrupted, Signals
 from mfdistill.distill.logs import say
-from mfdistill.distill.processes import make_accelerator
+from mfdistill.distill.processes import (
+    filled,
+    make_accelerator,
+    put_together,
+    reshard,
+    whole,
+)
 from mfdistill.distill.run import (
     Run,
     build_run,
@@ -38,6 +44,7 @@ from mfdistill.distill.run import (
     save_run,
 )
 from mfdistill.distill.settings import TrainConfig, check_end, lr_factor
+from mfdistill.distill.state import module_tensors
 from mfdistill.errors import UserError
 
 Validate = Callable[[nn.Module, int, Any], Mapping[str, float]]
@@ -221,6 +228,7 @@ def training_step(
             ).detach() / len(raws)
             totals[name] = totals[name] + value if name in totals else value
     norm = accelerator.clip_grad_norm_(run.objective.parameters(), config.grad_clip or math.inf)
+    norm = put_together(norm)
 
     # one exchange and one wait for the device per step: what was measured, and who wants to stop
     asked = torch.tensor([float(wish) for wish in wishes()], device=accelerator.device)
@@ -280,7 +288,14 @@ def _validate(run: Run, validate: Validate | None) -> None:
     modes = [(module, module.training) for module in run.model.modules()]
     with run.ema.applied(), torch.no_grad():
         run.model.eval()
-        values = dict(validate(run.model, run.step, run.accelerator))
+        model = run.model
+        if run.replica is not None:
+            weights = whole(module_tensors(model), keep=True)
+            model = filled(run.replica, weights, run.accelerator.device)
+        values = dict(validate(model, run.step, run.accelerator))
+        if run.replica is not None:
+            run.replica.to("meta")
+            reshard(run.objective)
     for module, training in modes:
         module.training = training
     run.log.valid(run.step, values)
