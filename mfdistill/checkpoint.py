@@ -4,6 +4,7 @@ dying run damages nothing.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -89,7 +90,8 @@ def _written(path: Path, write: Write) -> Path:
     except Exception as error:
         if part.is_file():  # unlink would fail on its own where the folder is a file
             part.unlink()
-        if isinstance(error, OSError) or "I/O error" in str(error) or "No space" in str(error):
+        told = ("I/O error", "No space", "failed writing")
+        if isinstance(error, OSError) or any(text in str(error) for text in told):
             raise _unwritable(path, error) from error
         raise
     return part
@@ -135,16 +137,21 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def save_folder(path: str | Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """Save a model folder; an existing one at ``path`` keeps its other files (logs,
-    ``training_state``).
+def save_folder(
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    name: str = "model.safetensors",
+) -> None:
+    """Save a model folder, its weights as ``name``; an existing one at ``path`` keeps its others
+    (logs, ``training_state``).
 
     Raises:
         UserError: a tensor that is not finite, a full disk, a folder that cannot be written;
             whatever stood at ``path`` is untouched.
     """
     folder = Path(path)
-    model, file = folder / "model.safetensors", folder / "config.json"
+    model, file = folder / name, folder / "config.json"
     check_finite(tensors, folder)
     part = _written(model, _saver(tensors))
     whole = sealed({"format": FORMAT, **config}, {model.name: file_digest(part)})
@@ -221,7 +228,66 @@ def load_tensors(path: str | Path, check: bool = True) -> dict[str, Tensor]:
         ) from error
 
 
+def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and values; the device does not matter."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def remove_folder(path: Path) -> None:
     """Delete a folder if it is there."""
     if path.exists():
         shutil.rmtree(path)
+
+
+def write_pickle(path: Path, value: Any) -> None:
+    """``torch.save`` for other programs, by way of a temporary name (errors as ``write_text``)."""
+    import torch
+
+    _replace(path, lambda part: torch.save(value, part))
+
+
+def resolve(path: str | Path) -> Path:
+    """A local path as it is; a hub id ("user/name") that is no local path is downloaded to the
+    hub's cache.
+
+    Where a folder "user" is here the name is taken for a mistyped local one, and the hub is not
+    asked.
+
+    Raises:
+        UserError: neither there nor on the hub.
+    """
+    place = Path(path)
+    if place.exists():
+        return place.parent if place.name == "config.json" else place
+    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(path)):
+        raise UserError(f"{path}: no such file or folder; check the name")
+    if place.parent.is_dir():
+        raise UserError(
+            f"{path}: no such file or folder in {place.parent}; check the name (for a hub id, move to a folder without one "
+            f"called {place.parent})"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                str(path),
+                # not the training state, which is four times as large
+                allow_patterns=[
+                    *("config.json", "model.safetensors", "front.safetensors", "vocab.txt"),
+                    "adapter_model.safetensors",
+                ],
+            )
+        )
+    except (OSError, ValueError, RuntimeError) as error:  # what hub and HTTP errors derive from
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{path}: neither a file or folder here nor a model that the hub gave ({reason})"
+        ) from error

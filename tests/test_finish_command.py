@@ -15,9 +15,9 @@ from mfdistill.checkpoint import load_config, load_tensors
 from mfdistill.cli import main
 from mfdistill.commands.parsing import parse
 from mfdistill.commands.student_finish import opened
+from mfdistill.networks.predictor import estimate
 from mfdistill.students import load_student, sample
-from mfdistill.teachers.load import load_network
-from mfdistill.teachers.predictor import estimate
+from mfdistill.teachers import load_network
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -110,6 +110,9 @@ def test_other_starts(work: Path) -> None:
     }.items():
         do("student-finish", *options, "--out", work / name, *quick)
         load_student(work / name)
+    log = (work / "from-nothing" / "log.jsonl").read_text().splitlines()
+    (line,) = [line for line in map(json.loads, log) if line["kind"] == "train"]
+    assert line["grad_norm"] > 1e-3, "a network that answers silence never learns from magnitudes"
     config = load_config(work / "from-teacher")
     assert config["parent"]["start"] == "teacher"
     assert config["parent"]["teacher"] == str(work / "teacher")

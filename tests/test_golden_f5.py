@@ -17,9 +17,9 @@ from torch import Tensor
 from mfdistill.errors import UserError
 from mfdistill.flow import f5_times, solve
 from mfdistill.students import Student, sample
+from mfdistill.systems.f5_inputs import f5_condition, paste_prompt
+from mfdistill.tasks.foreign import noise
 from mfdistill.teachers import load_teacher
-from mfdistill.teachers.f5 import noise
-from mfdistill.teachers.f5_inputs import f5_condition, paste_prompt
 
 FORWARD = (
     "forward_masked",

@@ -37,7 +37,7 @@ from mfdistill.data.config import DataConfig
 from mfdistill.data.espeak import phonemes, synthesise
 from mfdistill.data.speech import SpeechSet, learn_task
 from mfdistill.data.texts import prepared
-from mfdistill.distill.vocoder import attach_vocoder
+from mfdistill.distill.inference import attach_vocoder
 from mfdistill.errors import UserError
 from mfdistill.flow import total_derivative
 from mfdistill.metrics import score_utterances
@@ -48,7 +48,7 @@ from mfdistill.networks.frames_config import FramesConfig
 from mfdistill.students import Student
 from mfdistill.tasks import default_task, get_task
 from mfdistill.tasks.mel import MelTaskConfig
-from mfdistill.teachers import CFMTeacher
+from mfdistill.teachers import Field
 
 TEXTS = (
     "the quick brown fox jumps over the lazy dog",
@@ -272,7 +272,7 @@ def test_padding_changes_nothing_before_it() -> None:
 
 def test_student_of_frame_network_begins_as_its_teacher_and_has_forward_derivatives() -> None:
     network = filled(build_network("frames", TINY))
-    student = Student.from_teacher(CFMTeacher(network))
+    student = Student.from_teacher(Field(network))
     z, t, r, cond = (
         torch.randn(2, 1, 6, 9),
         torch.tensor([0.25, 0.5]),

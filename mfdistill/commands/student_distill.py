@@ -18,6 +18,7 @@ from mfdistill.data.tts_config import TTSOptions
 from mfdistill.distill.objectives.config import IntegralConfig, MeanFlowConfig
 from mfdistill.distill.settings import TrainConfig
 from mfdistill.errors import UserError
+from mfdistill.networks.lora_config import LoraConfig
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class StudentDistill:
     """Compute blocks again in the backward pass instead of keeping them: less memory, a third more
     time (text-to-speech networks).
     """
+    lora: LoraConfig = field(default_factory=LoraConfig)
     guidance: GuidanceOptions = field(default_factory=GuidanceOptions)
     tts: TTSOptions = field(default_factory=TTSOptions)
     scratch: ScratchOptions = field(default_factory=ScratchOptions)
@@ -102,6 +104,7 @@ def repeat(config: Mapping[str, Any], where: str) -> StudentDistill:
         predictor=repeated_predictor(config, where) if causal else None,
         objective=name,
         scratch=from_dict(ScratchOptions, config.get("scratch") or {}, f"{where}: scratch"),
+        lora=from_dict(LoraConfig, config.get("adapter") or {}, f"{where}: adapter"),
         tts=from_dict(TTSOptions, config.get("tts") or {}, f"{where}: tts"),
         guidance=from_dict(GuidanceOptions, config.get("guidance") or {}, f"{where}: guidance"),
         data=corpus(config.get("data"), where),
@@ -147,7 +150,7 @@ def run(command: StudentDistill) -> Path:
     if (foreign := foreign_teacher(command)) is not None:
         check_foreign(command, *foreign)
     teacher = load_teacher(command.teacher, command.kind, config=read_sizes(command.sizes))
-    task = getattr(teacher, "task", None)
+    task = teacher.task
     if isinstance(task, ForeignTask):
         return run_foreign(command, teacher, accelerator)
     check_preset(command.preset, None, command.teacher)
@@ -162,14 +165,17 @@ def run(command: StudentDistill) -> Path:
         "sha256": digest_tensors(teacher.network.state_dict()),
     }
     start = causal_start(teacher, _replaced(command, task)) if command.causal else teacher
-    student = Student.from_teacher(start, command.nfe, parent, command.interval)
-    task = getattr(start, "task", task)
+    student = Student.from_teacher(
+        start, command.nfe, parent, command.interval, adapter=command.lora
+    )
+    task = start.task
+    assert task is not None
     dataset = open_task_train(command.data, task)
     settings = getattr(command, command.objective)
     if (
         isinstance(settings, IntegralConfig)
         and settings.state == "data"
-        and not getattr(teacher, "straight", True)
+        and not teacher.facts.straight
     ):
         say(
             "integral.state: 'rollout', since this teacher's states do not lie on straight paths to the data"

@@ -18,7 +18,7 @@ from mfdistill.errors import UserError
 
 if TYPE_CHECKING:
     from mfdistill.students import Student
-    from mfdistill.teachers import Teacher
+    from mfdistill.teachers import Field
 
 
 @dataclass(frozen=True)
@@ -132,14 +132,13 @@ def opened(command: StudentFinish) -> tuple[Student, dict[str, Any]]:
     """
     import torch
 
-    from mfdistill.checkpoint import load_config
+    from mfdistill.checkpoint import load_config, resolve
     from mfdistill.networks import build_network
     from mfdistill.search.cache import digest_tensors
     from mfdistill.students import Student, load_student
     from mfdistill.tasks import get_task
     from mfdistill.tasks.foreign import ForeignTask
-    from mfdistill.teachers import load_teacher
-    from mfdistill.teachers.load import load_network, resolve
+    from mfdistill.teachers import load_network, load_teacher
 
     role, path = start_of(command)
     if role == "student":
@@ -162,7 +161,13 @@ def opened(command: StudentFinish) -> tuple[Student, dict[str, Any]]:
     if command.random:
         torch.manual_seed(command.training.seed)
         name, sizes = student.description["name"], student.description["config"]
-        student = Student.from_network(build_network(name, sizes), own, 1, student.description)
+        network = build_network(name, sizes)
+        # an output layer of zeros answers the prior's mean, and where that is silence a loss of
+        # magnitudes has no gradient
+        for parameter in network.parameters():
+            if parameter.ndim > 1 and not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.02)
+        student = Student.from_network(network, own, 1, student.description)
     student.task = get_task(
         replace(own.config, temperature=command.finish.temperature), own.predictor
     )
@@ -190,7 +195,7 @@ def start_of(command: StudentFinish) -> tuple[str, str]:
     raise UserError("student-finish: name what to start from: --student, --teacher or --regression")
 
 
-def _teacher(command: StudentFinish, student: Student) -> Teacher | None:
+def _teacher(command: StudentFinish, student: Student) -> Field | None:
     """The frozen teacher, where the objective needs one.
 
     Raises:

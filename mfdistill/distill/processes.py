@@ -56,9 +56,15 @@ def make_accelerator(config: TrainConfig) -> Any:
 
 
 def prepare(accelerator: Any, objective: nn.Module, *optimizers: Any) -> tuple[Any, ...]:
-    """The objective and its optimisers, wrapped."""
+    """The objective and its optimisers, wrapped.
+
+    Raises:
+        UserError: an adapter is to be sharded.
+    """
     if not accelerator.is_fsdp2:
         return accelerator.prepare(objective, *optimizers)
+    if getattr(objective.model, "adapter", None) is not None:
+        raise UserError("--sharded: an adapter is too small to be shared out; leave it out")
     units = {unit for part in objective.modules() for unit in getattr(part, "shard_units", ())}
     objective._no_split_modules = sorted(units)  # type: ignore[assignment]  # Accelerate's name
     objective.to(accelerator.device)

@@ -21,7 +21,9 @@ from mfdistill.distill.processes import blank, prepare, whole
 from mfdistill.distill.settings import TrainConfig, check, identity
 from mfdistill.errors import UserError
 from mfdistill.integrity import check_finite
-from mfdistill.teachers.predictor import with_predictor
+from mfdistill.networks.predictor import with_predictor
+from mfdistill.students import Student
+from mfdistill.students.adapter import ADAPTER, ADAPTER_CONFIG, save_adapter
 
 
 @dataclass
@@ -134,7 +136,7 @@ def prepare_folder(config: TrainConfig, found: state.Found | None) -> None:
             (out / name).unlink(missing_ok=True)
         # only what a run writes, since the folder may be anything; the state goes last, or a kill
         # here would orphan the model
-        for name in ("model.safetensors", "config.json", FILE):
+        for name in ("model.safetensors", ADAPTER, ADAPTER_CONFIG, "config.json", FILE):
             (out / name).unlink(missing_ok=True)
         for folder in (out / "best", out / "tensorboard", *state.folders(out)):
             remove_folder(folder)
@@ -166,7 +168,7 @@ def build_run(
     )
     # micro-batches are averaged by the loop, whatever the launcher was told
     accelerator.gradient_accumulation_steps = 1
-    teacher = getattr(objective, "teacher", None)
+    teacher = objective.__dict__.get("teacher")
     if teacher is not None:
         teacher.to(accelerator.device)
     objective.train()
@@ -212,11 +214,12 @@ def save_model(run: Run, folder: Path) -> None:
         weights = whole(run.model.state_dict(), run.accelerator.is_main_process)
         if not run.accelerator.is_main_process:
             return
-        save_folder(
-            folder,
-            with_predictor(weights, run.task),
-            {**run.model_config, "training": training, "version": mfdistill.__version__},
-        )
+        version = {"version": mfdistill.__version__}
+        config = {**run.model_config, "training": training, **version}
+        if isinstance(run.model, Student) and run.model.adapter is not None:
+            save_adapter(run.model, folder, config)
+        else:
+            save_folder(folder, with_predictor(weights, run.task), config)
     if folder != Path(run.config.out):
         copy_companions(Path(run.config.out), folder, run.model_config.get(SECTION) or {})
 

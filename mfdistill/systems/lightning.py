@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mfdistill.errors import UserError
-from mfdistill.teachers.foreign import read_foreign
+from mfdistill.systems.files import read_foreign
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
