@@ -63,6 +63,7 @@ class Data:
 
 class Task:
     sample_rate = 16
+    predictor = None
     path = GaussianPath(sigma_0=0.5, temperature=0.7)
 
     def gain(self, wave: Tensor) -> Tensor:
