@@ -11,13 +11,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import finish_toy
 import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from mfdistill.config import from_dict
 from mfdistill.distill import TrainConfig
-from mfdistill.distill.finishing.config import FinishConfig, schedules
+from mfdistill.distill.finishing.config import CriticConfig, FinishConfig, schedules
 from mfdistill.distill.interrupt import Interrupted
 from mfdistill.distill.objectives import (
     CFMObjective,
@@ -120,6 +121,8 @@ def build(kind: str, config: TrainConfig, arguments: dict[str, Any]) -> nn.Modul
     if kind == "cfm":
         return CFMObjective(network, path, seed=config.seed)
     teacher = Field(network)
+    if kind == "critics":
+        return finish_toy.finish(CriticConfig(0.1, warmup=2, ramp=2, r1=0.1, lr=1e-4))
     if kind == "finish":
         finish = FinishConfig(features=1.0, anchor=0.5, temperature=Task.path.temperature)
         return FinishObjective(
@@ -151,6 +154,11 @@ def energy(model: nn.Module, step: int, accelerator: Any) -> dict[str, float]:
     return {"weights": weights, "output": float(model(z, time, time, {"y": z}).abs().mean())}
 
 
+def sources(kind: str) -> tuple[Any, Any]:
+    """Data set and task of a job."""
+    return (finish_toy.Waves(), finish_toy.TASK) if kind == "critics" else (Data(), Task())
+
+
 def main() -> None:
     """``loop_toy.py RESULT JOBS``: JOBS is a JSON list of [kind, settings, arguments of the toy].
 
@@ -171,8 +179,7 @@ def main() -> None:
         try:
             train(
                 objective,
-                Data(),
-                Task(),
+                *sources(kind),
                 config,
                 model_config=MODEL_CONFIG,
                 validate=energy if config.valid_every else None,

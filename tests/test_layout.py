@@ -16,7 +16,15 @@ from structure import circles
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "mfdistill"
 BASE = {
-    *("errors", "config", "checkpoint", "companions", "integrity", "lazy", "peers", "reading"),
+    "errors",
+    "config",
+    "checkpoint",
+    "companions",
+    "integrity",
+    "lazy",
+    "peers",
+    "places",
+    "reading",
     "walk",
 }
 LAYERS = ("flow", "networks", "systems", "teachers", "students", "distill", "search", "commands")
