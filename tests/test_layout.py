@@ -25,6 +25,7 @@ BASE = {
     "peers",
     "places",
     "reading",
+    "version",
     "walk",
 }
 LAYERS = ("flow", "networks", "systems", "teachers", "students", "distill", "search", "commands")
