@@ -31,6 +31,8 @@ from mfdistill.commands.info import Info
 from mfdistill.commands.merge import Merge
 from mfdistill.commands.options import corpus
 from mfdistill.commands.os3_search import OS3Search
+from mfdistill.commands.recipe_table import recipe_fields
+from mfdistill.commands.recipes import Recipes
 from mfdistill.commands.restore import Restore
 from mfdistill.commands.solver_train import SolverTrain
 from mfdistill.commands.stream import Stream
@@ -58,6 +60,7 @@ COMMANDS: dict[str, type] = {
     "compress": Compress,
     "demo": Demo,
     "merge": Merge,
+    "recipes": Recipes,
     "export": Export,
     "info": Info,
 }
@@ -144,11 +147,7 @@ def _default(name: str, rest: list[str]) -> Any:
             )
         return replace(module.repeat(config, str(path)), config=str(path))  # type: ignore[union-attr]
     defaults = {} if cls is None else {item.name: item.default for item in fields(cls)}
-    chosen = (
-        preset(name_)
-        if "preset" in defaults and (name_ := _value(rest, "preset")) is not None
-        else {}
-    )
+    chosen = _chosen(rest) if "preset" in defaults else {}
     for option in CHECKPOINTS.get(name, ()):
         path = _value(rest, option) or defaults[option]
         if cls is not None and isinstance(path, str) and Path(path, "config.json").is_file():
@@ -158,6 +157,20 @@ def _default(name: str, rest: list[str]) -> Any:
     if chosen and cls is not None:
         return cls(teacher=_value(rest, "teacher"), **chosen)
     return None
+
+
+def _chosen(rest: list[str]) -> dict[str, Any]:
+    """What --preset or --recipe sets.
+
+    Raises:
+        UserError: both, or no such one.
+    """
+    named, recipe = _value(rest, "preset"), _value(rest, "recipe")
+    if named is not None and recipe is not None:
+        raise UserError("--preset and --recipe exclude each other: give one of them")
+    if recipe is not None:
+        return recipe_fields(recipe)
+    return {} if named is None else preset(named)
 
 
 def _value(arguments: list[str], option: str) -> str | None:
