@@ -15,7 +15,17 @@ from structure import circles
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "mfdistill"
-BASE = {"errors", "config", "checkpoint", "companions", "integrity", "lazy", "reading", "walk"}
+BASE = {
+    "errors",
+    "config",
+    "checkpoint",
+    "companions",
+    "integrity",
+    "lazy",
+    "places",
+    "reading",
+    "walk",
+}
 LAYERS = ("flow", "networks", "systems", "teachers", "students", "distill", "search", "commands")
 BESIDE = {
     "audio": set(),
