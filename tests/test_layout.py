@@ -24,6 +24,7 @@ BASE = {
     "lazy",
     "places",
     "reading",
+    "version",
     "walk",
 }
 LAYERS = ("flow", "networks", "systems", "teachers", "students", "distill", "search", "commands")

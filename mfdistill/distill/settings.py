@@ -13,6 +13,7 @@ from mfdistill.errors import UserError
 FREE = (
     *("out", "resume", "overwrite", "time_limit_hours", "num_workers", "accumulation"),
     *("valid_every", "valid_epochs", "save_every", "keep_states", "log_every", "max_skipped"),
+    "extend",
 )
 
 
@@ -73,6 +74,8 @@ class TrainConfig:
     """
     resume: bool = False
     """Continue the run in 'out' exactly where it was saved."""
+    extend: bool = False
+    """With 'resume': 'steps' may be more than the run was started with."""
     overwrite: bool = False
     """Replace a run that is already in 'out'."""
 
@@ -157,7 +160,7 @@ def identity(config: TrainConfig, model_config: dict[str, Any]) -> dict[str, Any
     """What must be the same for a run to be continued: all settings that decide what is learnt."""
     training = {key: value for key, value in to_dict(config).items() if key not in FREE}
     # a search writes schedules, validation teaches nothing
-    free = ("format", "training", "schedule", "schedules", "valid")
+    free = ("format", "command", "training", "schedule", "schedules", "valid")
     return {
         **{key: value for key, value in model_config.items() if key not in free},
         "training": training,
