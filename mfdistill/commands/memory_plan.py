@@ -51,9 +51,10 @@ def plan(command: StudentDistill) -> MemoryNeed:
 
 def setup_of(command: StudentDistill) -> Any:
     """The options that decide about memory."""
-    from mfdistill.checkpoint import load_config, resolve
+    from mfdistill.checkpoint import load_config
     from mfdistill.commands.distill_checks import foreign_teacher
     from mfdistill.distill.memory import Setup
+    from mfdistill.places import resolve
 
     found = None if command.teacher is None else foreign_teacher(command)
     if found is None:
