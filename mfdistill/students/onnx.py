@@ -37,7 +37,7 @@ def onnx_bytes(step: StreamStep) -> bytes:
         import onnx
     except ImportError as error:
         raise UserError(
-            "ONNX export: needs the package onnx; install it with: pip install 'mfdistill[onnx]'"
+            "ONNX export: needs the package onnx; install it with: pip install onnx"
         ) from error
     if step.dft is None:
         raise UserError("ONNX export: the step must be made with matrix=True")
