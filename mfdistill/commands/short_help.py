@@ -82,7 +82,7 @@ SUMMARIES = {
     "teacher-import": "another system's checkpoint as a folder of ours",
     "student-distill": "a teacher into a student of one to three steps",
     "student-finish": "a student's one- or two-step sampler by losses on audio",
-    "resume": "a run from its folder alone, or a finished one for more updates",
+    "resume": "a run, from its folder alone; a finished one for more",
     "compress": "a smaller copy of a model, or one in eight bits",
     "solver-train": "a few-step Runge-Kutta solver for a teacher",
     "os3-search": "where a student's steps belong, by a metric",
