@@ -8,6 +8,8 @@ import codecs
 import csv
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +120,23 @@ def parse_json(text: str, where: str, what: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not valid JSON ({reason(error)}); {what}") from error
+
+
+@contextmanager
+def parsing(where: str | Path, remedy: str) -> Iterator[None]:
+    """Around the call of a parser that is not ours: whatever it raises about a file becomes one
+    line. What such parsers raise on damaged files is not told by their documentation (IndexError,
+    struct.error, RecursionError, ...), so all exceptions count; none is passed over.
+
+    Raises:
+        UserError: "``where``: cannot be read (reason); ``remedy``".
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{where}: cannot be read ({reason(error)}); {remedy}") from error
 
 
 def reason(error: BaseException) -> str:

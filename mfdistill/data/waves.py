@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import soundfile
 
-from mfdistill.audio.io import audio_info, decode_audio, read_audio
+from mfdistill.audio.io import audio_info, decode_audio, decoded_info, read_audio
 from mfdistill.errors import UserError
 
 if TYPE_CHECKING:
@@ -97,11 +95,8 @@ def header(cell: dict[str, Any], label: str) -> tuple[int, int]:
         info = audio_info(cell["path"])
         label, frames, rate = cell["path"], info.frames, info.sample_rate
     else:
-        try:
-            found = soundfile.info(io.BytesIO(data))
-        except soundfile.SoundFileError as error:
-            raise UserError(f"{label}: damaged or no audio ({error}); remove the row") from error
-        frames, rate = found.frames, found.samplerate
+        info = decoded_info(data, label)
+        frames, rate = info.frames, info.sample_rate
     if frames < 2:
         raise UserError(f"{label}: holds {frames} sample(s); replace or remove it")
     return frames, rate
