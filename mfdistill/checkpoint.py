@@ -12,12 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mfdistill.errors import UserError
-from mfdistill.reading import read_json
+from mfdistill.reading import disk_remedy, read_json, reason
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = "mfdistill/1"
+_NUMBER = (int, float)
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("task", "network", "objective", "training", "data", "valid", "predictor", "schedules"), dict),
+    "task.stft": dict, "task.mel": dict, "network.name": str, "network.config": dict, "network.int8": list,
+    "predictor.network": dict, "training.step": int, "training.hours": _NUMBER, "role": str, "kind": str,
+    "schedule": (list, int), "interval": str, "guidance_input": _NUMBER, "parent": (dict, str), "data.source": str,
+}  # fmt: skip
+"""Of what a ``config.json`` holds, where it is there; readers check what is inside."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -61,7 +69,7 @@ def _replace(path: Path, write: Any) -> None:
             part.unlink()
         if isinstance(error, OSError) or "I/O error" in str(error) or "No space" in str(error):
             raise UserError(
-                f"{path}: cannot be written ({error}); free some space or name another folder"
+                f"{path}: cannot be written ({reason(error)}); {disk_remedy(error)}"
             ) from error
         raise
 
@@ -90,6 +98,12 @@ def load_config(path: str | Path) -> dict[str, Any]:
     config = read_json(file, "restore it or train again")
     if config.get("format") != FORMAT:
         raise UserError(f'{file}: not written by this program (no "format": "{FORMAT}")')
+    for path, kinds in _TYPES.items():
+        section, _, name = path.rpartition(".")
+        value = (config.get(section) or {} if section else config).get(name)
+        # true is an int to Python
+        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+            raise UserError(f"{file}: {path} is {value!r:.60}; restore it or train again")
     return config
 
 
@@ -99,7 +113,6 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
     Raises:
         UserError: the file is missing, truncated or no safetensors file.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     file = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
@@ -107,9 +120,10 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
         raise UserError(f"{file}: no such file")
     try:
         return load_file(str(file))
-    except (SafetensorError, OSError) as error:
+    # safetensors' own error is one of these; torch adds its own for types that it does not know
+    except Exception as error:
         raise UserError(
-            f"{file}: damaged or no safetensors file ({error}); copy or train it again"
+            f"{file}: damaged or no safetensors file ({reason(error)}); copy or train it again"
         ) from error
 
 

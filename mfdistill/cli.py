@@ -15,6 +15,17 @@ from mfdistill.commands.parsing import parse
 from mfdistill.distill.interrupt import Interrupted
 from mfdistill.errors import UserError
 
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+_NAMES = (
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.EPERM,
+    errno.EIO,
+)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0, 2 for bad input, 128 + signal)."""
@@ -35,13 +46,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _tell(str(stop), stop.exit_code)
     except KeyboardInterrupt:
         return _tell("stopped", 130)
+    except MemoryError:
+        return _tell("error: not enough memory; give smaller batches, blocks or files", 2)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        # of other numbers, such as a connection that broke, the trace says more
+        if error.errno not in _DISK and (error.filename is None or error.errno not in _NAMES):
             raise
-        return _tell(
-            f"error: {error.filename or 'disk'}: {error.strerror}; free some space or name another folder",
-            2,
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = (
+            "free some space or name another folder"
+            if full
+            else "check the name and its permissions"
         )
+        return _tell(f"error: {str(error.filename or 'disk')[:200]}: {error.strerror}; {remedy}", 2)
 
 
 def _leave() -> None:

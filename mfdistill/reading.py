@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import errno
 import json
 import re
 from collections.abc import Iterator
@@ -146,6 +147,13 @@ def reason(error: BaseException) -> str:
     if isinstance(error, KeyError) and error.args:
         return f"no {error.args[0]!r}"[:200]
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def disk_remedy(error: BaseException) -> str:
+    """What helps where a file cannot be written: space only where there is none."""
+    number = error.errno if isinstance(error, OSError) else None
+    full = number in (errno.ENOSPC, errno.EDQUOT) or "No space" in str(error)
+    return "free some space or name another folder" if full else "name another folder"
 
 
 def _kind(value: Any) -> str:

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "mfdistill"
-BASE = {"errors", "config", "checkpoint", "lazy", "reading", "walk"}
+BASE = {"errors", "config", "checkpoint", "lazy", "reading", "walk", "weights"}
 ALLOWED = {
     "flow": set(),
     "networks": {"flow"},

@@ -568,7 +568,7 @@ def test_lists_are_read_strictly(tmp_path: Path) -> None:
     file = tmp_path / "list.jsonl"
     for text, told in (
         ("", "has no rows"),
-        ("nonsense\n", "no JSON"),
+        ("nonsense\n", "not valid JSON"),
         ('{"promt": "a.wav"}\n', "unknown column 'promt'"),
         ('{"prompt": "a.wav", "text": " "}\n', "row 1: text: empty"),
         ('{"text": "hello"}\n', "prompt: missing"),

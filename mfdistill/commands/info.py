@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import json
-import math
 import platform
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +14,7 @@ from tyro.conf import Positional
 
 import mfdistill
 from mfdistill.errors import UserError
+from mfdistill.weights import tensor_sizes
 
 
 @dataclass(frozen=True)
@@ -157,18 +155,9 @@ def parameters(file: Path) -> tuple[int, int]:
     Raises:
         UserError: damaged.
     """
-    try:
-        with file.open("rb") as handle:
-            (size,) = struct.unpack("<Q", handle.read(8))
-            header = json.loads(handle.read(size) if size < 2**27 else b"")
-    except (OSError, ValueError, struct.error) as error:
-        raise UserError(
-            f"{file}: damaged or no safetensors file ({error}); copy or train it again"
-        ) from error
     counts = [0, 0]
-    for name, tensor in header.items():
-        if name != "__metadata__":
-            counts[name.startswith("predictor.")] += math.prod(tensor["shape"])
+    for name, size in tensor_sizes(file).items():
+        counts[name.startswith("predictor.")] += size
     return counts[0], counts[1]
 
 

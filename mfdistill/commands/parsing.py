@@ -37,6 +37,7 @@ from mfdistill.commands.synthesize import Synthesize
 from mfdistill.commands.teacher_import import TeacherImport
 from mfdistill.commands.teacher_train import TeacherTrain
 from mfdistill.commands.tts_options import preset
+from mfdistill.config import check_finite
 from mfdistill.errors import UserError
 
 COMMANDS: dict[str, type] = {
@@ -101,6 +102,7 @@ def parse(arguments: list[str]) -> Any:
         raise UserError(_one_line(told.getvalue(), name)) from None
     if unknown:
         raise UserError(_unknown(name, unknown[0]))
+    check_finite(command)
     return command
 
 

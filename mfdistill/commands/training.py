@@ -4,7 +4,6 @@ figure and card.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,10 +85,10 @@ def launch(
 
 def finish(out: Path) -> None:
     """``curves.png`` and the model card of a run."""
+    from mfdistill.distill.logs import read_log
     from mfdistill.report import curves_plot, model_card
 
-    lines = (out / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [row for row in map(json.loads, lines) if row["kind"] != "note"]
+    rows = read_log(out / "log.jsonl")
     if rows:
         curves_plot(rows, out / "curves.png", out.name)
     write_text(out / "README.md", model_card(load_config(out)))

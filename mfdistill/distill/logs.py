@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from mfdistill.checkpoint import write_text
 from mfdistill.errors import UserError
+from mfdistill.reading import parse_json, read_lines
 
 FILE = "log.jsonl"
 
@@ -27,9 +28,34 @@ def truncate_log(file: Path, step: int) -> None:
         try:
             if int(json.loads(line)["step"]) <= step:
                 kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
             continue
     write_text(file, "".join(kept))
+
+
+def read_log(file: Path) -> list[dict[str, Any]]:
+    """The lines of ``log.jsonl`` with numbers (kinds "train" and "valid"); a number that was not
+    finite is None.
+
+    Raises:
+        UserError: no such file, or a line that no run wrote; it is named.
+    """
+    rows = []
+    for number, line in read_lines(file):
+        where, remedy = f"{file}, line {number}", "remove the line"
+        row = parse_json(line, where, remedy)
+        kind, step = (row.get("kind"), row.get("step")) if isinstance(row, dict) else (None, None)
+        if kind not in ("note", "train", "valid") or type(step) is not int:
+            raise UserError(f"{where}: not written by a run; {remedy}")
+        if kind != "note":
+            wrong = [
+                name for name, value in row.items()
+                if name != "kind" and type(value) not in (int, float, type(None))
+            ]  # fmt: skip
+            if wrong:
+                raise UserError(f"{where}: {wrong[0]} is no number; {remedy}")
+            rows.append(row)
+    return rows
 
 
 def duration(seconds: float) -> str:

@@ -82,6 +82,7 @@ def find_run(config: TrainConfig, model_config: dict[str, Any]) -> dict[str, Any
             )
         return None
     saved = state.load_info(folder)
+    state.check_info(saved, folder)
     different = state.first_difference(
         saved["identity"], json.loads(json.dumps(identity(config, model_config)))
     )

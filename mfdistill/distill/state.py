@@ -9,7 +9,6 @@ since ``state.json`` is written last) and ``training_state.old``.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,8 +19,16 @@ from torch import Tensor, nn
 
 from mfdistill.checkpoint import load_tensors, remove_folder, write_json, write_tensors
 from mfdistill.errors import UserError
+from mfdistill.reading import read_json
 
 FOLDER = "training_state"
+_NUMBER, _NONE = (int, float), type(None)
+_INFO: dict[str, tuple[type, ...]] = {
+    "step": (int,), "seconds": _NUMBER, "skipped": (int,), "skipped_in_a_row": (int,), "best": (*_NUMBER, _NONE),
+    "to_validate": (bool,), "window": (dict, _NONE), "finished": (bool,), "ema_updates": (int,), "scaler": (dict, _NONE),
+    "identity": (dict,),
+}  # fmt: skip
+"""What ``state.json`` holds, and of which types."""
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -88,12 +95,24 @@ def load_info(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: not readable as JSON.
     """
-    try:
-        return json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder / 'state.json'}: damaged ({error}); start again with --overwrite"
-        ) from error
+    return read_json(folder / "state.json", "start again with --overwrite")
+
+
+def check_info(info: Mapping[str, Any], folder: Path) -> None:
+    """Raise ``UserError`` unless a run's ``state.json`` holds what a run writes into it."""
+    file, remedy = folder / "state.json", "start again with --overwrite"
+    for name, kinds in _INFO.items():
+        value = info.get(name, "missing")
+        # a negative number of steps, or one that is none, is as wrong as a text
+        if (
+            type(value) not in kinds
+            or (type(value) in (int, float) and not 0 <= value < 1e15)
+            and name != "best"
+        ):
+            raise UserError(f"{file}: {name} is {value!r:.40}; {remedy}")
+    for name, entry in (info["window"] or {}).items():
+        if not (isinstance(entry, list) and [*map(type, entry)] in ([float, int], [int, int])):
+            raise UserError(f"{file}: window.{name} is {entry!r:.40}; {remedy}")
 
 
 def module_tensors(module: nn.Module) -> dict[str, Tensor]:

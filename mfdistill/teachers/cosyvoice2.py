@@ -21,6 +21,7 @@ from mfdistill.teachers.mel_flow import (
     estimator_tensors,
     flow_tensors,
     load_estimator,
+    weights_of,
 )
 
 GUIDANCE = 0.7
@@ -50,9 +51,10 @@ def load_cosyvoice2(
         UserError: another kind of file, weights that do not fit the sizes, or no chunks to stream
             in.
     """
-    sizes, options = split_config(config, path)
+    given, weights = weights_of(config)
+    sizes, options = split_config(given, path)
     file = checkpoint_file(path)
-    tensors = estimator_tensors(flow_tensors(file))
+    tensors = estimator_tensors(flow_tensors(file, weights))
     if MIXER in tensors and options.get("meanflow", True):
         raise UserError(
             f"{file}: has {MIXER}, so it is a student of two times; load it with load_student(kind='chatterbox'), "

@@ -22,6 +22,7 @@ from mfdistill.teachers.mel_flow import (
     estimator_tensors,
     flow_tensors,
     load_estimator,
+    weights_of,
 )
 
 GUIDANCE = 0.7
@@ -50,7 +51,7 @@ def load_cosyvoice3(
         UserError: another kind of file, weights that do not fit the sizes, or no chunks to stream
             in.
     """
-    given = dict(config or {})
+    given, weights = weights_of(config)
     noise = {key: given.pop(key) for key in ("fixed_noise", "temperature") if key in given}
     sizes = from_dict(CosyVoice3Config, given, f"{path}: config")
     if streaming and not sizes.static_chunk_size:
@@ -58,7 +59,7 @@ def load_cosyvoice3(
             f"{path}: static_chunk_size 0 has no chunks to stream in; give the frames per chunk in config"
         )
     file = checkpoint_file(path)
-    tensors = estimator_tensors(flow_tensors(file))
+    tensors = estimator_tensors(flow_tensors(file, weights))
     if MIXER in tensors:
         raise UserError(
             f"{file}: has {MIXER}, so it is a student of two times; load it with load_student(kind='cosyvoice3')"

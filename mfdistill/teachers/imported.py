@@ -14,6 +14,7 @@ from mfdistill.checkpoint import load_config, load_tensors, save_folder, write_t
 from mfdistill.config import to_dict
 from mfdistill.errors import UserError
 from mfdistill.networks import build_network
+from mfdistill.networks.build import bounded
 from mfdistill.reading import read_text
 from mfdistill.teachers.cosyvoice_front import FRONT, has_front, load_front
 from mfdistill.teachers.f5 import F5Teacher
@@ -21,6 +22,7 @@ from mfdistill.teachers.load import load_teacher, load_weights, resolve
 from mfdistill.teachers.mel_flow import MelTeacher
 from mfdistill.teachers.predictor import with_predictor
 from mfdistill.teachers.protocol import Teacher
+from mfdistill.weights import tensor_sizes
 
 VOCAB = "vocab.txt"
 _MEL_KINDS = ("cosyvoice2", "cosyvoice3", "matcha")
@@ -106,14 +108,23 @@ def load_imported(
     if config is not None:
         raise UserError(f"{path}: holds its own sizes; leave config out")
     saved = load_config(path)
-    kind, section = saved["kind"], saved.get("network") or {}
-    network = build_network(section["name"], section.get("config") or {})
+    kind, section = saved["kind"], saved.get("network")
+    if kind not in (*_F5_KINDS, *_MEL_KINDS):
+        raise UserError(
+            f"{path}/config.json: kind {kind!r} is unknown; known are {', '.join((*_F5_KINDS, *_MEL_KINDS))}"
+        )
+    if not isinstance(section, Mapping) or "name" not in section:
+        raise UserError(f"{path}/config.json: needs a section 'network'; import the teacher again")
+    values = sum(tensor_sizes(path / "model.safetensors").values())
+    with bounded(values, f"{path}/config.json"):
+        network = build_network(section["name"], section.get("config") or {})
     load_weights(network, load_tensors(path), path)
-    strength = (
-        float(saved.get("guidance_strength") or 0.0)
-        if guidance_strength is None
-        else float(guidance_strength)
+    given = (
+        saved.get("guidance_strength") or 0.0 if guidance_strength is None else guidance_strength
     )
+    if not isinstance(given, (int, float)) or not abs(given) < 1e6:
+        raise UserError(f"{path}: guidance strength {given!r:.40} is no plausible number")
+    strength = float(given)
     if kind == "matcha" and strength:
         raise UserError(
             f"{path}: trained without a null condition, so guidance strength {strength} has no meaning; leave it out"
@@ -130,8 +141,7 @@ def load_imported(
         network.streaming = True  # type: ignore[assignment]
     if kind in _F5_KINDS:
         return F5Teacher(network.to(device), strength, config=saved)
-    if kind in _MEL_KINDS:
-        return MelTeacher(network.to(device), strength, saved, **(saved.get("prior") or {}))
-    raise UserError(
-        f"{path}/config.json: kind {kind!r} is unknown; known are {', '.join((*_F5_KINDS, *_MEL_KINDS))}"
-    )
+    prior = saved.get("prior") or {}
+    if not isinstance(prior, Mapping) or not set(prior) <= {"fixed_noise", "temperature"}:
+        raise UserError(f"{path}/config.json: prior: expected fixed_noise and temperature")
+    return MelTeacher(network.to(device), strength, saved, **prior)

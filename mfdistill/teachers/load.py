@@ -16,13 +16,16 @@ from torch import Tensor, nn
 from mfdistill.checkpoint import load_config, load_tensors
 from mfdistill.errors import UserError
 from mfdistill.networks import build_network
+from mfdistill.networks.build import bounded
 from mfdistill.networks.int8 import put_int8
 from mfdistill.networks.memory import check_streams
+from mfdistill.reading import reason
 from mfdistill.tasks import Task, get_task, read_task_config
 from mfdistill.teachers.cfm import CFMTeacher
 from mfdistill.teachers.foreign import mismatches, read_foreign
 from mfdistill.teachers.predictor import build_predictor, without_predictor
 from mfdistill.teachers.protocol import Teacher
+from mfdistill.weights import tensor_sizes
 
 _OPTIONS = {"teacher": "--teacher", "student": "--student"}
 
@@ -208,10 +211,19 @@ def open_folder(folder: Path, role: str) -> tuple[dict[str, Any], nn.Module, Tas
         raise UserError(
             f"{where}: needs the sections 'task' and 'network' with 'name' and 'config'; restore it or train again"
         )
-    network = build_network(section["name"], section.get("config") or {})
-    put_int8(network, section.get("int8") or ())
-    predictor = build_predictor(config["predictor"], where) if config.get("predictor") else None
-    return config, network, get_task(read_task_config(config["task"], f"{where}: task"), predictor)
+    values = sum(tensor_sizes(folder / "model.safetensors").values())
+    task = read_task_config(config["task"], f"{where}: task")
+    with bounded(values, where):
+        network = build_network(section["name"], section.get("config") or {})
+        put_int8(network, section.get("int8") or ())
+        predictor = build_predictor(config["predictor"], where) if config.get("predictor") else None
+    try:
+        return config, network, get_task(task, predictor)
+    # numbers that are plausible one by one and make no features together
+    except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{where}: task: cannot be made ({reason(error)}); restore it or train again"
+        ) from error
 
 
 def load_parts(

@@ -11,7 +11,13 @@ import torch
 from mfdistill.config import to_dict
 from mfdistill.errors import UserError
 from mfdistill.teachers.cosyvoice2 import build_unet, split_config
-from mfdistill.teachers.mel_flow import MelTeacher, estimator_tensors, flow_tensors, load_estimator
+from mfdistill.teachers.mel_flow import (
+    MelTeacher,
+    estimator_tensors,
+    flow_tensors,
+    load_estimator,
+    weights_of,
+)
 
 _PUBLISHED = {
     "channels": (256, 256),
@@ -56,7 +62,8 @@ def load_matcha(
         raise UserError(
             f"{path}: kind matcha has no streaming form (its norms see all frames); leave streaming out"
         )
-    tensors = estimator_tensors(flow_tensors(path))
+    given, weights = weights_of(config)
+    tensors = estimator_tensors(flow_tensors(path, weights))
     read = {}
     if "time_mlp.linear_1.weight" in tensors and "final_proj.weight" in tensors:
         read = {
@@ -67,7 +74,7 @@ def load_matcha(
         raise UserError(
             f"{path}: a decoder of conformer blocks is not supported; the published ones have transformer blocks"
         )
-    sizes, options = split_config(config, path, **{**_PUBLISHED, **read})
+    sizes, options = split_config(given, path, **{**_PUBLISHED, **read})
     network = build_unet(sizes, False, path)
     load_estimator(network.estimator, tensors, path, "matcha")
     description = {"name": "matcha_unet", "config": to_dict(sizes)}

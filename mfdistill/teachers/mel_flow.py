@@ -4,6 +4,7 @@ training pair, estimators out of files.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -171,20 +172,42 @@ def checkpoint_file(place: Path) -> Path:
     )
 
 
-def flow_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a flow file by the names of CosyVoice's ``flow.pt`` (``decoder.estimator.*``
-    and the front end), without what stands before them in other files (``flow.``, a section of a
-    training file); the file may also hold a bare estimator.
+def weights_of(config: Mapping[str, Any] | None) -> tuple[dict[str, Any], str]:
+    """Sizes, and which weights are asked for: "ema" (moving averages, where a file has them), or
+    "raw".
 
     Raises:
-        UserError: unreadable, or no such estimator in it.
+        UserError: another word.
+    """
+    sizes = dict(config or {})
+    weights = sizes.pop("weights", "ema")
+    if weights not in ("ema", "raw"):
+        raise UserError(f"weights {weights!r:.40} is not one of 'ema', 'raw' (--sizes)")
+    return sizes, weights
+
+
+def flow_tensors(path: Path, weights: str = "ema") -> dict[str, Tensor]:
+    """The tensors of a flow file by the names of CosyVoice's ``flow.pt`` (``decoder.estimator.*``
+    and the front end), without what stands before them in other files (``flow.``, a section of a
+    training file); the file may also hold a bare estimator. Where it has moving averages and raw
+    weights, ``weights`` ("ema" or "raw") chooses.
+
+    Raises:
+        UserError: unreadable, no such estimator in it, or no raw weights where they are asked for.
     """
     file = read_foreign(path)
     found = dict(walk_tensors(file.values))
     prefixes = sorted(
         {name[: name.index(ESTIMATOR)] for name in found if ESTIMATOR in name}, key=len
     )
+    averaged = [prefix for prefix in prefixes if "ema" in re.split(r"[._]", prefix)]
+    raw = [prefix for prefix in prefixes if prefix not in averaged]
+    if averaged and not raw and weights == "raw":
+        raise UserError(
+            f"{path}: has moving averages only; ask for weights 'ema' (in --sizes), or leave it out"
+        )
     if prefixes:
+        prefixes = (averaged or raw) if weights == "ema" else raw
         return {
             name.removeprefix(prefixes[0]): value
             for name, value in found.items()
