@@ -91,6 +91,11 @@ def load_config(path: str | Path) -> dict[str, Any]:
     """
     folder = Path(path)
     file = folder / "config.json" if folder.is_dir() else folder
+    if (folder / "training_state").is_dir() and not file.is_file():
+        raise UserError(
+            f"{path}: this run has not saved its model yet; it does so every --save-every updates "
+            "and when it is stopped"
+        )
     if not file.is_file():
         raise UserError(
             f"{path}: no config.json there; name a folder that teacher-train or student-distill wrote"

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from mfdistill.config import from_dict
 from mfdistill.distill import TrainConfig
+from mfdistill.distill.finishing.config import FinishConfig, schedules
 from mfdistill.distill.interrupt import Interrupted
 from mfdistill.distill.objectives import (
     CFMObjective,
+    FinishObjective,
     IntegralConfig,
     IntegralObjective,
     MeanFlowConfig,
@@ -58,6 +60,7 @@ class Data:
 
 class Task:
     sample_rate = 16
+    path = GaussianPath(sigma_0=0.5, temperature=0.7)
 
     def gain(self, wave: Tensor) -> Tensor:
         return torch.ones(len(wave), 1)
@@ -112,6 +115,16 @@ def build(kind: str, config: TrainConfig, arguments: dict[str, Any]) -> nn.Modul
     if kind == "cfm":
         return CFMObjective(network, path, seed=config.seed)
     teacher = CFMTeacher(network)
+    if kind == "finish":
+        finish = FinishConfig(features=1.0, anchor=0.5, temperature=Task.path.temperature)
+        return FinishObjective(
+            Student.from_teacher(teacher),
+            Task(),  # type: ignore[arg-type]
+            schedules(finish, {"schedules": {"2": [0.0, 0.7, 1.0]}}),
+            finish,
+            teacher,
+            config.seed,
+        )
     if kind == "integral":
         return IntegralObjective(
             Student.from_teacher(teacher),

@@ -374,3 +374,38 @@ def test_odd_names_and_things_that_are_no_files(tmp_path):
     os.mkfifo(tmp_path / "pipe.wav")
     with pytest.raises(UserError, match="neither a file nor a folder"):
         read_audio(tmp_path / "pipe.wav")
+
+
+def test_what_is_above_full_scale_is_told_or_turned_down(tmp_path):
+    wave = np.array([0.5, -2.0, 1.0, 1.5], np.float32)
+    kept = write_audio(tmp_path / "kept.wav", wave, RATE, "PCM_16")
+    assert (kept.peak, kept.clipped, kept.gain) == (2.0, 2, 1.0)
+    assert "2 samples, up to 6.0 dB above it" in str(kept.told())
+    read, _ = soundfile.read(tmp_path / "kept.wav")
+    assert np.allclose(read, [0.5, -1, 1, 1], atol=1e-4)
+    limited = write_audio(tmp_path / "limited.wav", wave, RATE, "PCM_16", level="limit")
+    assert (limited.clipped, limited.gain) == (0, 0.5) and "6.0 dB" in str(limited.told())
+    read, _ = soundfile.read(tmp_path / "limited.wav")
+    assert np.allclose(read, wave / 2, atol=1e-4)
+    for level in ("keep", "limit"):  # formats that hold it, and files that fit, stay as they are
+        floats = write_audio(tmp_path / "f.wav", wave, RATE, "FLOAT", level=level)
+        assert (floats.clipped, floats.gain, floats.told()) == (0, 1.0, None)
+        assert np.array_equal(soundfile.read(tmp_path / "f.wav", dtype="float32")[0], wave)
+        quiet = write_audio(tmp_path / "q.wav", wave / 4, RATE, "PCM_16", level=level)
+        assert quiet.told() is None
+        assert np.allclose(soundfile.read(tmp_path / "q.wav")[0], wave / 4, atol=1e-4)
+    files = {"kept.wav", "limited.wav", "f.wav", "q.wav"}
+    assert {path.name for path in tmp_path.iterdir()} == files  # no leftovers
+
+
+def test_a_long_file_is_turned_down_as_a_whole(tmp_path):
+    rng = np.random.default_rng(0)
+    wave = 0.2 * rng.uniform(-1, 1, 3 * RATE).astype(np.float32)
+    wave[-100] = 0.9
+    write_audio(tmp_path / "a.wav", wave, RATE, "PCM_24")
+    options = {"block_s": 0.5, "overlap_s": 0.1, "level": "limit"}
+    written = process_file(tmp_path / "a.wav", tmp_path / "b.wav", lambda x: 2 * x, RATE, **options)
+    assert written.peak == pytest.approx(1.8, abs=1e-5)
+    result, _ = soundfile.read(tmp_path / "b.wav")
+    # also blocks long before the peak
+    assert np.abs(result - wave / 0.9).max() < 1e-5

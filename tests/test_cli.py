@@ -121,6 +121,7 @@ def test_evaluate_writes_table_figure_and_audio(
         "1",
     ]
     models = ["--student", str(work / "student"), "--regression", str(work / "regression")]
+    options += ["--against", "teacher-2"]
     assert main(["evaluate", *models, "--out", str(out), *options]) == 0
     rows = json.loads((out / "evaluation.json").read_text())
     found = [(row["model"], row["nfe"], row["schedule"]) for row in rows]
@@ -143,6 +144,13 @@ def test_evaluate_writes_table_figure_and_audio(
         assert row["model"] == "unprocessed" or (row["params"] > 1000 and row["rtf"] > 0)
     assert rows[-1]["times"] == load_config(work / "student")["schedule"]
     assert len(json.loads((out / "utterances.json").read_text())) == 3 * len(rows)
+    changes = json.loads((out / "differences.json").read_text())
+    assert [(row["model"], row["nfe"], row["schedule"]) for row in changes] == [
+        each for each in found if each != ("teacher", 2, "uniform")
+    ]
+    regression, teacher, change = rows[1], rows[3], changes[1]
+    assert change["lsd"] == pytest.approx(regression["lsd"] - teacher["lsd"])
+    assert change["lsd_n"] == 3 and change["lsd_ci95"] > 0
     waves = {file.name for file in out.glob("audio/*/*.wav")}
     assert {
         "clean.wav",
@@ -367,7 +375,7 @@ def launch(arguments: list[str]) -> None:
         port,
         *arguments,
     ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

@@ -86,6 +86,7 @@ def told(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["student-distill", "--teacher", "/nowhere/at-all"], ["/nowhere/at-all"]),
         (["evaluate"], ["--student"]),
         (["evaluate", "--teacher", "x", "--metrics", "pesk"], ["pesk", "pesq"]),
+        (["os3-search", "--student", "x", "--metric", "fd_frames"], ["fd_frames", "whole set"]),
         (["os3-search", "--metric", "loudness"], ["loudness"]),
         (["demo", "--minutes", "1"], ["--minutes 1"]),
         (["info", "/nowhere/at-all"], ["/nowhere/at-all"]),
@@ -118,6 +119,9 @@ def test_checkpoints_in_the_wrong_place(work: Path, capsys: pytest.CaptureFixtur
     assert "not a student" in where("os3-search", "--student", str(work / "teacher"))
     assert "another task" in where(
         "evaluate", "--student", str(work / "student"), "--teacher", str(work / "enhance")
+    )
+    assert "choose from unprocessed, teacher-1," in where(
+        "evaluate", "--student", str(work / "student"), "--against", "teacher-7"
     )
     preset = where(
         "student-distill",

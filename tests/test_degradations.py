@@ -14,6 +14,7 @@ import torch
 
 from mfdistill.audio.bandwidth import RESAMPLERS, band_limited
 from mfdistill.audio.codecs import CODECS, coded
+from mfdistill.audio.resample import torchaudio_fault
 from mfdistill.audio.reverb import reverberate, simulate_response, trim_response
 from mfdistill.commands.degrade import Degrade
 from mfdistill.commands.degrade import run as degrade
@@ -84,6 +85,8 @@ def test_resamplers_cut_what_is_above_and_keep_what_is_below(resampler: str) -> 
     time = np.arange(RATE) / RATE
     low, high = (np.sin(2 * np.pi * f * time).astype(np.float32) for f in (1000, 6000))
     inside = slice(1000, -1000)
+    if resampler.startswith("kaiser") and (fault := torchaudio_fault()):
+        pytest.skip(fault)
     made = band_limited(low + high, RATE, 8000, resampler)
     assert made.dtype == np.float32 and float(np.abs(made - low)[inside].max()) < 0.02
     assert band_limited(low, RATE, RATE, resampler) is low

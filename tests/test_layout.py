@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "mfdistill"
-BASE = {"errors", "config", "checkpoint", "lazy", "reading", "walk", "weights"}
+BASE = {"errors", "config", "checkpoint", "companions", "lazy", "reading", "walk", "weights"}
 ALLOWED = {
     "flow": set(),
     "networks": {"flow"},
@@ -152,7 +152,7 @@ assert not loaded, loaded
 assert seconds < 1, seconds
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=600
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=1800
     )
     assert done.returncode == 0, done.stderr
     for name in (

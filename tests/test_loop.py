@@ -58,6 +58,13 @@ def fit(
     return toy
 
 
+def test_training_flushes_denormal_numbers(tmp_path: Path) -> None:
+    torch.set_flush_denormal(False)
+    assert torch.tensor([1e-39]) * 0.5 > 0
+    fit(settings(tmp_path / "run", steps=1, warmup=0, save_every=0))
+    assert torch.tensor([1e-39]) * 0.5 == 0
+
+
 def log(out: Path, kind: str = "train") -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return [line for line in lines if line["kind"] == kind]

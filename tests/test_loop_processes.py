@@ -21,6 +21,7 @@ from mfdistill.distill import TrainConfig, state
 from mfdistill.distill.train import train
 
 TOY = Path(__file__).with_name("loop_toy.py")
+HANG_S = 1800  # a guard against deadlocks, not a limit on a busy machine
 Job = tuple[str, TrainConfig, dict[str, Any]]
 
 
@@ -65,12 +66,13 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
         ("toy", replace(base, out=str(tmp_path / "accumulated"), accumulation=2), {}),
         ("integral", replace(base, out=str(tmp_path / "integral"), lr=1e-3), {}),
         ("meanflow", replace(base, out=str(tmp_path / "meanflow"), lr=1e-3, accumulation=2), {}),
+        ("finish", replace(base, out=str(tmp_path / "finish"), lr=1e-3, accumulation=2), {}),
     ]
     cut = replace(base, out=str(tmp_path / "cut"))
     process = start(
         [*jobs, ("toy", cut, {"at": 4, "signum": int(signal.SIGTERM)})], tmp_path / "seen", 2
     )
-    errors = process.communicate(timeout=120)[1]
+    errors = process.communicate(timeout=HANG_S)[1]
     assert process.returncode == 0, errors
     ranks = [json.loads((tmp_path / f"seen.{rank}").read_text()) for rank in range(2)]
     for number, (kind, config, arguments) in enumerate(jobs):
@@ -108,7 +110,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
 def test_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
     config = settings(tmp_path / "killed", save_every=3)
     process = start([("toy", config, {"at": 8, "signum": int(signal.SIGKILL)})], tmp_path / "seen")
-    process.communicate(timeout=60)
+    process.communicate(timeout=HANG_S)
     assert process.returncode == -signal.SIGKILL
     assert state.load_info(tmp_path / "killed" / "training_state")["step"] == 6
     for out, resume in (("killed", True), ("whole", False)):

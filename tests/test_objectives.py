@@ -294,6 +294,24 @@ def test_every_target_of_a_rollout_is_an_average_velocity(solver, state, k):
     assert loss < 1e-3 and logs["teacher_nfe"] == nfe
 
 
+def test_the_teacher_computes_in_the_runs_precision_only_where_asked():
+    class Linear(FieldTeacher):  # a matrix, which autocast rounds to 8 bits
+        def velocity(self, z, t, cond):
+            return super().velocity(z, t, cond) + z.float() @ torch.full((5, 5), 0.1)
+
+    def target(precision, autocast):
+        config = IntegralConfig(teacher_precision=precision)
+        objective = IntegralObjective(FieldStudent(FIELD.average_velocity), Linear(), PATH, config)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            return objective.targets(data(b=16))[3]
+
+    exact = target("weights", False)
+    assert torch.equal(target("weights", True), exact) and torch.equal(target("run", False), exact)
+    rounded = target("run", True)
+    assert rounded.dtype == exact.dtype
+    assert 1e-4 < (rounded - exact).norm() / exact.norm() < 2**-7
+
+
 def test_rollout_states_come_from_fresh_noise_alone():
     config = IntegralConfig(substeps=16, solver="rk4", state="rollout")
     objective = IntegralObjective(

@@ -54,13 +54,11 @@ def _resample(wave: np.ndarray, before: int, after: int, resampler: str) -> np.n
         return soxr.resample(wave, before, after, quality=resampler.removeprefix("soxr_").upper())
     if resampler in _KAISER:
         import torch
-        import torchaudio
 
-        options = _KAISER[resampler]
-        made = torchaudio.functional.resample(
-            torch.from_numpy(wave), before, after, resampling_method="sinc_interp_kaiser", **options
-        )
-        return made.numpy()
+        from mfdistill.audio.resample import resample
+
+        options = {"resampling_method": "sinc_interp_kaiser", **_KAISER[resampler]}
+        return resample(torch.from_numpy(wave), before, after, **options).numpy()
     import scipy.signal
 
     if resampler == "fourier":

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from mfdistill.audio.io import (
-    AudioInfo,
     BlockWriter,
+    Level,
+    Written,
     info_of,
     least_length,
     open_audio,
@@ -52,13 +53,14 @@ def process_file(
     sample_rate: int,
     block_s: float = 30.0,
     overlap_s: float = 1.0,
-) -> AudioInfo:
+    level: Level = "keep",
+) -> Written:
     """Restore ``source`` into ``target``: same length, rate, channels and (where its ending allows)
-    sample format; returns the header.
+    sample format; returns how loud it became.
 
     ``process`` takes one channel ``(s,)`` at ``sample_rate`` and gives as many samples. A file of
     at most one block is processed whole; longer ones in blocks of ``block_s`` seconds, faded
-    linearly over ``overlap_s``. ``target`` may be ``source``.
+    linearly over ``overlap_s``. ``target`` may be ``source``; ``level`` as in ``write_audio``.
 
     Raises:
         UserError: as ``read_audio`` and ``write_audio``; nothing is left at ``target`` then, or
@@ -74,7 +76,7 @@ def process_file(
         )
     rise = ((np.arange(overlap, dtype=np.float32) + 0.5) / overlap)[:, None]
     tail: np.ndarray | None = None
-    with BlockWriter(target, info.sample_rate, info.channels, like=info) as out:
+    with BlockWriter(target, info.sample_rate, info.channels, like=info, level=level) as out:
         for samples in read_blocks(source, block, overlap):
             done = np.stack(
                 [
@@ -91,7 +93,7 @@ def process_file(
             tail = done[keep:]
         if tail is not None:
             out.write(tail)
-    return info
+    return out.written
 
 
 def _one_channel(

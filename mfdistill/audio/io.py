@@ -23,6 +23,7 @@ import soundfile
 from mfdistill.errors import UserError
 from mfdistill.reading import reason
 
+Level = Literal["keep", "limit"]
 SILENT_PEAK = 1e-4  # -80 dBFS: below the dither of a 16-bit recording in use
 # samples; the length in an MP3 header counts whole frames and the encoder's delay
 _MP3_SLACK = 2304
@@ -131,17 +132,44 @@ def resample(wave: np.ndarray, rate_from: int, rate_to: int) -> np.ndarray:
     return np.pad(out, (0, length - len(out))).astype(np.float32, copy=False)
 
 
+@dataclass(frozen=True)
+class Written:
+    """How loud a written file is.
+
+    Attributes:
+        peak: the highest absolute sample before it was written; full scale is 1.
+        clipped: samples that an integer format cut off at full scale.
+        gain: what the file was multiplied by ("limit").
+    """
+
+    peak: float
+    clipped: int
+    gain: float
+
+    def told(self) -> str | None:
+        """What a user should know: nothing, where all fits."""
+        above = 20 * math.log10(max(self.peak, 1.0))
+        if self.clipped:
+            return (
+                f"clipped at full scale: {self.clipped} samples, up to {above:.1f} dB above it; "
+                "--level limit turns the file down instead"
+            )
+        return None if self.gain == 1.0 else f"turned down by {above:.1f} dB, to full scale"
+
+
 def write_audio(
     path: str | Path,
     wave: np.ndarray,
     sample_rate: int,
     subtype: str | None = None,
     like: AudioInfo | None = None,
-) -> None:
+    level: Level = "keep",
+) -> Written:
     """Write ``(s,)`` or ``(s, channels)``; the format follows the name's ending, the sample format
     ``subtype`` or that of ``like``.
 
-    Integer formats clip at +-1. The file appears whole or not at all.
+    Integer formats clip at +-1, unless ``level`` is "limit": the whole file is then turned down so
+    far that its highest peak is 1. The file appears whole or not at all.
 
     Raises:
         UserError: unknown ending, a sample format that this file format lacks, NaN or infinity in
@@ -149,8 +177,9 @@ def write_audio(
     """
     samples = np.asarray(wave, dtype=np.float32)
     samples = samples[:, None] if samples.ndim == 1 else samples
-    with BlockWriter(path, sample_rate, samples.shape[1], subtype, like) as file:
+    with BlockWriter(path, sample_rate, samples.shape[1], subtype, like, level) as file:
         file.write(samples)
+    return file.written
 
 
 # ---- shared with blocks.py
@@ -257,25 +286,54 @@ class BlockWriter:
         channels: int,
         subtype: str | None = None,
         like: AudioInfo | None = None,
+        level: Level = "keep",
     ) -> None:
-        self.path = Path(path)
-        file_format, subtype = _format_for(self.path, subtype, like)
+        self.path, self._shape = Path(path), (sample_rate, channels)
+        file_format, subtype = self._format = _format_for(self.path, subtype, like)
         self._kind = f"{file_format} {subtype}, {sample_rate} Hz, {channels} channels"
-        self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        self._part, self._whole = (
+            self.path.with_name(f".{self.path.name}.{os.getpid()}.{end}")
+            for end in ("part", "whole")
+        )
+        self._clips = subtype not in ("FLOAT", "DOUBLE")
+        self._limit = level == "limit" and self._clips
+        self._peak, self._over = 0.0, 0
         with self._clear_errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = soundfile.SoundFile(
-                self._part, "w", sample_rate, channels, subtype, format=file_format
+            # how far it must be turned down is known at its end
+            self._file = (
+                soundfile.SoundFile(self._whole, "w", sample_rate, channels, "FLOAT", format="RF64")
+                if self._limit
+                else self._open(self._part)
             )
 
+    def _open(self, path: Path) -> soundfile.SoundFile:
+        file_format, subtype = self._format
+        return soundfile.SoundFile(path, "w", *self._shape, subtype, format=file_format)
+
+    @property
+    def written(self) -> Written:
+        """What was written so far."""
+        gain = 1 / self._peak if self._limit and self._peak > 1 else 1.0
+        return Written(self._peak, self._over if self._clips and not self._limit else 0, gain)
+
     def write(self, block: np.ndarray) -> None:
-        """Append ``(frames, channels)``; integer formats clip at +-1."""
+        """Append ``(frames, channels)``."""
         if not np.isfinite(block).all():
             raise UserError(
                 f"{self.path}: not written, the samples made for it hold NaN or infinity; the model or its input is broken"
             )
+        sizes = np.abs(block)
+        self._peak = max(self._peak, float(sizes.max(initial=0.0)))
+        self._over += int((sizes > 1).sum())
         with self._clear_errors():
             self._file.write(block)
+
+    def _turn_down(self) -> None:
+        gain = self.written.gain
+        with soundfile.SoundFile(self._whole) as whole, self._open(self._part) as out:
+            for block in whole.blocks(1 << 18, dtype="float32", always_2d=True):
+                out.write(block * np.float32(gain))
 
     def __enter__(self) -> BlockWriter:
         return self
@@ -285,6 +343,8 @@ class BlockWriter:
             with self._clear_errors():
                 self._file.close()
                 if error_type is None:
+                    if self._limit:
+                        self._turn_down()
                     os.replace(self._part, self.path)
         except UserError:
             if error_type is None:  # otherwise the first error is the one to tell
@@ -293,8 +353,9 @@ class BlockWriter:
             self._discard()
 
     def _discard(self) -> None:
-        with suppress(OSError):  # gone already, or its folder never was
-            self._part.unlink()
+        for file in (self._part, self._whole):
+            with suppress(OSError):  # gone already, or its folder never was
+                file.unlink()
 
     @contextmanager
     def _clear_errors(self) -> Iterator[None]:

@@ -1,17 +1,16 @@
-"""Pitch: tracks by pYIN (Mauch and Dixon, 2014), a melody without its singer as symbols (arXiv
+"""Pitch: tracks of recordings by pYIN, a melody without its singer as symbols (arXiv
 2104.00355), harmonics in Mel bands.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mfdistill.audio.features import StftConfig
 from mfdistill.audio.mel import LOG_FLOOR
+from mfdistill.audio.pyin import pyin
 
-LOWEST_HZ, HIGHEST_HZ = 60.0, 500.0
 PER_OCTAVE = 24
 REACH = 36  # symbols above and below the recording's mean: one and a half octaves
 PITCHES = 2 * REACH + 2
@@ -21,22 +20,8 @@ GAP = 0.03  # of a harmonic's height, left between two
 
 def pitch_track(wave: Tensor, stft: StftConfig, n: int) -> Tensor:
     """Pitch of a recording ``(s,)`` in Hz at its ``n`` frames ``(n,)``, 0 where it is unvoiced."""
-    import librosa
-
-    # about 50 ms: three periods of the lowest voice
-    size = 1 << (stft.sample_rate // 25).bit_length()
-    pitch, voiced, _ = librosa.pyin(
-        wave.detach().cpu().double().numpy(),
-        fmin=LOWEST_HZ,
-        fmax=HIGHEST_HZ,
-        sr=stft.sample_rate,
-        frame_length=size,
-        # in semitones; finer ones take four times as long
-        hop_length=stft.hop,
-        resolution=0.25,
-        n_thresholds=30,
-    )
-    track = torch.from_numpy(np.where(voiced, pitch, 0.0)).float()[:n]
+    pitch, _ = pyin(wave.detach().cpu().double().numpy(), stft.sample_rate, stft.hop)
+    track = torch.from_numpy(pitch).float()[:n]
     return torch.nn.functional.pad(track, (0, n - len(track))).to(wave.device)
 
 

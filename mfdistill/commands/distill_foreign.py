@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mfdistill.checkpoint import write_tensors, write_text
 from mfdistill.config import to_dict
 from mfdistill.errors import UserError
 
@@ -25,7 +24,7 @@ def run_foreign(command: StudentDistill, teacher: Any, accelerator: Any) -> Path
             Interrupted: stopped by a signal, after saving.
     """
     from mfdistill.commands.training import finish
-    from mfdistill.commands.tts_options import SYSTEMS, check_preset
+    from mfdistill.commands.tts_options import SYSTEMS
     from mfdistill.data.tts import TTSSet
     from mfdistill.distill.foreign import ForeignBatches
     from mfdistill.distill.foreign_valid import make_foreign_validate
@@ -36,19 +35,10 @@ def run_foreign(command: StudentDistill, teacher: Any, accelerator: Any) -> Path
     from mfdistill.search.cache import digest_tensors
     from mfdistill.students import Student
     from mfdistill.tasks.foreign import foreign_task
+    from mfdistill.teachers.cosyvoice_front import front_bytes
     from mfdistill.teachers.imported import FRONT, VOCAB
 
     training, options, guidance = command.training, command.tts, command.guidance
-    check_preset(command.preset, teacher.task.config.name, str(command.teacher))
-    if command.data.source == "embedded":
-        raise UserError(
-            f"--data: needed for a teacher of kind {teacher.task.config.name}: a folder of speech with texts or tokens "
-            "(layout: docs/foreign-tts.md)"
-        )
-    if command.causal:
-        raise UserError(
-            "--causal: not for teachers of other systems; CosyVoice's stream as they are (--tts.streaming-share)"
-        )
     task: ForeignTask = foreign_task(
         teacher.task.config.name,
         teacher.task.config.mel.n_mels,
@@ -73,18 +63,13 @@ def run_foreign(command: StudentDistill, teacher: Any, accelerator: Any) -> Path
     if command.checkpoint_activations:
         recompute_activations(student.network)
     settings: Any = getattr(command, command.objective)
-    if getattr(settings, "spectral", 0.0):
-        raise UserError(
-            "--integral.spectral: compares waveforms, which this student does not make; leave it out"
-        )
     if options.data_free:
-        if command.objective != "integral":
-            raise UserError(
-                f"--objective {command.objective}: needs recordings; with --tts.data-free take --objective integral"
-            )
         settings = replace(settings, state="rollout")
     vocabulary = open_vocabulary(command, teacher) if task.frames_first else None
     front = open_front(command, teacher, accelerator.device)
+    companions: dict[str, bytes] = {} if front is None else {FRONT: front_bytes(front)}
+    if vocabulary is not None:
+        companions[VOCAB] = ("\n".join(vocabulary.symbols) + "\n").encode()
     ratio = 1 if task.config.name == "matcha" else 2 if front is None else front.ratio
     sets = [
         TTSSet(command.data.source, options, task, vocabulary, ratio, training.seed, split)
@@ -142,12 +127,9 @@ def run_foreign(command: StudentDistill, teacher: Any, accelerator: Any) -> Path
         model_config=model_config,
         validate=validate,
         accelerator=accelerator,
+        companions=companions,
     )
     if accelerator.is_main_process:
-        if front is not None:
-            write_tensors(out / FRONT, front.state_dict())
-        if vocabulary is not None:
-            write_text(out / VOCAB, "\n".join(vocabulary.symbols) + "\n")
         finish(out)
         say(
             f"{out}: model.safetensors, config.json, log.jsonl, curves.png, README.md; go on with: mfdistill export {out} ..."
@@ -177,17 +159,10 @@ def set_guidance(
 
 def open_vocabulary(command: StudentDistill, teacher: Any) -> Vocabulary:
     """F5-TTS's vocabulary, checked against the checkpoint's table."""
+    from mfdistill.commands.distill_checks import vocabulary_file
     from mfdistill.data.transcripts import Vocabulary
-    from mfdistill.teachers.imported import VOCAB
-    from mfdistill.teachers.load import resolve
 
-    place = resolve(str(command.teacher))
-    beside = (place if place.is_dir() else place.parent) / VOCAB
-    if command.tts.vocab is None and not beside.is_file():
-        raise UserError(
-            f"--tts.vocab: no {VOCAB} beside {command.teacher}; give the one that belongs to this checkpoint"
-        )
-    vocabulary = Vocabulary.read(command.tts.vocab or beside)
+    vocabulary = Vocabulary.read(vocabulary_file(command))
     vocabulary.check(teacher.network.config.text_num_embeds)
     return vocabulary
 

@@ -39,6 +39,11 @@ class Evaluate:
     limit: int | None = None
     """Use at most so many utterances."""
     metrics: tuple[str, ...] = ("pesq", "estoi", "sisdr", "lsd", "spksim", "dnsmos")
+    """Of those in docs/metrics.md."""
+    against: str | None = None
+    """A system of the table (teacher-20, regression, unprocessed, ...): the others' differences to
+    it, with intervals paired by utterance, are a second table.
+    """
     teacher_nfe: tuple[int, ...] = (1, 2, 5, 10, 20)
     """Euler steps of the teacher."""
     teacher_solver: tuple[str, ...] = ()
@@ -52,7 +57,7 @@ class Evaluate:
     seed: int = 0
     """Of the noise, which is the same for every system."""
     workers: int = 1
-    """Processes for PESQ and ESTOI."""
+    """Processes for PESQ, ESTOI and other slow metrics, beside this one."""
     data: Corpus = field(default_factory=Corpus)
     """By default what the student was trained on."""
 
@@ -90,7 +95,7 @@ def run(command: Evaluate) -> list[dict[str, Any]]:
     from mfdistill.data import open_eval
     from mfdistill.distill.logs import say
     from mfdistill.errors import UserError
-    from mfdistill.metrics import named, pesq_mode, scoring_pool, summarise
+    from mfdistill.metrics import differences, named, pesq_mode, plain, scoring_pool, summarise
 
     for name in ("teacher_nfe", "student_nfe"):
         if any(nfe < 1 for nfe in getattr(command, name)):
@@ -98,6 +103,9 @@ def run(command: Evaluate) -> list[dict[str, Any]]:
     named(command.metrics)
     accelerator = Accelerator()
     task, entries = _entries(command, accelerator.device)
+    labels = [entry.label for entry in entries]
+    if command.against is not None and command.against not in labels:
+        raise UserError(f"--against {command.against}: choose from {', '.join(labels)}")
     utterances = open_eval(
         command.data, command.split, task.degradation, task.sample_rate, limit=command.limit
     )
@@ -107,7 +115,7 @@ def run(command: Evaluate) -> list[dict[str, Any]]:
         say(
             f"evaluating '{task.config.name}' at {task.sample_rate} Hz: {len(entries)} systems on {what}"
         )
-    rows, details = [], []
+    rows, details, scored = [], [], {}
     share = -(-len(utterances) // accelerator.num_processes)
     with (
         scoring_pool(command.workers) as pool,
@@ -152,9 +160,20 @@ def run(command: Evaluate) -> list[dict[str, Any]]:
                     ]
                 )
             )
-            details += [about | row for row in scores]
+            details += [about | plain(row) for row in scores]
+            scored[entry.label] = about, scores
     if main:
         _write(command, task, utterances, rows, details, entries)
+        if command.against is not None:
+            other = scored[command.against][1]
+            _write_differences(
+                command,
+                [
+                    about | differences(scores, other)
+                    for label, (about, scores) in scored.items()
+                    if label != command.against
+                ],
+            )
     accelerator.wait_for_everyone()
     return rows
 
@@ -303,12 +322,22 @@ def _write(
     )
 
 
-def _show(rows: Sequence[Mapping[str, Any]], title: str) -> None:
+def _write_differences(command: Evaluate, rows: list[dict[str, Any]]) -> None:
+    from mfdistill.distill.logs import say
+    from mfdistill.report import write_table
+
+    write_table(Path(command.out) / "differences", rows)
+    _show(rows, f"difference to {command.against}, mean ± 95 % confidence of pairs", paired=True)
+    say(f"{command.out}: differences.csv and .json")
+
+
+def _show(rows: Sequence[Mapping[str, Any]], title: str, paired: bool = False) -> None:
     """The table; a narrow terminal gets it without intervals and with the model's columns in
     one.
     """
     from rich.console import Console
 
+    from mfdistill.metrics import column_of
     from mfdistill.report import table
 
     console = (
@@ -317,12 +346,11 @@ def _show(rows: Sequence[Mapping[str, Any]], title: str) -> None:
     metrics = [
         column
         for column in rows[-1]
-        if f"{column}_ci95" in rows[-1] and column not in ("dnsmos_sig", "dnsmos_bak")
+        if f"{column}_ci95" in rows[-1] and not ((own := column_of(column)) and own.minor)
     ]
-    if console.width >= _WIDE:
-        console.print(
-            table(rows, ["model", "nfe", "schedule", "params", "rtf", *metrics], title=title)
-        )
+    facts = [] if paired else ["params", "rtf"]
+    if paired or console.width >= _WIDE:
+        console.print(table(rows, ["model", "nfe", "schedule", *facts, *metrics], title=title))
         return
     short = [
         {

@@ -164,16 +164,22 @@ def parameters(file: Path) -> tuple[int, int]:
 def _versions() -> dict[str, str]:
     import torch
 
+    from mfdistill.audio.resample import torchaudio_fault
+    from mfdistill.metrics import METRICS
+    from mfdistill.metrics.base import distribution
+
     facts = {
         "mfdistill": mfdistill.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
-    for name in ("torchaudio", "accelerate", "safetensors", "datasets", "tyro"):
+    facts["torchaudio"] = torchaudio_fault() or _version("torchaudio")
+    for name in ("accelerate", "safetensors", "datasets", "tyro"):
         facts[name] = _version(name)
-    facts["metrics"] = ", ".join(
-        f"{name} {_version(name)}" for name in ("pesq", "pystoi", "resemblyzer", "speechmos")
+    packages = dict.fromkeys(
+        distribution(metric.modules[0]) for metric in METRICS.values() if metric.modules
     )
+    facts["metrics"] = ", ".join(f"{name} {_version(name)}" for name in packages)
     facts["embedded corpus"] = "espeakng-loader " + _version("espeakng-loader")
     device = (
         torch.cuda.get_device_name()

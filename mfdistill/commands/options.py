@@ -73,7 +73,7 @@ class ValidOptions:
     valid_nfe: tuple[int, ...] = (1,)
     """Numbers of network evaluations to restore them with."""
     valid_metrics: tuple[str, ...] = ("pesq", "estoi", "sisdr")
-    """Of pesq, estoi, sisdr, lsd, spksim and dnsmos."""
+    """Of those in docs/metrics.md."""
 
 
 def task_config(

@@ -33,6 +33,7 @@ from mfdistill.commands.restore import Restore
 from mfdistill.commands.solver_train import SolverTrain
 from mfdistill.commands.stream import Stream
 from mfdistill.commands.student_distill import StudentDistill
+from mfdistill.commands.student_finish import StudentFinish
 from mfdistill.commands.synthesize import Synthesize
 from mfdistill.commands.teacher_import import TeacherImport
 from mfdistill.commands.teacher_train import TeacherTrain
@@ -44,6 +45,7 @@ COMMANDS: dict[str, type] = {
     "teacher-train": TeacherTrain,
     "teacher-import": TeacherImport,
     "student-distill": StudentDistill,
+    "student-finish": StudentFinish,
     "os3-search": OS3Search,
     "solver-train": SolverTrain,
     "evaluate": Evaluate,
@@ -59,7 +61,7 @@ COMMANDS: dict[str, type] = {
 ALIASES = {"o3s-search": "os3-search"}
 CHECKPOINTS = {
     "student-distill": ("teacher",), "solver-train": ("teacher",), "compress": ("model",), "os3-search": ("student",),
-    "evaluate": ("student", "teacher", "regression"),
+    "evaluate": ("student", "teacher", "regression"), "student-finish": ("student", "regression", "teacher"),
 }  # fmt: skip
 """Options that name a checkpoint; the data of the first one given are the default."""
 ROLES = {

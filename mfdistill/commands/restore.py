@@ -58,6 +58,10 @@ class Restore:
     """Over which one block fades into the next."""
     seed: int = 0
     """Of the noise."""
+    level: Literal["keep", "limit"] = "keep"
+    """Where a result is above full scale and the sample format is of integers: 'keep' cuts it off
+    and says so, 'limit' turns the whole file down.
+    """
     overwrite: bool = False
     """Replace files that are there; otherwise a folder's finished files are skipped."""
 
@@ -286,6 +290,7 @@ def restore_file(
     from mfdistill.audio.blocks import process_file
     from mfdistill.audio.io import is_silent
     from mfdistill.distill.inference import restore
+    from mfdistill.distill.logs import say
 
     task = model.task
     device = next(model.module.parameters()).device
@@ -326,7 +331,11 @@ def restore_file(
 
         return call() if clock is None else clock.measure(call, len(wave) / task.sample_rate)
 
-    process_file(source, target, process, task.sample_rate, command.block_s, overlap_s)
+    written = process_file(
+        source, target, process, task.sample_rate, command.block_s, overlap_s, command.level
+    )
+    if (heard := written.told()) is not None:
+        say(f"{target}: {heard}")
 
 
 def _peaks(source: Path, block_s: float) -> list[float]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mfdistill.checkpoint import load_config
+from mfdistill.companions import companion
 from mfdistill.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def search_foreign(command: OS3Search, folder: Path, accelerator: Any) -> dict[s
     from mfdistill.search.speech_score import SpeechScorer
     from mfdistill.students import load_student
     from mfdistill.teachers.cosyvoice_front import load_front
-    from mfdistill.teachers.imported import FRONT, VOCAB
+    from mfdistill.teachers.imported import FRONT
 
     search, config = command.search, load_config(folder)
     made = repeat(config, f"{folder}/config.json")
@@ -47,8 +48,8 @@ def search_foreign(command: OS3Search, folder: Path, accelerator: Any) -> dict[s
         raise UserError(
             f"--metric {search.metric}: needs audio, which is not made for Matcha-TTS here; take --metric {TEACHER_MSE}"
         )
-    vocabulary = Vocabulary.read(folder / VOCAB) if task.frames_first else None
-    front = load_front(folder, accelerator.device) if (folder / FRONT).is_file() else None
+    vocabulary = Vocabulary.read(_vocab(folder)) if task.frames_first else None
+    front = load_front(folder, accelerator.device) if companion(folder, FRONT) is not None else None
     ratio = 1 if task.config.name == "matcha" else 2 if front is None else front.ratio
     dataset = TTSSet(
         command.data.source, made.tts, task, vocabulary, ratio, made.training.seed, "valid"
@@ -95,6 +96,16 @@ def search_foreign(command: OS3Search, folder: Path, accelerator: Any) -> dict[s
                 f"{folder}: placing {search.nfe} steps by {column} ({better} is better) on {many} of {command.data.source}"
             )
         return search_with(blocks(), student, search, accelerator, Path(command.out or folder))
+
+
+def _vocab(folder: Path) -> Path:
+    """The student's vocabulary; raises ``UserError`` where it has none."""
+    file = companion(folder, "vocab.txt")
+    if file is None:
+        raise UserError(
+            f"{folder}: has no vocab.txt, so texts cannot be read; put the checkpoint's there"
+        )
+    return file
 
 
 def open_teacher(command: OS3Search, folder: Path, config: Any, made: Any) -> Any:

@@ -17,6 +17,7 @@ from mfdistill.config import from_dict, to_dict
 from mfdistill.data.tts_config import TTSOptions
 from mfdistill.distill.objectives.config import IntegralConfig, MeanFlowConfig
 from mfdistill.distill.settings import TrainConfig
+from mfdistill.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ def repeat(config: Mapping[str, Any], where: str) -> StudentDistill:
     causal = bool(((config.get("task") or {}).get("stft") or {}).get("causal", False))
     objective = dict(config.get("objective") or {})
     name = objective.pop("name", "integral")
+    if name == "finish":
+        raise UserError(f"--config {where}: is of a finished student; student-finish repeats it")
     kinds = {"integral": IntegralConfig, "meanflow": MeanFlowConfig}
     parent = config.get("parent") or {}
     return StudentDistill(
@@ -114,6 +117,7 @@ def run(command: StudentDistill) -> Path:
     Raises:
         UserError: bad options, teacher or data. Interrupted: stopped by a signal, after saving.
     """
+    from mfdistill.commands.distill_checks import check_foreign, foreign_teacher
     from mfdistill.commands.distill_foreign import run_foreign
     from mfdistill.commands.teacher_import import read_sizes
     from mfdistill.commands.training import launch
@@ -121,8 +125,8 @@ def run(command: StudentDistill) -> Path:
     from mfdistill.data.speech import open_task_train
     from mfdistill.distill.logs import say
     from mfdistill.distill.objectives import OBJECTIVES
+    from mfdistill.distill.run import check_run
     from mfdistill.distill.train import make_accelerator
-    from mfdistill.errors import UserError
     from mfdistill.search.cache import digest_tensors
     from mfdistill.students import Student
     from mfdistill.students.causal import causal_start
@@ -139,6 +143,9 @@ def run(command: StudentDistill) -> Path:
     accelerator = make_accelerator(training)
     if command.teacher is None:
         return run_scratch(command, accelerator)
+    check_run(training, accelerator.num_processes)
+    if (foreign := foreign_teacher(command)) is not None:
+        check_foreign(command, *foreign)
     teacher = load_teacher(command.teacher, command.kind, config=read_sizes(command.sizes))
     task = getattr(teacher, "task", None)
     if isinstance(task, ForeignTask):
@@ -194,7 +201,6 @@ def run(command: StudentDistill) -> Path:
 def _replaced(command: StudentDistill, task: Any) -> Any:
     """The predictor that --predictor names instead of the teacher's."""
     from mfdistill.commands.predictor import open_predictor
-    from mfdistill.errors import UserError
 
     if command.predictor is None:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional
@@ -69,6 +69,10 @@ class Synthesize:
     """Of a text or of speech tokens; 2 is twice as fast."""
     seed: int = 0
     """Of the noise."""
+    level: Literal["keep", "limit"] = "keep"
+    """Where speech is above full scale and the sample format is of integers: 'keep' cuts it off and
+    says so, 'limit' turns the whole file down.
+    """
     overwrite: bool = False
     """Replace files that are there; otherwise a list's finished rows are skipped."""
 
@@ -102,7 +106,7 @@ def run(command: Synthesize) -> list[dict[str, Any]]:
         if job.out.exists() and not command.overwrite:
             continue
         try:
-            rows.append(speak(voice, job, rate))
+            rows.append(speak(voice, job, rate, command.level))
         except UserError as error:
             if command.list is None:
                 raise
@@ -129,13 +133,18 @@ def run(command: Synthesize) -> list[dict[str, Any]]:
     return rows
 
 
-def speak(voice: Voice, job: Job, rate: int) -> dict[str, Any]:
+def speak(
+    voice: Voice, job: Job, rate: int, level: Literal["keep", "limit"] = "keep"
+) -> dict[str, Any]:
     """One utterance to its file."""
     from mfdistill.audio.io import write_audio
+    from mfdistill.distill.logs import say
 
     speech = voice(job)
     job.out.parent.mkdir(parents=True, exist_ok=True)
-    write_audio(job.out, speech.wave.cpu().numpy(), rate)
+    written = write_audio(job.out, speech.wave.cpu().numpy(), rate, level=level)
+    if (heard := written.told()) is not None:
+        say(f"{job.out}: {heard}")
     seconds = len(speech.wave) / rate
     return {
         "file": str(job.out),

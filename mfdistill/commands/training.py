@@ -118,11 +118,14 @@ def saved_valid(config: Mapping[str, Any], where: str) -> dict[str, ValidOptions
 
 
 def same_task(own: Task, other: Task, what: str) -> None:
-    """Raise ``UserError`` unless a checkpoint's task is the one that is trained for."""
+    """Raise ``UserError`` unless a checkpoint's task is the one that is trained for, whatever the
+    temperature, which is one of sampling.
+    """
     from mfdistill.config import to_dict
     from mfdistill.distill.state import first_difference
 
-    if different := first_difference(to_dict(other.config), to_dict(own.config)):
+    theirs, here = (to_dict(task.config) | {"temperature": None} for task in (other, own))
+    if different := first_difference(theirs, here):
         key, theirs, ours = different
         raise UserError(
             f"{what}: is of another task ({key} is {theirs!r}, here {ours!r}); choose another one or change the options"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mfdistill.companions import companion
 from mfdistill.distill.foreign_speaker import device_of, open_speaker
 from mfdistill.distill.inference import Model, Steps
 from mfdistill.distill.mel_vocoder import MelVocoder, open_mel_vocoder
@@ -47,7 +48,7 @@ def open_cosyvoice(
     """
     model, place = open_speaker(path, device, guidance), resolve(path)
     task: ForeignTask = model.task  # type: ignore[assignment]
-    if not (place / FRONT).is_file():
+    if companion(place, FRONT) is None:
         raise UserError(
             f"{path}: has no {FRONT}, which embeds speech tokens; distil from a whole flow.pt (it was trained on features mu)"
         )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mfdistill.audio.crossfade import crossfade
 from mfdistill.audio.speech_mel import prompt_gain
+from mfdistill.companions import companion
 from mfdistill.data.chunks import text_chunks
 from mfdistill.data.transcripts import Vocabulary, f5_symbols
 from mfdistill.distill.foreign_speaker import device_of, open_speaker
@@ -61,11 +62,12 @@ def open_f5(
     """
     model, place = open_speaker(path, device, guidance), resolve(path)
     task: ForeignTask = model.task  # type: ignore[assignment]
-    if not (place / VOCAB).is_file():
+    file = companion(place, VOCAB)
+    if file is None:
         raise UserError(
-            f"{path}: has no {VOCAB}, so texts cannot be read; put the checkpoint's there (teacher-import: --vocab)"
+            f"{path}: has no {VOCAB}, so texts cannot be read; put the checkpoint's there"
         )
-    vocabulary = Vocabulary.read(place / VOCAB)
+    vocabulary = Vocabulary.read(file)
     network = model.module if model.role == "teacher" else model.module.network
     vocabulary.check(network.config.text_num_embeds)  # type: ignore[union-attr, arg-type]
     return F5Speaker(model, task, vocabulary, open_mel_vocoder(vocoder, task, device))

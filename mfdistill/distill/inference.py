@@ -107,6 +107,7 @@ def open_model(
     Raises:
         UserError: no such folder or file, damaged, or not of ``role``.
     """
+    torch.set_flush_denormal(True)
     place = resolve(path)
     if place.is_file():
         return _open_foreign(place, device, role)

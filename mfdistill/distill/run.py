@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from mfdistill.checkpoint import remove_folder, save_folder
+from mfdistill.companions import SECTION, copy_companions, named_companions
 from mfdistill.config import to_dict
 from mfdistill.distill import state
 from mfdistill.distill.ema import EMA
 from mfdistill.distill.logs import FILE, RunLog
-from mfdistill.distill.settings import TrainConfig, identity
+from mfdistill.distill.settings import TrainConfig, check, identity
 from mfdistill.errors import UserError
 from mfdistill.teachers.predictor import with_predictor
 
@@ -57,6 +58,22 @@ class Run:
 PLAIN = ("step", "seconds", "skipped", "skipped_in_a_row", "best", "to_validate", "window")
 
 
+def check_run(config: TrainConfig, world: int) -> None:
+    """What can be told of a run before its model is made: its settings, and its folder.
+
+    Raises:
+        UserError: bad settings, or a folder that is in use by another run.
+    """
+    check(config, world)
+    out = Path(config.out)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file; --out needs a folder")
+    if not config.resume and out.is_dir() and any(out.iterdir()) and not config.overwrite:
+        raise UserError(
+            f"{out}: already holds files; --resume continues that run, --overwrite replaces it, or name another --out"
+        )
+
+
 def find_run(config: TrainConfig, model_config: dict[str, Any]) -> dict[str, Any] | None:
     """``state.json`` of the run to continue, or None where one starts. Changes nothing, so every
     rank comes to the same answer.
@@ -65,15 +82,9 @@ def find_run(config: TrainConfig, model_config: dict[str, Any]) -> dict[str, Any
         UserError: the folder is in use and neither ``resume`` nor ``overwrite`` is set, or the
             resumed run had other settings.
     """
-    out = Path(config.out)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file; --out needs a folder")
     if not config.resume:
-        if out.is_dir() and any(out.iterdir()) and not config.overwrite:
-            raise UserError(
-                f"{out}: already holds files; --resume continues that run, --overwrite replaces it, or name another --out"
-            )
         return None
+    out = Path(config.out)
     folder = state.find_state(out)
     if folder is None:
         if (out / "model.safetensors").is_file():
@@ -102,6 +113,8 @@ def prepare_folder(config: TrainConfig, resumed: bool) -> None:
         if resumed:
             state.settle(out)
             return
+        for name in named_companions(out):
+            (out / name).unlink(missing_ok=True)
         # only what a run writes, since the folder may be anything; the state goes last, or a kill
         # here would orphan the model
         for name in ("model.safetensors", "config.json", FILE):
@@ -187,6 +200,8 @@ def save_model(run: Run, folder: Path) -> None:
             with_predictor(run.model.state_dict(), run.task),
             {**run.model_config, "training": training},
         )
+    if folder != Path(run.config.out):
+        copy_companions(Path(run.config.out), folder, run.model_config.get(SECTION) or {})
 
 
 def save_run(run: Run, with_model: bool = True) -> None:

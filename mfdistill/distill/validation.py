@@ -5,7 +5,6 @@ them too.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from mfdistill.distill.batch import make_batch
 from mfdistill.distill.inference import Steps, endpoint, judged, restore, text_of
-from mfdistill.metrics import named, score_utterances, summarise
+from mfdistill.metrics import Workers, named, score_utterances, summarise
 from mfdistill.tasks.mel import MelTask
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ def score_system(
     metrics: Sequence[str],
     sample_rate: int,
     accelerator: Any = None,
-    pool: Executor | None = None,
+    pool: Workers | None = None,
     keep: Keep | None = None,
     task: Any = None,
 ) -> list[dict[str, Any]]:

@@ -2,29 +2,36 @@
 first used.
 """
 
-from mfdistill.metrics.base import TOLERANCE_S, Metric, Undefined
-from mfdistill.metrics.catalog import METRICS, direction, named, unit
+from mfdistill.metrics.base import TOLERANCE_S, Column, Metric, Undefined
+from mfdistill.metrics.catalog import METRICS, column_of, direction, named, unit
 from mfdistill.metrics.perceptual import pesq_mode
 from mfdistill.metrics.rtf import measure_rtf
-from mfdistill.metrics.score import (
+from mfdistill.metrics.score import score_utterances, scoring_pool
+from mfdistill.metrics.summary import (
+    differences,
     mean_ci95,
     paired_difference,
-    score_utterances,
-    scoring_pool,
+    plain,
     summarise,
 )
+from mfdistill.metrics.workers import Workers
 
 __all__ = [
     "METRICS",
     "TOLERANCE_S",
+    "Column",
     "Metric",
     "Undefined",
+    "Workers",
+    "column_of",
+    "differences",
     "direction",
     "mean_ci95",
     "measure_rtf",
     "named",
     "paired_difference",
     "pesq_mode",
+    "plain",
     "score_utterances",
     "scoring_pool",
     "summarise",

@@ -1,13 +1,15 @@
-"""What a metric is: a function of (estimate, reference, sample rate), the columns that it gives and
-which way is better.
+"""What a metric is: a function of (estimate, reference, sample rate) and the columns that it gives,
+with all that tables, figures and searches want to know of them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,29 +33,55 @@ class Undefined(ValueError):
 
 
 @dataclass(frozen=True)
-class Metric:
-    """One metric.
+class Column:
+    """One number of a metric.
 
-    ``fn(estimate, reference, sample_rate)`` takes two finite waveforms (s,) of equal length and
-    returns a value for each of ``columns``; it raises `Undefined` where there is none.
-    ``direction`` is +1 where higher is better and -1 where lower is. ``primary`` is the column that
-    a search optimises. ``modules`` are what it imports when called. ``slow`` ones go to the process
-    pool.
+    ``direction`` is +1 where higher is better and -1 where lower is. ``digits`` are shown behind
+    the point. ``resolution`` is a difference too small to care about, in the metric's unit; None:
+    a search takes a share of the score. ``minor`` ones are left out of the terminal's table.
     """
 
     name: str
+    label: str
     direction: int
-    columns: tuple[str, ...]
-    fn: Callable[[Wave, Wave, int], dict[str, float]]
+    digits: int = 2
     unit: str = ""
+    resolution: float | None = None
+    minor: bool = False
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric: the whole of what the program knows about it.
+
+    ``fn(estimate, reference, sample_rate)`` takes two finite waveforms (s,) of equal length and
+    returns a value for each of ``columns`` by name (nan for one that has none); it raises
+    `Undefined` where there is no value at all. The last column is the one that a search optimises.
+    ``modules`` are what it imports when called.
+    """
+
+    name: str
+    columns: tuple[Column, ...]
+    fn: Callable[[Wave, Wave, int], Any]
     modules: tuple[str, ...] = ()
-    slow: bool = False
+    worker: bool = False
+    """Slow, or native code that may crash: runs in a process of its own under a time limit."""
+    piece_s: float | None = None
+    """Longer recordings are scored in equal pieces of at most so many seconds, and averaged."""
     voice: bool = False
     """Compares voices: with a prompt, where there is one, instead of the reference."""
+    over: Callable[[Sequence[Any]], dict[str, float]] | None = None
+    """Of a set of utterances: ``fn`` then gives one utterance's evidence, a pair of arrays or
+    whatever this function makes the columns of.
+    """
 
     @property
     def primary(self) -> str:
-        return self.columns[-1]
+        return self.columns[-1].name
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
 
 
 def load_package(module: str, metric: str) -> ModuleType:
@@ -71,7 +99,12 @@ def load_package(module: str, metric: str) -> ModuleType:
 
 def missing_package(metric: str, module: str) -> str:
     """The one-line message for a package that is not installed."""
-    return f"metric {metric}: the package '{module}' is not installed; pip install '{_PIP.get(module, module)}'"
+    return f"metric {metric}: the package '{module}' is not installed; pip install '{distribution(module)}'"
+
+
+def distribution(module: str) -> str:
+    """What pip calls the package of an importable ``module``."""
+    return _PIP.get(module, module)
 
 
 def resampled(wave: Wave, source_rate: int, target_rate: int) -> Wave:
@@ -116,3 +149,18 @@ def peak_limited(wave: Wave) -> Wave:
     """``wave`` scaled down to a peak of 1 where it is louder, unchanged otherwise."""
     peak = float(np.max(np.abs(wave)))
     return wave / np.float32(peak * (1 + 1e-6)) if peak > 1.0 else wave
+
+
+@contextlib.contextmanager
+def pinned_numpy() -> Iterator[None]:
+    """numpy's global generator at a fixed state, and back where it was afterwards.
+
+    pystoi dithers with it and PLCMOS draws its listeners: the same audio would score differently
+    each time.
+    """
+    state = np.random.get_state()
+    np.random.seed(0)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)

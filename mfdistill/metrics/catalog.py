@@ -1,4 +1,4 @@
-"""The metrics by name."""
+"""The metrics by name; each is a whole row, in the file that computes it."""
 
 from __future__ import annotations
 
@@ -7,39 +7,20 @@ import importlib.util
 from collections.abc import Iterable
 
 from mfdistill.errors import UserError
-from mfdistill.metrics.asr import wer
-from mfdistill.metrics.base import Metric, missing_package
-from mfdistill.metrics.models import dnsmos, spksim
-from mfdistill.metrics.perceptual import estoi, pesq
-from mfdistill.metrics.signal import lsd, sisdr
-
-_DNSMOS_COLUMNS = ("dnsmos_sig", "dnsmos_bak", "dnsmos_ovrl")  # the last one is primary
+from mfdistill.metrics.asr import WER, WER_WHISPER
+from mfdistill.metrics.base import Column, Metric, missing_package
+from mfdistill.metrics.cepstra import MCD
+from mfdistill.metrics.frechet import FD_FRAMES, FD_SPEAKER
+from mfdistill.metrics.models import DNSMOS, PLCMOS, SPKSIM
+from mfdistill.metrics.perceptual import ESTOI, PESQ
+from mfdistill.metrics.signal import LSD, SISDR
+from mfdistill.metrics.voicing import VOICING
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("pesq", +1, ("pesq",), pesq, "MOS-LQO", ("pesq",), slow=True),
-        Metric("estoi", +1, ("estoi",), estoi, "", ("pystoi",), slow=True),
-        Metric("sisdr", +1, ("sisdr",), sisdr, "dB"),
-        Metric("lsd", -1, ("lsd",), lsd, "dB"),
-        Metric(
-            "spksim",
-            +1,
-            ("spksim",),
-            spksim,
-            "",
-            ("resemblyzer", "webrtcvad", "pkg_resources", "librosa"),
-            voice=True,
-        ),
-        Metric("wer", -1, ("wer",), wer, "", ("jiwer", "whisper")),
-        Metric(
-            "dnsmos",
-            +1,
-            _DNSMOS_COLUMNS,
-            dnsmos,
-            "MOS",
-            ("speechmos", "onnxruntime", "librosa", "requests"),
-        ),
+        *(PESQ, ESTOI, SISDR, LSD, SPKSIM, WER, DNSMOS, PLCMOS),
+        *(MCD, VOICING, FD_SPEAKER, FD_FRAMES, WER_WHISPER),
     )
 }
 
@@ -69,13 +50,22 @@ def named(names: Iterable[str]) -> list[Metric]:
     return found
 
 
+def column_of(name: str) -> Column | None:
+    """The column ``name`` of whichever metric has it; None for what is no metric's (NFE, say)."""
+    return next(
+        (one for metric in METRICS.values() for one in metric.columns if one.name == name), None
+    )
+
+
 def direction(column: str) -> int:
     """+1 where a higher ``column`` is better, -1 where a lower one is, 0 for a column of no
     metric.
     """
-    return next((metric.direction for metric in METRICS.values() if column in metric.columns), 0)
+    found = column_of(column)
+    return 0 if found is None else found.direction
 
 
 def unit(column: str) -> str:
     """Unit of a metric's ``column``, '' where it has none."""
-    return next((metric.unit for metric in METRICS.values() if column in metric.columns), "")
+    found = column_of(column)
+    return "" if found is None else found.unit

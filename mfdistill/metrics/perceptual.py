@@ -1,6 +1,4 @@
-"""PESQ and ESTOI from their reference packages. Imports little: the process pool starts from this
-module.
-"""
+"""PESQ and ESTOI from their reference packages."""
 
 from __future__ import annotations
 
@@ -8,7 +6,15 @@ import warnings
 
 import numpy as np
 
-from mfdistill.metrics.base import Undefined, Wave, load_package, resampled
+from mfdistill.metrics.base import (
+    Column,
+    Metric,
+    Undefined,
+    Wave,
+    load_package,
+    pinned_numpy,
+    resampled,
+)
 
 
 def pesq_mode(sample_rate: int) -> str:
@@ -58,15 +64,24 @@ def estoi(estimate: Wave, reference: Wave, sample_rate: int) -> dict[str, float]
         np.asarray(reference, dtype=np.float64),
         np.asarray(estimate, dtype=np.float64),
     )
-    # pystoi dithers with numpy's global generator: pinned, or silent bands make the same audio
-    # score differently each time
-    state = np.random.get_state()
-    np.random.seed(0)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", RuntimeWarning)
+    with pinned_numpy(), warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        try:
             return {"estoi": float(package.stoi(reference, estimate, sample_rate, extended=True))}
-    except RuntimeWarning as error:  # it would return 1e-5, which is no measurement
-        raise Undefined(str(error).split(" Please")[0]) from error
-    finally:
-        np.random.set_state(state)
+        except RuntimeWarning as error:  # it would return 1e-5, which is no measurement
+            raise Undefined(str(error).split(" Please")[0]) from error
+
+
+# P.862's own code holds 50 stretches of speech and writes beyond: minutes of speech crash it
+PIECE_S = 30.0
+PESQ = Metric(
+    "pesq",
+    (Column("pesq", "PESQ", +1, 2, "MOS-LQO", resolution=0.02),),
+    pesq,
+    ("pesq",),
+    worker=True,
+    piece_s=PIECE_S,
+)
+ESTOI = Metric(
+    "estoi", (Column("estoi", "ESTOI", +1, 3, resolution=0.005),), estoi, ("pystoi",), worker=True
+)

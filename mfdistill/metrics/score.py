@@ -1,56 +1,85 @@
-"""Utterances -> rows -> summary with 95 % confidence intervals."""
+"""Utterances -> rows."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import math
-import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 
-from mfdistill.errors import UserError
 from mfdistill.metrics.base import Metric, Undefined, Wave, aligned
-from mfdistill.metrics.catalog import METRICS, named
+from mfdistill.metrics.catalog import named
+from mfdistill.metrics.workers import Died, Workers, default_workers
 
 log = logging.getLogger(__name__)
 
 Utterance = tuple[str, Wave, Wave] | tuple[str, Wave, Wave, Wave]
 """Name, estimate, reference, and perhaps a prompt."""
-# columns of one metric on one utterance, and why they are nan ('' where they are not)
-Values = tuple[dict[str, float], str]
+# columns (or a set metric's evidence) of one metric on one utterance, and why there are none (''
+# where there are)
+Values = tuple[Any, str]
+EVIDENCE = "evidence"
+"""Key of a row under which set metrics keep what they need of the utterance, by their names."""
+_LIMIT_S, _LIMIT_FACTOR = 120.0, 20.0  # a worker's time: for itself and per second of audio
 
 
-def score_one(name: str, estimate: Wave, reference: Wave, sample_rate: int) -> Values:
-    """Columns of metric ``name`` on one aligned pair; nan with the reason where it is undefined or
-    the audio is not finite.
+def score_one(metric: Metric, estimate: Wave, reference: Wave, sample_rate: int) -> Values:
+    """Columns of a metric on one aligned pair; nan with the reason where it is undefined or the
+    audio is not finite. Of a set metric its evidence, None where it has none.
     """
-    metric = METRICS[name]
     try:
         for what, wave in (("estimate", estimate), ("reference", reference)):
             if not np.isfinite(wave).all():
                 raise Undefined(f"the {what} holds NaN or infinite samples")
-        return metric.fn(estimate, reference, sample_rate), ""
+        return _in_pieces(metric, estimate, reference, sample_rate), ""
     except Undefined as error:
-        return dict.fromkeys(metric.columns, math.nan), str(error)
+        return _nothing(metric), str(error)
+
+
+def _nothing(metric: Metric) -> dict[str, float] | None:
+    return dict.fromkeys(metric.names, math.nan) if metric.over is None else None
+
+
+def _in_pieces(metric: Metric, estimate: Wave, reference: Wave, sample_rate: int) -> Any:
+    """The metric of the whole, or the mean over equal pieces of those that have a value."""
+    seconds = len(estimate) / sample_rate
+    if metric.piece_s is None or seconds <= metric.piece_s:
+        return metric.fn(estimate, reference, sample_rate)
+    count = math.ceil(seconds / metric.piece_s)
+    found, reason = [], Undefined("no piece of it has a value")
+    for one, other in zip(
+        np.array_split(estimate, count), np.array_split(reference, count), strict=True
+    ):
+        try:
+            found.append(metric.fn(one, other, sample_rate))
+        except Undefined as error:
+            reason = error
+    if not found:
+        raise reason
+    values = {name: [piece[name] for piece in found] for name in metric.names}
+    return {
+        name: float(np.mean([value for value in piece if not math.isnan(value)] or [math.nan]))
+        for name, piece in values.items()
+    }
 
 
 @contextlib.contextmanager
-def scoring_pool(workers: int) -> Iterator[Executor | None]:
-    """A process pool for many calls of `score_utterances` (starting one costs about a second); None
-    for ``workers`` <= 1.
-
-    Processes are spawned: forking one that holds threads of torch or CUDA may hang.
+def scoring_pool(workers: int) -> Iterator[Workers]:
+    """Processes for many calls of `score_utterances`; for ``workers`` <= 1 the one that is there
+    anyway.
     """
     if workers <= 1:
-        yield None
+        yield default_workers()
         return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    pool = Workers(workers)
+    try:
         yield pool
+    finally:
+        pool.close()
 
 
 def score_utterances(
@@ -58,67 +87,51 @@ def score_utterances(
     metrics: Sequence[str],
     sample_rate: int,
     workers: int = 1,
-    pool: Executor | None = None,
+    pool: Workers | None = None,
 ) -> list[dict[str, Any]]:
     """One row per utterance: ``{"name", <column of each metric>: float, "failed": "metric: reason;
-    ..." or ""}``.
+    ..." or ""}``, and under ``EVIDENCE`` what `summarise` makes set metrics of.
 
     Args:
         utterances: (name, estimate (s,), reference (s,)); lengths may differ by
             ``base.TOLERANCE_S`` and are trimmed to the shorter. A
             fourth waveform, of any length, is a prompt: metrics of the voice compare with that.
         metrics: names from ``METRICS``.
-        workers: PESQ and ESTOI run in that many processes when above 1; ``pool`` (from
-            `scoring_pool`) is used instead when given.
+        workers: processes for the slow metrics and those of native code, beside this one; ``pool``
+            (from `scoring_pool`) is used instead when given.
 
-    A metric without a value on an utterance is nan there, and one warning counts such cases.
+    A metric without a value on an utterance, or whose process died or took too long there, is nan,
+    and one warning counts such cases.
 
     Raises:
         UserError: unknown metric, missing package, lengths too far apart, empty audio, or workers
             that cannot start.
     """
     chosen = named(metrics)
-    if pool is None and workers > 1:
+    if pool is None:
         with scoring_pool(workers) as own:
             return _score(utterances, chosen, sample_rate, own)
     return _score(utterances, chosen, sample_rate, pool)
 
 
 def _score(
-    utterances: Iterable[Utterance],
-    metrics: Sequence[Metric],
-    sample_rate: int,
-    pool: Executor | None,
+    utterances: Iterable[Utterance], metrics: Sequence[Metric], sample_rate: int, pool: Workers
 ) -> list[dict[str, Any]]:
-    pooled = [metric for metric in metrics if metric.slow and pool is not None]
     pending: list[tuple[str, dict[str, Values | Future[Values]]]] = []
-    try:
-        for name, estimate, reference, *prompt in utterances:
-            pair = aligned(estimate, reference, sample_rate, name)
-            pairs = {
-                metric.name: (pair[0], prompt[0]) if metric.voice and prompt else pair
-                for metric in metrics
-            }
-            # submitted first, so that the pool works while this process scores the rest
-            values: dict[str, Values | Future[Values]] = {}
-            if pool is not None:
-                values |= {
-                    metric.name: pool.submit(
-                        score_one, metric.name, *pairs[metric.name], sample_rate
-                    )
-                    for metric in pooled
-                }
-            values |= {
-                metric.name: score_one(metric.name, *pairs[metric.name], sample_rate)
-                for metric in metrics
-                if metric not in pooled
-            }
-            pending.append((name, values))
-        rows = [_row(name, values, metrics) for name, values in pending]
-    except BrokenProcessPool as error:
-        raise UserError(
-            "workers: a scoring process ended early; set workers to 1, or, in a script, start the work under `if __name__ == '__main__':`"
-        ) from error
+    for name, estimate, reference, *prompt in utterances:
+        pair = aligned(estimate, reference, sample_rate, name)
+        limit_s = _LIMIT_S + _LIMIT_FACTOR * len(pair[0]) / sample_rate
+        values: dict[str, Values | Future[Values]] = {}
+        # submitted first, so that the workers work while this process scores the rest
+        for metric in sorted(metrics, key=lambda metric: not metric.worker):
+            own = (pair[0], prompt[0]) if metric.voice and prompt else pair
+            values[metric.name] = (
+                pool.submit(limit_s, score_one, metric, *own, sample_rate)
+                if metric.worker
+                else score_one(metric, *own, sample_rate)
+            )
+        pending.append((name, values))
+    rows = [_row(name, values, metrics) for name, values in pending]
     failed = [f"{row['name']}: {row['failed']}" for row in rows if row["failed"]]
     if failed:
         log.warning(
@@ -134,70 +147,18 @@ def _row(
     name: str, values: dict[str, Values | Future[Values]], metrics: Sequence[Metric]
 ) -> dict[str, Any]:
     row: dict[str, Any] = {"name": name}
+    evidence: dict[str, Any] = {}
     reasons = []
     for metric in metrics:
         value = values[metric.name]
-        columns, reason = value.result() if isinstance(value, Future) else value
-        row |= columns
+        try:
+            found, reason = value.result() if isinstance(value, Future) else value
+        except Died as error:
+            found, reason = _nothing(metric), str(error)
+        if metric.over is None:
+            row |= found or {}
+        else:
+            evidence[metric.name] = found
         if reason:
             reasons.append(f"{metric.name}: {reason}")
-    return row | {"failed": "; ".join(reasons)}
-
-
-def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """``{"n": utterances, column: mean, column_ci95: half width, column_n: values that were not
-    nan, ...}`` over every numeric column.
-
-    The interval is Student's t over utterances; nan with fewer than two values.
-    """
-    numbers = (int, float)
-    columns = dict.fromkeys(
-        key
-        for row in rows
-        for key, value in row.items()
-        if isinstance(value, numbers) and not isinstance(value, bool)
-    )
-    summary: dict[str, Any] = {"n": len(rows)}
-    for column in columns:
-        values = np.array([row.get(column, math.nan) for row in rows], dtype=np.float64)
-        mean, half_width, count = mean_ci95(values)
-        summary |= {column: mean, f"{column}_ci95": half_width, f"{column}_n": count}
-    return summary
-
-
-def mean_ci95(values: Sequence[float] | Wave) -> tuple[float, float, int]:
-    """Mean, half width of the 95 % t interval and count of the values that are not nan."""
-    kept = np.asarray(values, dtype=np.float64)
-    kept = kept[~np.isnan(kept)]
-    count = len(kept)
-    if count < 2:
-        return (float(kept[0]) if count else math.nan), math.nan, count
-    from scipy.stats import t
-
-    return (
-        float(kept.mean()),
-        float(t.ppf(0.975, count - 1) * kept.std(ddof=1) / math.sqrt(count)),
-        count,
-    )
-
-
-def paired_difference(
-    rows: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]], column: str
-) -> tuple[float, float, int]:
-    """Mean of ``rows - others`` over the utterances of equal name, its 95 % half width, and how
-    many there were.
-
-    Far narrower than the difference of two means: the same utterances are hard for every system.
-
-    Raises:
-        UserError: no utterance is in both.
-    """
-    wanted = {row["name"]: row[column] for row in others if column in row}
-    differences = [
-        row[column] - wanted[row["name"]] for row in rows if column in row and row["name"] in wanted
-    ]
-    if not differences:
-        raise UserError(
-            f"{column}: no utterance is in both sets of rows; score the same files with the same metrics"
-        )
-    return mean_ci95(differences)
+    return row | {"failed": "; ".join(reasons)} | ({EVIDENCE: evidence} if evidence else {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mfdistill.metrics.base import Undefined, Wave
+from mfdistill.metrics.base import Column, Metric, Undefined, Wave
 
 # an exact copy would be +inf and take the mean with it; float32 audio ends near 140 dB
 SISDR_LIMIT_DB = 100.0
@@ -63,3 +63,7 @@ def lsd(estimate: Wave, reference: Wave, sample_rate: int) -> dict[str, float]:
         raise Undefined("the reference is silent")
     difference = 10 * np.log10(np.maximum(wanted, floor) / np.maximum(got, floor))
     return {"lsd": float(np.mean(np.sqrt(np.mean(difference**2, axis=-1))))}
+
+
+SISDR = Metric("sisdr", (Column("sisdr", "SI-SDR", +1, 2, "dB", resolution=0.1),), sisdr)
+LSD = Metric("lsd", (Column("lsd", "LSD", -1, 2, "dB", resolution=0.05),), lsd)

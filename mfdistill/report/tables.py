@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mfdistill.metrics import direction, unit
+from mfdistill.metrics import column_of, direction
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,28 +21,19 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 Columns = Sequence[str] | Mapping[str, str]
 
-HEADERS = {
-    "pesq": "PESQ",
-    "estoi": "ESTOI",
-    "sisdr": "SI-SDR",
-    "lsd": "LSD",
-    "spksim": "SpkSim",
-    "dnsmos_sig": "DNSMOS SIG",
-    "dnsmos_bak": "DNSMOS BAK",
-    "dnsmos_ovrl": "DNSMOS OVRL",
-    "nfe": "NFE",
-    "rtf": "RTF",
-    "n": "files",
-}
-DIGITS = {"estoi": 3, "spksim": 3, "rtf": 4, "sisdr": 2, "pesq": 2, "lsd": 2}
+# columns that are no metric's; those say their label and digits themselves
+HEADERS = {"nfe": "NFE", "rtf": "RTF", "n": "files"}
+DIGITS = {"rtf": 4}
 _LEADING = ("task", "model", "objective", "nfe", "schedule")
 _HIDDEN = ("_ci95", "_n")
 
 
 def header(column: str) -> str:
-    """How ``column`` is called in tables and figures, with its unit in dB where it has one."""
-    name = HEADERS.get(column, column)
-    return f"{name} (dB)" if unit(column) == "dB" else name
+    """How ``column`` is called in tables and figures, with its unit where that is dB or cents."""
+    metric = column_of(column)
+    if metric is None:
+        return HEADERS.get(column, column)
+    return f"{metric.label} ({metric.unit})" if metric.unit in ("dB", "cents") else metric.label
 
 
 def shown_columns(rows: Sequence[Row]) -> list[str]:
@@ -73,7 +64,8 @@ def cell(row: Row, column: str) -> str:
         return " ".join(f"{item:.3g}" if isinstance(item, float) else str(item) for item in value)
     if not isinstance(value, float) and not (direction(column) and isinstance(value, int)):
         return str(value)
-    digits = DIGITS.get(column, 2 if direction(column) else None)
+    metric = column_of(column)
+    digits = DIGITS.get(column) if metric is None else metric.digits
     text = f"{value:.4g}" if digits is None else f"{value:.{digits}f}"
     half_width = row.get(f"{column}_ci95")
     if isinstance(half_width, (int, float)) and math.isfinite(half_width):

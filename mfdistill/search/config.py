@@ -9,10 +9,6 @@ from typing import Literal
 from mfdistill.errors import UserError
 
 START_NAMES = ("uniform", "sway")
-RESOLUTIONS = {
-    "pesq": 0.02, "estoi": 0.005, "sisdr": 0.1, "lsd": 0.05, "spksim": 0.005, "wer": 0.005,
-    "dnsmos_sig": 0.02, "dnsmos_bak": 0.02, "dnsmos_ovrl": 0.02,
-}  # fmt: skip
 RELATIVE_RESOLUTION = 0.01
 
 
@@ -33,9 +29,9 @@ class SearchConfig:
     """
     resolution: float | None = None
     """A difference of the metric that is too small to care about: what the interval of --limit auto
-    must come down to, and where a line's search ends before --iterations. Default: 0.02 for PESQ
-    and DNSMOS, 0.005 for ESTOI, spksim and WER, 0.1 dB for SI-SDR, 0.05 dB for LSD, 1 % of the
-    first start's score for the rest. 0: no line ends early.
+    must come down to, and where a line's search ends before --iterations. Default: the metric's own
+    (0.02 for PESQ, 0.005 for spksim, 0.1 dB for SI-SDR, ...: docs/metrics.md), 1 % of the first
+    start's score for teacher-mse. 0: no line ends early.
     """
     iterations: int = 12
     """Ternary steps per line, at most; each keeps two thirds of the interval."""
@@ -56,7 +52,7 @@ class SearchConfig:
     or a learned solver's folder or file (for 1 step).
     """
     workers: int = 1
-    """Processes for PESQ and ESTOI."""
+    """Processes for PESQ, ESTOI and other slow metrics, beside this one."""
     vocoder: str | None = None
     """For students of F5-TTS and CosyVoice and metrics of audio: as of synthesize."""
 
@@ -88,9 +84,12 @@ class SearchConfig:
         """
         if self.resolution is not None:
             return self.resolution
-        return RESOLUTIONS.get(
-            column, RELATIVE_RESOLUTION * abs(score) if math.isfinite(score) else 0.0
-        )
+        from mfdistill.metrics import column_of
+
+        known = column_of(column)
+        if known is not None and known.resolution is not None:
+            return known.resolution
+        return RELATIVE_RESOLUTION * abs(score) if math.isfinite(score) else 0.0
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import hashlib
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from mfdistill.config import to_dict
 from mfdistill.distill.inference import condition, judged, text_of
 from mfdistill.errors import UserError
 from mfdistill.flow import noise, solve
-from mfdistill.metrics import METRICS, named, score_utterances
+from mfdistill.metrics import METRICS, Workers, direction, named, score_utterances
 from mfdistill.search.cache import digest_tensors, digest_text
 from mfdistill.search.development import mean_score
 from mfdistill.search.learned import find_solver
@@ -90,7 +89,7 @@ class StudentScorer:
         teacher: Teacher | None = None,
         teacher_steps: int = 20,
         teacher_solver: str = "midpoint",
-        pool: Executor | None = None,
+        pool: Workers | None = None,
         first: int = 0,
     ):
         self.metric, self.column, self.direction = resolve_metric(metric)
@@ -256,14 +255,20 @@ def resolve_metric(metric: str) -> tuple[str, str, int]:
     ``dnsmos_ovrl``).
 
     Raises:
-        UserError: unknown, or its package is not installed.
+        UserError: unknown, of whole sets, or its package is not installed.
     """
     if metric == TEACHER_MSE:
         return TEACHER_MSE, TEACHER_MSE, -1
     for name, known in METRICS.items():
-        if metric in known.columns or metric == name:
+        if metric in known.names or metric == name:
             named([name])
-            return name, known.primary if metric == name else metric, known.direction
+            if known.over is not None:
+                raise UserError(
+                    f"--metric {metric}: is of a whole set, and a search compares schedules utterance by utterance; "
+                    "take another and see this one in evaluate"
+                )
+            column = known.primary if metric == name else metric
+            return name, column, direction(column)
     raise UserError(f"--metric {metric}: unknown; choose from {', '.join([*METRICS, TEACHER_MSE])}")
 
 

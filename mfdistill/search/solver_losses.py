@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from mfdistill.audio.resample import resample
 from mfdistill.errors import UserError
 
 WaveLoss = Callable[[Tensor, Tensor], Tensor]
@@ -78,9 +79,7 @@ def speech_feature_loss(path: str, sample_rate: int, layer: int = 8) -> WaveLoss
 
     def features(wave: Tensor) -> Tensor:
         if sample_rate != 16000:
-            import torchaudio
-
-            wave = torchaudio.functional.resample(wave, sample_rate, 16000)
+            wave = resample(wave, sample_rate, 16000)
         wave = (wave - wave.mean(-1, keepdim=True)) / (wave.std(-1, keepdim=True) + 1e-7)
         hidden = model.to(wave.device)(wave, output_hidden_states=True).hidden_states[layer]
         return nn.functional.normalize(hidden, dim=-1)

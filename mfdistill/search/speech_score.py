@@ -7,7 +7,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from torch import Tensor
 from mfdistill.distill.foreign import ForeignBatches
 from mfdistill.errors import UserError
 from mfdistill.flow import noise
-from mfdistill.metrics import score_utterances
+from mfdistill.metrics import Workers, score_utterances
 from mfdistill.search.cache import digest_tensors, digest_text
 from mfdistill.search.development import mean_score
 from mfdistill.search.o3s import Schedule
@@ -58,7 +57,7 @@ class SpeechScorer:
 
     def __init__(
         self, student: Student, batches: ForeignBatches, raws: Sequence[Mapping[str, Any]], metric: str,
-        vocoder: Callable[[Tensor], Tensor], seed: int = 0, accelerator: Accelerator | None = None, pool: Executor | None = None,
+        vocoder: Callable[[Tensor], Tensor], seed: int = 0, accelerator: Accelerator | None = None, pool: Workers | None = None,
     ):  # fmt: skip
         self.metric, self.column, self.direction = resolve_metric(metric)
         self.student, self.task, self.vocoder, self.accelerator, self.pool = (

@@ -82,6 +82,7 @@ class StreamRestorer:
         fold: bool = False,
         temperature: float = 1.0,
     ):
+        torch.set_flush_denormal(True)  # states fade towards 0 in silence
         self.seeds = list(range(batch) if seeds is None else seeds)
         if batch < 1 or len(self.seeds) != batch:
             raise UserError(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mfdistill.checkpoint import load_tensors
+from mfdistill.companions import companion
 from mfdistill.errors import UserError
 from mfdistill.flow import jump, solve
 from mfdistill.networks.conformer import PreLookahead, TokenEncoder, TokenEncoderConfig
@@ -186,18 +187,26 @@ FRONT = "front.safetensors"
 _LOOKAHEAD = "pre_lookahead_layer.conv1.weight"
 
 
+def front_bytes(front: TokenFront) -> bytes:
+    """A front end as the safetensors file ``FRONT``."""
+    from safetensors.torch import save
+
+    tensors = {name: value.cpu().contiguous() for name, value in front.state_dict().items()}
+    return save(tensors, {"format": "pt"})
+
+
 def has_front(path: str | Path) -> bool:
     """Whether a flow file or folder holds a front end."""
     place = Path(path)
     # a folder of ours that was imported without one
-    if (place / "config.json").is_file() and not (place / FRONT).is_file():
+    if (place / "config.json").is_file() and companion(place, FRONT) is None:
         return False
     return "input_embedding.weight" in _front_tensors(place)[1]
 
 
 def _front_tensors(path: Path) -> tuple[Path, dict[str, Tensor]]:
-    if (path / FRONT).is_file():
-        return path / FRONT, load_tensors(path / FRONT)
+    if path.is_dir() and (own := companion(path, FRONT)) is not None:
+        return own, load_tensors(own)
     file = checkpoint_file(path)
     return file, {
         name: value for name, value in flow_tensors(file).items() if not name.startswith(ESTIMATOR)

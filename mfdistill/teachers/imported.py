@@ -4,19 +4,21 @@ vocabulary ever after.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mfdistill.checkpoint import load_config, load_tensors, save_folder, write_tensors, write_text
+from mfdistill.checkpoint import load_config, load_tensors, remove_folder, save_folder
+from mfdistill.companions import SECTION, checksums, write_companions
 from mfdistill.config import to_dict
 from mfdistill.errors import UserError
 from mfdistill.networks import build_network
 from mfdistill.networks.build import bounded
 from mfdistill.reading import read_text
-from mfdistill.teachers.cosyvoice_front import FRONT, has_front, load_front
+from mfdistill.teachers.cosyvoice_front import FRONT, front_bytes, has_front, load_front
 from mfdistill.teachers.f5 import F5Teacher
 from mfdistill.teachers.load import load_teacher, load_weights, resolve
 from mfdistill.teachers.mel_flow import MelTeacher
@@ -47,13 +49,12 @@ def import_teacher(
     Returns: the teacher that was written.
     Raises:
         UserError: as ``load_teacher``; a folder of ours already; a kind that has no folder form;
-            ``out`` in use; a vocabulary of another size.
+            ``out`` in use; a vocabulary of another size. ``out`` is then as it was.
     """
-    place, target = resolve(file), Path(out)
+    place, target = resolve(file), Path(out).absolute()
     if place.is_dir() and (place / "config.json").is_file():
         raise UserError(f"{file}: is a folder of this program already; use it as it is")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())) and not overwrite:
-        raise UserError(f"{out}: is there already; name another folder or add --overwrite")
+    _check_target(target, overwrite)
     teacher: Any = load_teacher(place, kind, config=config)
     saved = dict(getattr(teacher, "config", None) or {})
     if not saved.get("network"):
@@ -70,15 +71,48 @@ def import_teacher(
     vocabulary = (
         _vocabulary(place, vocab, sizes.text_num_embeds) if isinstance(teacher, F5Teacher) else None
     )
-    save_folder(target, with_predictor(teacher.network.state_dict(), task), saved)
-    if saved.get("kind") in ("cosyvoice2", "cosyvoice3") and has_front(place):
-        write_tensors(target / FRONT, load_front(place).state_dict())
+    companions: dict[str, bytes] = {}
     if vocabulary is not None:
-        write_text(target / VOCAB, vocabulary)
+        companions[VOCAB] = vocabulary
+    if saved.get("kind") in ("cosyvoice2", "cosyvoice3") and has_front(place):
+        companions[FRONT] = front_bytes(load_front(place))
+    part, old = (target.with_name(f".{target.name}.{os.getpid()}.{end}") for end in ("part", "old"))
+    try:
+        write_companions(part, companions)
+        saved |= {SECTION: checksums(companions)} if companions else {}
+        save_folder(part, with_predictor(teacher.network.state_dict(), task), saved)
+        if target.exists():  # empty, or what --overwrite replaces
+            os.replace(target, old)
+        os.replace(part, target)
+    except OSError as error:
+        raise UserError(
+            f"{out}: cannot be written ({error}); free some space or name another folder"
+        ) from error
+    finally:
+        remove_folder(part)
+        remove_folder(old)
     return teacher
 
 
-def _vocabulary(place: Path, vocab: str | Path | None, size: int) -> str | None:
+def _check_target(target: Path, overwrite: bool) -> None:
+    """Raise ``UserError`` where ``target`` is in use by something that must not be replaced."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not overwrite:
+        raise UserError(f"{target}: is there already; name another folder or add --overwrite")
+    imported = (
+        (target / "config.json").is_file()
+        and load_config(target).get("role") == "teacher"
+        and not (target / "log.jsonl").exists()
+    )
+    if not imported:
+        raise UserError(
+            f"{target}: is no folder that teacher-import wrote, so --overwrite does not remove it; "
+            "name another folder"
+        )
+
+
+def _vocabulary(place: Path, vocab: str | Path | None, size: int) -> bytes | None:
     beside = (place if place.is_dir() else place.parent) / VOCAB
     file = Path(vocab) if vocab is not None else beside
     if not file.is_file():
@@ -92,7 +126,7 @@ def _vocabulary(place: Path, vocab: str | Path | None, size: int) -> str | None:
             f"--vocab {file}: has {count} symbols, the checkpoint's table {size}; take the vocab.txt that belongs to this "
             "checkpoint"
         )
-    return text
+    return text.encode()
 
 
 def load_imported(

@@ -285,7 +285,15 @@ def resolve(path: str | Path) -> Path:
 
     try:
         return Path(
-            snapshot_download(str(path), allow_patterns=["config.json", "model.safetensors"])
+            snapshot_download(
+                str(path),
+                allow_patterns=[
+                    "config.json",
+                    "model.safetensors",
+                    "front.safetensors",
+                    "vocab.txt",
+                ],
+            )
         )
     except (OSError, ValueError, RuntimeError) as error:  # what hub and HTTP errors derive from
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -14,6 +14,7 @@ from mfdistill.lazy import exports
 if TYPE_CHECKING:
     from mfdistill.distill.objectives.catalog import OBJECTIVES
     from mfdistill.distill.objectives.cfm import CFMObjective
+    from mfdistill.distill.objectives.finish import FinishObjective
     from mfdistill.distill.objectives.integral import IntegralObjective, average_velocity, rollout
     from mfdistill.distill.objectives.meanflow import MeanFlowObjective
     from mfdistill.distill.objectives.regression import RegressionObjective, estimate
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "OBJECTIVES",
     "CFMObjective",
+    "FinishObjective",
     "IntegralConfig",
     "IntegralObjective",
     "MeanFlowConfig",
@@ -36,6 +38,7 @@ __getattr__ = exports(
     {
         "catalog": "OBJECTIVES",
         "cfm": "CFMObjective",
+        "finish": "FinishObjective",
         "integral": "IntegralObjective average_velocity rollout",
         "meanflow": "MeanFlowObjective",
         "regression": "RegressionObjective estimate",

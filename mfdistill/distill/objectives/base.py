@@ -5,7 +5,8 @@ A batch is a mapping with
 - ``z_1``: clean features x, (b, 2, f, n); ``cond``: the condition, a dict of tensors with b rows;
 - ``index``: (b,) integers, the samples' global indices; every random number is a function of (seed,
   index);
-- ``progress``: 0 at the start of the run, 1 at its end (for curricula; default 1);
+- ``progress``: 0 at the start of the run, 1 at its end (for curricula; default 1); ``step``: the
+  number of the update, in training only;
 - ``loss_mask``: (b, 1, 1, n), 1 where a frame counts (of Mel states (b, n, 1) or (b, 1, n)), or
   None;
 - ``loss_count``: see ``reduce``; needed only with masks and several processes or accumulation.
@@ -123,8 +124,11 @@ def within_reach(teacher: Teacher | None, t: Tensor, r: Tensor) -> tuple[Tensor,
 
 
 @torch.no_grad()
-def teacher_velocity(teacher: Teacher, z: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-    """The teacher's velocity in the precision of its weights (no autocast), on the device of ``z``.
+def teacher_velocity(
+    teacher: Teacher, z: Tensor, t: Tensor, cond: Mapping[str, Tensor], autocast: bool = False
+) -> Tensor:
+    """The teacher's velocity in the precision of its weights, on the device of ``z``; with
+    ``autocast`` in the run's mixed precision instead, in the precision of ``z``.
 
     After the latest time that it was trained at it is the velocity of that time at ``z``: so its
     own sampler takes the last step.
@@ -133,5 +137,7 @@ def teacher_velocity(teacher: Teacher, z: Tensor, t: Tensor, cond: Mapping[str, 
     weight = next(teacher.network.parameters(), z)
     if weight.device != z.device:
         teacher.to(device=z.device)
+    if autocast:
+        return teacher.velocity(z, t, cond).to(z.dtype)
     with torch.autocast(z.device.type, enabled=False):
         return teacher.velocity(z, t, cond)

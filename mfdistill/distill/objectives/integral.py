@@ -164,9 +164,7 @@ class IntegralObjective(nn.Module):
         anchors, spans = (r <= t).nonzero().flatten(), (r > t).nonzero().flatten()
         # never divided by r - t, which is 0
         if len(anchors):
-            target[:, anchors] = teacher_velocity(
-                self.teacher, z[anchors], t[anchors], _rows(cond, anchors, z)
-            )
+            target[:, anchors] = self._velocity(z[anchors], t[anchors], _rows(cond, anchors, z))
             nfe[anchors] += getattr(self.teacher, "branches", 1)
         if len(spans):
             times, states = self._roll(z[spans], t[spans], r[spans], _rows(cond, spans, z))
@@ -190,7 +188,7 @@ class IntegralObjective(nn.Module):
         project = getattr(self.teacher, "project", None)
         within = None if project is None else lambda z: project(z, cond)
         return rollout(
-            lambda z, t: teacher_velocity(self.teacher, z, t, cond),
+            lambda z, t: self._velocity(z, t, cond),
             z,
             t,
             r,
@@ -198,6 +196,10 @@ class IntegralObjective(nn.Module):
             self.config.solver,
             within,
         )
+
+    def _velocity(self, z: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        autocast = self.config.teacher_precision == "run"
+        return teacher_velocity(self.teacher, z, t, cond, autocast)
 
     def _pairs(self, index: Tensor) -> Tensor:
         """Which grid times each target spans, (k, b, 2): first the whole rollout, then random

@@ -1,0 +1,68 @@
+"""How much disk a run needs: its model, the state that it is resumed from, and their twins while
+they are written.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from mfdistill.distill.state import module_tensors
+
+FP32 = 4
+
+
+@dataclass(frozen=True)
+class DiskNeed:
+    """Bytes, without logs."""
+
+    model: int
+    """``model.safetensors``, and once more in ``best/`` where a run keeps one."""
+    state: int
+    """``training_state/``: raw weights, averages, AdamW's two moments."""
+    companions: int = 0
+    best: bool = False
+
+    @property
+    def kept(self) -> int:
+        """Between saves."""
+        return (1 + self.best) * (self.model + self.companions) + self.state
+
+    @property
+    def most(self) -> int:
+        """While saving: model and state are each written whole beside the one before."""
+        return self.kept + max(self.model, self.state)
+
+    def told(self, out: Path) -> str:
+        """For the start of a run, with what is free where ``out`` lies."""
+        free = shutil.disk_usage(next(p for p in (out, *out.absolute().parents) if p.exists())).free
+        short = (
+            "" if free >= self.most else "; that is not enough: free some, or name another --out"
+        )
+        return (
+            f"disk: {size(self.kept)} in {out} between saves (model {size(self.model)}, state "
+            f"{size(self.state)}), {size(self.most)} while saving; {size(free)} free{short}"
+        )
+
+
+def disk_need(
+    objective: nn.Module, model: nn.Module, companions: int = 0, best: bool = False
+) -> DiskNeed:
+    """Counted from the tensors that a run saves.
+
+    Args:
+        companions: bytes of the files that go with the model. best: the run keeps ``best/`` too.
+    """
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    weights = sum(value.nbytes for value in model.state_dict().values())
+    raw = sum(value.nbytes for value in module_tensors(objective).values())
+    also = sum(p.numel() for p in objective.parameters() if p.requires_grad)
+    return DiskNeed(weights, raw + FP32 * trained + 2 * FP32 * also, companions, best)
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

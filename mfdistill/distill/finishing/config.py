@@ -1,0 +1,97 @@
+"""Settings of the finishing stage, without torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mfdistill.errors import UserError
+
+LOSSES = ("log_mel", "mel", "time_l1", "si_sdr", "features")
+"""Names of the fields that are weights of losses on what the sampler reaches."""
+_WAVE = {"log_mel": 1.0, "time_l1": 1.0}
+DEFAULTS: Mapping[str, Mapping[str, float]] = {
+    "vocode": {"log_mel": 1.0}, "phase": {"log_mel": 1.0},
+    "enhance": _WAVE, "dereverb": _WAVE, "codec": _WAVE, "bandwidth": _WAVE,
+    "token2mel": {"mel": 1.0}, "text2mel": {"mel": 1.0},
+}  # fmt: skip
+"""Weights by task. Where the input says the phases, the waveform is compared too."""
+
+
+@dataclass(frozen=True)
+class FinishConfig:
+    """Objective ``finish``. Where no weight of a loss is given, they are the task's."""
+
+    nfe: tuple[int, ...] = (1, 2)
+    """Numbers of steps that are trained, each on the student's searched schedule if it has one and
+    on equal steps otherwise; every update draws one of them. The first becomes the finished model's
+    schedule.
+    """
+    temperature: float = 0.0
+    """Factor on the prior's noise, in this training and in the finished model. At 0 the model gives
+    one answer to one input; random phases carry no information, and one step cannot follow them.
+    """
+    log_mel: float | None = None
+    """Weight of the multi-scale log-Mel L1 of signals (spectral tasks)."""
+    mel: float | None = None
+    """Weight of the L1 of Mel spectrograms (Mel tasks)."""
+    time_l1: float | None = None
+    """Weight of the L1 of waveforms, relative to the clean one's (spectral tasks)."""
+    si_sdr: float | None = None
+    """Weight of minus SI-SDR, in bels (spectral tasks)."""
+    features: float | None = None
+    """Weight of the mean square in the model's features."""
+    anchor: float = 0.0
+    """Weight of the integral loss (of student-distill) beside them, which keeps u(z, t, r) an
+    average velocity of the teacher for other numbers of steps; costs the teacher's evaluations.
+    """
+
+    def __post_init__(self) -> None:
+        if not self.nfe or min(self.nfe) < 1 or len(set(self.nfe)) < len(self.nfe):
+            raise UserError(
+                f"--nfe {' '.join(map(str, self.nfe))}: needs different numbers of steps, 1 or more"
+            )
+        for name in (*LOSSES, "anchor", "temperature"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise UserError(
+                    f"--{name.replace('_', '-')} {value}: must be a finite number, 0 or more"
+                )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of the losses that are not 0."""
+        return {name: value for name in LOSSES if (value := getattr(self, name))}
+
+
+def completed(config: FinishConfig, task: str) -> FinishConfig:
+    """With the weights of ``task`` where none is given, and 0 for those that are not.
+
+    Raises:
+        UserError: a loss of signals for a Mel task or the other way round, or no loss at all.
+    """
+    given = {name: getattr(config, name) for name in LOSSES}
+    if all(value is None for value in given.values()):
+        given = dict(DEFAULTS.get(task, {}))
+    whole = replace(config, **{name: given.get(name) or 0.0 for name in LOSSES})
+    is_mel = "mel" in DEFAULTS.get(task, {})
+    for name in ("log_mel", "time_l1", "si_sdr") if is_mel else ("mel",):
+        if getattr(whole, name):
+            what = "spectral tasks" if is_mel else "token2mel and text2mel"
+            raise UserError(f"--{name.replace('_', '-')}: is for {what}, and this is {task}")
+    if not whole.weights and not whole.anchor:
+        raise UserError("student-finish: every loss has weight 0; give one of them more")
+    return whole
+
+
+def schedules(config: FinishConfig, saved: Mapping[str, Any]) -> dict[int, list[float]]:
+    """Times of each number of steps: the searched ones of a ``config.json``, else equal steps."""
+    searched = saved.get("schedules") or {}
+    return {
+        k: [float(t) for t in searched[str(k)]]
+        if str(k) in searched
+        else [i / k for i in range(k + 1)]
+        for k in config.nfe
+    }

@@ -1,0 +1,93 @@
+"""Finishing: the few-step sampler that will be used, trained end to end on what it reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mfdistill.distill.finishing.catalog import LOSS_FUNCTIONS
+from mfdistill.distill.finishing.config import FinishConfig
+from mfdistill.distill.finishing.sampler import drawn, reached, start
+from mfdistill.distill.objectives.base import Batch, Logs, hold, reduce
+from mfdistill.distill.objectives.config import IntegralConfig
+from mfdistill.distill.objectives.integral import IntegralObjective
+from mfdistill.errors import UserError
+from mfdistill.flow import IntervalConfig
+from mfdistill.students.student import Student
+from mfdistill.tasks import Task
+from mfdistill.teachers.protocol import Teacher
+
+ANCHOR = IntegralConfig(
+    substeps=2, targets_per_rollout=2, interval=IntervalConfig(p_equal=0.1, p_full=0.2)
+)
+
+
+class FinishObjective(nn.Module):
+    """Weighted losses of ``z_1 = sample(student, z_0, cond, times)``, z_0 from the prior at the
+    task's temperature, with the gradient through all steps, plus ``anchor`` times the integral
+    loss.
+
+    Flow2GAN (arXiv 2512.23278) and PeriodWave-Turbo finish flows so; at temperature 0 without
+    critics it is regression through the sampler.
+
+    Args:
+        student: trained. task: gives the prior, the signals and what the losses compare.
+        schedules: times of each number of steps in ``config.nfe``. config: with its weights
+            (``finishing.config.completed``).
+        teacher: outside the module tree; needed for the anchor only.
+        seed: of all draws.
+
+    Logs: ``loss``, each loss unweighted, and ``loss_k`` of the number of steps k that was drawn.
+    """
+
+    teacher: Teacher | None
+    anchor: IntegralObjective | None
+
+    def __init__(
+        self,
+        student: Student,
+        task: Task,
+        schedules: Mapping[int, Sequence[float]],
+        config: FinishConfig,
+        teacher: Teacher | None = None,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.model = student
+        self.task, self.config, self.seed = task, config, seed
+        self.schedules = {k: list(schedules[k]) for k in config.nfe}
+        hold(self, teacher if config.anchor else None)
+        anchor = None
+        if config.anchor:
+            if teacher is None:
+                raise UserError("--anchor: needs the teacher; name its folder with --teacher")
+            straight = getattr(teacher, "straight", True)
+            settings = ANCHOR if straight else replace(ANCHOR, state="rollout")
+            anchor = IntegralObjective(student, teacher, task.path, settings, seed)
+        # outside the module tree, where the student would have two names
+        object.__setattr__(self, "anchor", anchor)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Logs]:
+        logs: Logs = {}
+        total: Any = 0.0
+        chosen = drawn(self.config.nfe, batch, self.seed)
+        for k in chosen:
+            times = self.schedules[k]
+            z_0 = start(self.task.path, batch, self.seed, times[0])
+            z_1 = reached(self.model, z_0, batch["cond"], times)
+            loss: Any = 0.0
+            for name, weight in self.config.weights.items():
+                part = reduce(LOSS_FUNCTIONS[name](self.task, z_1, batch), batch)
+                logs[name] = logs.get(name, 0.0) + part.detach() / len(chosen)
+                loss = loss + weight * part
+            logs[f"loss_{k}"] = torch.as_tensor(loss).detach()
+            total = total + loss / len(chosen)
+        if self.anchor is not None:
+            loss, _ = self.anchor(batch)
+            logs["anchor"] = loss.detach()
+            total = total + self.config.anchor * loss
+        return total, {"loss": total.detach(), **logs}

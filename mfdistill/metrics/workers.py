@@ -1,0 +1,166 @@
+"""Disposable processes for work that may crash or never end: each call has a time limit, and a dead
+process costs the call that killed it and nothing else.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from mfdistill.errors import UserError
+
+# the parent's module search path, so that what it can import the worker can too
+_COMMAND = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from mfdistill.metrics.workers import serve; serve()"
+)
+
+
+class Died(RuntimeError):
+    """The process of a call ended, or was ended at its time limit; the message says which."""
+
+
+class Workers:
+    """``count`` processes, started when first needed and again after each death.
+
+    They are programs of their own and not ``multiprocessing``'s: nothing of the caller's script is
+    run again, and nothing of torch or CUDA is forked.
+    """
+
+    def __init__(self, count: int = 1):
+        self._threads = ThreadPoolExecutor(count, "metrics")
+        self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
+        for _ in range(count):
+            self._idle.put(_Process())
+
+    def submit(self, limit_s: float, fn: Callable[..., Any], *args: Any) -> Future[Any]:
+        """``fn(*args)`` in a process, ended after ``limit_s`` seconds. ``fn`` is found by its
+        module and name; what it raises, the future raises.
+
+        Raises (from the future):
+            Died: the process ended before it answered. UserError: no process can be started.
+        """
+        return self._threads.submit(self._call, limit_s, fn, args)
+
+    def _call(self, limit_s: float, fn: Callable[..., Any], args: Any) -> Any:
+        process = self._idle.get()
+        try:
+            return process.call(limit_s, fn, args)
+        finally:
+            self._idle.put(process)
+
+    def close(self) -> None:
+        """End the processes once what was submitted is done."""
+        self._threads.shutdown()
+        while not self._idle.empty():
+            self._idle.get().end()
+
+
+@functools.cache
+def default_workers() -> Workers:
+    """One process for the whole program, ended with it."""
+    workers = Workers(1)
+    atexit.register(workers.close)
+    return workers
+
+
+class _Process:
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def call(self, limit_s: float, fn: Callable[..., Any], args: Any) -> Any:
+        process = self._process = self._process or self._start()
+        assert process.stdin is not None and process.stdout is not None
+        late = threading.Event()
+
+        def expire() -> None:
+            late.set()
+            process.kill()
+
+        timer = threading.Timer(limit_s, expire)
+        timer.daemon = True
+        timer.start()
+        try:
+            pickle.dump((fn, args), process.stdin)
+            process.stdin.flush()
+            fine, result = pickle.load(process.stdout)
+        except (EOFError, OSError, pickle.UnpicklingError) as error:
+            code = self.end()
+            why = f"took longer than {limit_s:.0f} s" if late.is_set() else _ended(code)
+            raise Died(why) from error
+        finally:
+            timer.cancel()
+            timer.join()
+        if late.is_set():  # it answered just before it was killed
+            self.end()
+        if not fine:
+            raise result
+        return result
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        path = json.dumps([item for item in sys.path if isinstance(item, str)])
+        process = subprocess.Popen(
+            [sys.executable, "-c", _COMMAND, path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        if process.stdout.read(1) != b"+":
+            raise UserError(
+                f"metrics: a scoring process cannot be started with {sys.executable} ({_ended(process.wait())})"
+            )
+        return process
+
+    def end(self) -> int:
+        process, self._process = self._process, None
+        if process is None:
+            return 0
+        for pipe in (process.stdin, process.stdout):
+            try:
+                if pipe is not None:
+                    pipe.close()
+            except OSError:  # what was still buffered for a dead process
+                continue
+        try:
+            return process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+
+
+def _ended(code: int) -> str:
+    try:
+        return f"its process was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"its process ended with code {code}"
+
+
+def serve() -> None:
+    """The worker's side: answer calls from standard input until it is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what native code prints must not mix with the answers
+    answers.write(b"+")
+    answers.flush()
+    while True:
+        try:
+            fn, args = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            answer = True, fn(*args)
+        except Exception as error:  # for the caller to handle, whatever it is
+            answer = False, error
+        pickle.dump(answer, answers)
+        answers.flush()
