@@ -136,12 +136,12 @@ def _decoupled(
 
 
 def _int8(command: Compress, model: Any, section: dict[str, Any], config: dict[str, Any]) -> Path:
-    from mfdistill.checkpoint import save_folder, write_text
+    from mfdistill.checkpoint import save_folder
+    from mfdistill.commands.derived import refresh
     from mfdistill.data import open_eval
     from mfdistill.distill.inference import endpoint, restore
     from mfdistill.distill.logs import say
     from mfdistill.errors import UserError
-    from mfdistill.report import model_card
     from mfdistill.students.quantize import quantize
     from mfdistill.teachers.predictor import with_predictor
 
@@ -182,7 +182,7 @@ def _int8(command: Compress, model: Any, section: dict[str, Any], config: dict[s
     }
     tensors = with_inner(model.module, network).state_dict()
     save_folder(out, with_predictor(tensors, model.task), config)
-    write_text(out / "README.md", model_card(config))
+    refresh(out)
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     say(f"{out}: {len(names)} layers in eight bits, {size / 1e6:.2f} MB")
     return out

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mfdistill.commands.options import Corpus
 from mfdistill.commands.progress import progress
+from mfdistill.commands.runs import wav_name
 
 if TYPE_CHECKING:
     from mfdistill.distill.inference import Model, Steps
@@ -53,7 +54,9 @@ class Evaluate:
     student_nfe: tuple[int, ...] = (1, 2, 3)
     """Equal steps of the student."""
     audio: int = 4
-    """Utterances whose restored waveforms are written as WAV files."""
+    """Utterances whose restored waveforms are written as WAV files, beside those that the student
+    does worst and best.
+    """
     seed: int = 0
     """Of the noise, which is the same for every system."""
     workers: int = 1
@@ -75,12 +78,7 @@ class Entry:
 
     @property
     def label(self) -> str:
-        number = f"-{self.nfe}" if self.model in ("teacher", "student") else ""
-        return (
-            self.model
-            + number
-            + (f"-{self.schedule}" if self.schedule not in ("", "uniform") else "")
-        )
+        return wav_name(self.model, self.nfe, self.schedule)
 
 
 def run(command: Evaluate) -> list[dict[str, Any]]:
@@ -163,7 +161,12 @@ def run(command: Evaluate) -> list[dict[str, Any]]:
             details += [about | plain(row) for row in scores]
             scored[entry.label] = about, scores
     if main:
-        _write(command, task, utterances, rows, details, entries)
+        heard = _heard(command, utterances, rows, details)
+        for entry in entries:
+            for index in heard[command.audio :]:
+                wave = utterances[index]["degraded"].to(accelerator.device)
+                restored = _restored(command, entry, task, utterances, wave, index)
+                _keep_wave(command, entry, task, utterances.names[index], restored.cpu().numpy())
         if command.against is not None:
             other = scored[command.against][1]
             _write_differences(
@@ -174,6 +177,7 @@ def run(command: Evaluate) -> list[dict[str, Any]]:
                     if label != command.against
                 ],
             )
+        _write(command, task, utterances, rows, details, entries, heard)
     accelerator.wait_for_everyone()
     return rows
 
@@ -242,25 +246,18 @@ def _score(
     import torch
     from torch import Tensor
 
-    from mfdistill.audio.io import write_audio
-    from mfdistill.distill.inference import restore, text_of
     from mfdistill.distill.validation import score_system
     from mfdistill.metrics import measure_rtf
 
     def system(wave: Tensor, index: int) -> Tensor:
-        if entry.source is None:
-            return task.degrade(wave[None])[0]
-        own, text = entry.source.task, text_of(task, utterances[index])
-        return restore(
-            own, entry.source.endpoint, wave, entry.steps, command.seed, index, text=text
-        )
+        return _restored(command, entry, task, utterances, wave, index)
 
     heard = {utterances.names[i] for i in range(min(command.audio, len(utterances)))}
 
     def keep(name: str, wave: Any) -> None:
         tell(entry.label, 1)
         if name in heard:
-            write_audio(_wav(command, name, entry.label), wave, task.sample_rate, subtype="FLOAT")
+            _keep_wave(command, entry, task, name, wave)
 
     rows = score_system(
         system, utterances, command.metrics, task.sample_rate, accelerator, pool, keep, task
@@ -276,6 +273,41 @@ def _score(
     return rows, rtf
 
 
+def _restored(
+    command: Evaluate, entry: Entry, task: Task, utterances: Any, wave: Any, index: int
+) -> Any:
+    """Waveform (s,) of one system from the degraded one; the input itself where there is none."""
+    from mfdistill.distill.inference import restore, text_of
+
+    if entry.source is None:
+        return task.degrade(wave[None])[0]
+    text = text_of(task, utterances[index])
+    source = entry.source
+    return restore(source.task, source.endpoint, wave, entry.steps, command.seed, index, text=text)
+
+
+def _heard(
+    command: Evaluate,
+    utterances: Any,
+    rows: Sequence[Mapping[str, Any]],
+    details: Sequence[Mapping[str, Any]],
+) -> list[int]:
+    """Numbers of the utterances that are written: the first ones, then what the student does worst
+    and best.
+    """
+    from mfdistill.report.story import extremes
+
+    first = list(range(min(command.audio, len(utterances))))
+    found = [utterances.names.index(name) for name in extremes(rows, details)] if first else []
+    return first + [index for index in found if index not in first]
+
+
+def _keep_wave(command: Evaluate, entry: Entry, task: Task, name: str, wave: Any) -> None:
+    from mfdistill.audio.io import write_audio
+
+    write_audio(_wav(command, name, entry.label), wave, task.sample_rate, subtype="FLOAT")
+
+
 def _wav(command: Evaluate, name: str, label: str) -> Path:
     return Path(command.out) / "audio" / name.replace("/", "_") / f"{label}.wav"
 
@@ -287,9 +319,14 @@ def _write(
     rows: list[dict[str, Any]],
     details: list[dict[str, Any]],
     entries: Sequence[Entry],
+    heard: Sequence[int],
 ) -> None:
     from mfdistill.audio.io import write_audio
-    from mfdistill.checkpoint import write_text
+    from mfdistill.checkpoint import write_json, write_text
+    from mfdistill.commands.derived import refresh
+    from mfdistill.commands.pages import write_report
+    from mfdistill.commands.results import holds_results, keep
+    from mfdistill.config import to_dict
     from mfdistill.distill.logs import say
     from mfdistill.report import model_card, quality_plot, write_table
 
@@ -304,8 +341,15 @@ def _write(
     card: Mapping[str, Any] = next(
         (entry.source.config for entry in reversed(entries) if entry.source is not None), {}
     )
-    write_text(out / "README.md", model_card(card, rows))
-    for item in (utterances[i] for i in range(min(command.audio, len(utterances)))):
+    where = next((entry.checkpoint for entry in reversed(entries) if entry.checkpoint), None)
+    write_text(out / "README.md", model_card(card, rows, where=where))
+    write_json(out / "command.json", to_dict(command))
+    told = {"data": command.data.source, "split": command.split, "limit": command.limit, "out": str(out)}  # fmt: skip
+    models = {entry.checkpoint for entry in entries if entry.checkpoint}
+    for folder in sorted(models):
+        if holds_results(Path(folder)):
+            keep(Path(folder), {**told, "rows": rows})
+    for item in (utterances[i] for i in heard):
         write_audio(
             _wav(command, item["name"], "clean"),
             item["clean"].numpy(),
@@ -316,8 +360,11 @@ def _write(
         rows,
         f"{task.config.name}, {task.sample_rate} Hz, {rows[0]['n']} utterances ({command.split}), mean ± 95 % confidence",
     )
+    for folder in sorted(models):
+        refresh(folder)
+    write_report(out)
     say(
-        f"{out}: evaluation.csv and .json, utterances.csv and .json, quality.png, README.md"
+        f"{out}: report.html, evaluation.csv and .json, utterances.csv and .json, quality.png, README.md"
         + (", audio/" if command.audio else "")
     )
 

@@ -108,6 +108,8 @@ def imported(file: Path, out: str | None, accelerator: Any) -> Path:
 def _show(found: dict[str, Any], folder: Path) -> None:
     from rich.console import Console
 
+    from mfdistill.commands.derived import refresh
+    from mfdistill.commands.pages import write_report
     from mfdistill.distill.logs import say
     from mfdistill.report import comparison_table, table
 
@@ -142,4 +144,8 @@ def _show(found: dict[str, Any], folder: Path) -> None:
         if (folder / "config.json").is_file()
         else f"; schedule {times}"
     )
-    say(f"{folder}: o3s.json, o3s.png{kept}")
+    if (folder / "config.json").is_file():
+        refresh(folder)
+    else:
+        write_report(folder)
+    say(f"{folder}: o3s.json, o3s.png, report.html{kept}")

@@ -21,6 +21,7 @@ import tyro
 
 import mfdistill
 from mfdistill.checkpoint import load_config
+from mfdistill.commands.compare import Compare
 from mfdistill.commands.compress import Compress
 from mfdistill.commands.degrade import Degrade
 from mfdistill.commands.demo import Demo
@@ -49,6 +50,7 @@ COMMANDS: dict[str, type] = {
     "os3-search": OS3Search,
     "solver-train": SolverTrain,
     "evaluate": Evaluate,
+    "compare": Compare,
     "restore": Restore,
     "stream": Stream,
     "synthesize": Synthesize,

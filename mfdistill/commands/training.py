@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mfdistill.checkpoint import load_config, write_text
+from mfdistill.checkpoint import load_config
 from mfdistill.commands.options import Corpus, ValidOptions
 from mfdistill.config import from_dict
 from mfdistill.distill.settings import TrainConfig, in_steps
@@ -78,20 +78,21 @@ def launch(
     if accelerator.is_main_process:
         finish(out)
         say(
-            f"{out}: model.safetensors, config.json, log.jsonl, curves.png, README.md; go on with: mfdistill {after}"
+            f"{out}: model.safetensors, config.json, log.jsonl, curves.png, README.md, report.html; go on with: mfdistill {after}"
         )
     return out
 
 
 def finish(out: Path) -> None:
-    """``curves.png`` and the model card of a run."""
+    """``curves.png``, the model card and the page of a run."""
+    from mfdistill.commands.derived import refresh
     from mfdistill.distill.logs import read_log
-    from mfdistill.report import curves_plot, model_card
+    from mfdistill.report import curves_plot
 
     rows = read_log(out / "log.jsonl")
     if rows:
         curves_plot(rows, out / "curves.png", out.name)
-    write_text(out / "README.md", model_card(load_config(out)))
+    refresh(out)
 
 
 def saved_training(config: dict[str, Any], where: str) -> TrainConfig:

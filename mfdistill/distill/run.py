@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+import mfdistill
 from mfdistill.checkpoint import remove_folder, save_folder
 from mfdistill.companions import SECTION, copy_companions, named_companions
 from mfdistill.config import to_dict
@@ -198,7 +199,7 @@ def save_model(run: Run, folder: Path) -> None:
         save_folder(
             folder,
             with_predictor(run.model.state_dict(), run.task),
-            {**run.model_config, "training": training},
+            {**run.model_config, "training": training, "version": mfdistill.__version__},
         )
     if folder != Path(run.config.out):
         copy_companions(Path(run.config.out), folder, run.model_config.get(SECTION) or {})

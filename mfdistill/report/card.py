@@ -5,70 +5,102 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mfdistill.report.tables import cell, markdown_table, shown_columns
+from mfdistill.report.schedules import comparison_rows, comparison_where
+from mfdistill.report.tables import cell, header, markdown_table, shown_columns
 
-_TASKS = {
+TASKS = {
     "enhance": "speech enhancement (noisy speech in, clean speech out)",
     "vocode": "vocoding (Mel spectrogram in, waveform out)",
     "phase": "phase retrieval (STFT magnitudes in, waveform out)",
     "dereverb": "dereverberation (reverberant speech in, dry speech out)",
     "codec": "post-filter of a speech codec (decoded speech in, speech as it was coded out)",
     "bandwidth": "bandwidth extension (band-limited speech in, full-band speech out)",
+    "token2mel": "speech synthesis from units (units and a prompt in, speech out)",
+    "text2mel": "speech synthesis from text (text and a prompt in, speech out)",
 }
+INHERITED = {
+    "f5": ("cc-by-nc-4.0", "the published F5-TTS weights are CC BY-NC 4.0"),
+    "f5-unett": ("cc-by-nc-4.0", "the published F5-TTS and E2-TTS weights are CC BY-NC 4.0"),
+    "cosyvoice2": ("apache-2.0", "the published CosyVoice weights are Apache-2.0"),
+    "cosyvoice3": ("apache-2.0", "the published CosyVoice weights are Apache-2.0"),
+    "chatterbox": ("mit", "the published Chatterbox weights are MIT"),
+    "matcha": ("mit", "the published Matcha-TTS weights are MIT"),
+    "sgmse": ("mit", "the published SGMSE weights are MIT"),
+}
+"""Licence of the weights that a student of such a teacher is made from: the hub's name, and
+words.
+"""
 _BOOKKEEPING = {"checkpoint_sha256", "commit", "machine", "checkpoint", "claim", "failed"}
 _STATED = {"task", "network", "pesq_mode", "sample_rate", "split"}  # once, above the table
 _RUN = ("steps", "batch_size", "lr", "ema_decay", "seed", "mixed_precision")
 
 
-def model_card(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]] = ()) -> str:
-    """Markdown (with the hub's YAML header) from a folder's ``config.json`` and rows of evaluation.
-    It states only what these hold.
+def model_card(
+    config: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]] = (),
+    where: str | None = None,
+    evaluations: Sequence[Mapping[str, Any]] = (),
+    searches: Sequence[Mapping[str, Any]] = (),
+    license: str | None = None,
+) -> str:
+    """Markdown (with the hub's YAML header) from a folder's ``config.json``, evaluations and
+    searches. It states only what these hold.
 
     Args:
         config: ``{"role", "task", "network": {"name", "config"}, "objective", "schedule",
-            "training", "parent"}``; any may be missing.
-        rows: as ``evaluate`` writes them; without rows the card says that there are no
-            measurements.
+            "training", "parent", "data", "version"}``; any may be missing.
+        rows: of one evaluation, as ``evaluate`` writes them.
+        where: the folder or hub id that the commands of the card name.
+        evaluations: ``{"data", "split", "rows", "dropped"}`` of several; without any (and without
+            ``rows``) the card says that there are no measurements.
+        searches: as ``o3s.json`` holds them.
+        license: hub name of a licence that the owner chose.
     """
     role = str(config.get("role") or "model")
     task = config.get("task") or {}
     name, network = task.get("name", "speech"), config.get("network") or {}
     stft = task.get("stft") or {}
-    header = [
-        "---",
-        "library_name: mfdistill",
-        "tags:",
-        "- speech",
-        f"- {name}",
-        f"- {role}",
-        "- flow-matching",
-    ]
-    header += ["- meanflow", "---"] if role == "student" else ["---"]
-
-    own = next((row for row in rows if row.get("model") == role and row.get("params")), {})
+    evaluations = [*evaluations, *([{"rows": rows}] if rows else [])]
+    lines = [*_header(config, role, name, license), "", f"# {name} {role}", "", _summary(role), ""]
+    measured = [row for entry in evaluations for row in entry["rows"]]
+    own = next((row for row in measured if row.get("model") == role and row.get("params")), {})
+    training = config.get("training") or {}
     facts = [
-        ("Task", _TASKS.get(name, name)),
+        ("Task", TASKS.get(name, name)),
         ("Network", network.get("name")),
         ("Parameters", cell(own, "params") if own else ""),
         ("Predictor in front", ((config.get("predictor") or {}).get("network") or {}).get("name")),
-        ("Sample rate", _hertz(stft.get("sample_rate"))),
+        ("Sample rate", _hertz(stft.get("sample_rate") or (task.get("mel") or {}).get("sample_rate"))),
+        ("Latency as a stream", _latency(stft)),
         ("Objective", _objective(config.get("objective"))),
         ("Schedule", _schedule(config)),
         ("Distilled from", _parent(config.get("parent"))),
-    ]
-    training = config.get("training") or {}
-    facts += [
-        (
-            "Training",
-            ", ".join(f"{key} {training[key]}" for key in _RUN if training.get(key) is not None),
-        )
-    ]
-
-    lines = [*header, "", f"# {name} {role}", "", _summary(role), "", "| | |", "|---|---|"]
-    lines += [f"| {key} | {value} |" for key, value in facts if value]
-    lines += ["", "## Use", "", *_usage(role, name), "", "## Results", ""]
-    lines += _results(rows) if rows else ["Not evaluated yet: run `mfdistill evaluate`.", ""]
+        ("Data", _data(config.get("data"))),
+        ("Training", ", ".join(f"{key} {training[key]}" for key in _RUN if training.get(key) is not None)),
+        ("Made by", f"mfdistill {config['version']}" if config.get("version") else ""),
+        ("Repeated by", _repeat(role, where) if training and where else ""),
+    ]  # fmt: skip
+    lines += ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts if value)]
+    lines += ["", "## Use", "", *_usage(role, task, where or "MODEL", stft), "", "## Licence", ""]
+    lines += [_licence(config, license), ""]
+    if searches:
+        lines += ["## Schedules", "", *(line for found in searches for line in _search(found))]
+    lines += ["## Results", ""]
+    for entry in evaluations:
+        lines += _results(entry)
+    if not evaluations:
+        lines += ["Not evaluated yet: run `mfdistill evaluate`.", ""]
     return "\n".join(lines)
+
+
+def _header(config: Mapping[str, Any], role: str, name: str, license: str | None) -> list[str]:
+    kind = (config.get("parent") or {}).get("kind") if isinstance(config.get("parent"), Mapping) else None  # fmt: skip
+    known = license or INHERITED.get(str(kind or config.get("kind")), (None,))[0]
+    restores = name not in ("token2mel", "text2mel") and "mel" not in (config.get("task") or {})
+    lines = ["---", "library_name: mfdistill", *([f"license: {known}"] if known else [])]
+    lines += [f"pipeline_tag: {'audio-to-audio' if restores else 'text-to-speech'}"]
+    lines += ["tags:", "- speech", f"- {name}", f"- {role}", "- flow-matching"]
+    return [*lines, *(["- meanflow"] if role == "student" else []), "---"]
 
 
 def _summary(role: str) -> str:
@@ -87,43 +119,98 @@ def _summary(role: str) -> str:
     return "A network trained with mfdistill."
 
 
-def _usage(role: str, task: str) -> list[str]:
+def _usage(role: str, task: Mapping[str, Any], where: str, stft: Mapping[str, Any]) -> list[str]:
+    """Commands and code that run as they stand in a folder with ``noisy.wav``, ``voice.wav`` or
+    ``said.wav`` in it.
+    """
+    name = task.get("name")
     if role == "solver":
-        return ["```", "mfdistill restore TEACHER in.wav out.wav --solver SOLVER", "```"]
-    if role == "student" and task == "enhance":
-        return ["```", "mfdistill restore STUDENT noisy.wav restored.wav --nfe 1", "```"]
-    if role == "student":
-        code = [
-            "from mfdistill.students import load_student, sample",
-            "",
-            'student = load_student("STUDENT")',
+        return [
+            "```sh",
+            f"mfdistill restore TEACHER noisy.wav restored.wav --solver {where}",
+            "```",
         ]
-        return ["```python", *code, "z_1 = sample(student, z_0, cond)  # the schedule above", "```"]
+    if name == "token2mel":
+        speech = "--prompt voice.wav --tokens-from said.wav"
+    elif name == "text2mel":
+        speech = '--prompt voice.wav --text "Hello."'
+    elif "mel" in task:
+        speech = '--prompt voice.wav --prompt-text "What is said in it." --text "Hello."'
+    else:
+        speech = ""
+    if speech:
+        return ["```sh", f"mfdistill synthesize {where} {speech} --out spoken.wav", "```"]
+    lines = ["```sh", f"mfdistill restore {where} noisy.wav restored.wav"]
+    if stft.get("causal"):
+        lines += [f"mfdistill stream noisy.wav streamed.wav --student {where}"]
     code = [
-        "from mfdistill.teachers import load_teacher",
+        "import soundfile",
+        "import torch",
         "",
-        'teacher = load_teacher("TEACHER")',
-        "v = teacher.velocity(z_t, t, cond)",
+        "from mfdistill.distill.inference import open_model, restore",
+        "",
+        f'model = open_model("{where}")',
+        f'wave, rate = soundfile.read("noisy.wav", dtype="float32")  # one channel at {stft.get("sample_rate", "its")} Hz',
+        "restored = restore(model.task, model.endpoint, torch.from_numpy(wave))",
+        'soundfile.write("from_python.wav", restored.numpy(), rate)',
     ]
-    return (
-        ["```python", *code, "```"]
-        if role == "teacher"
-        else ["A baseline for comparison, loaded by `mfdistill evaluate`."]
-    )
+    return [*lines, "```", "", "```python", *code, "```"]
 
 
-def _results(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _licence(config: Mapping[str, Any], license: str | None) -> str:
+    parent = config.get("parent")
+    kind = (parent.get("kind") if isinstance(parent, Mapping) else None) or config.get("kind")
+    source = str((config.get("data") or {}).get("source") or "")
+    words = [f"These weights are under {license}." if license else ""]
+    if kind in INHERITED:
+        words.append(
+            f"They are made from weights of another system, whose licence they inherit: {INHERITED[kind][1]}."
+        )
+    elif kind and kind != "cfm":
+        words.append(
+            f"They are made from weights of another system ({kind}), whose licence they inherit; see where those came from."
+        )
+    if source and source != "embedded":
+        words.append(f"They were trained on {source}; what its owner says of models holds.")
+    if source == "embedded":
+        words.append(
+            "They were trained on speech that espeak-ng synthesised, and on synthetic noises; no recording is in them."
+        )
+    words.append("The program mfdistill is Apache-2.0.")
+    return " ".join(word for word in words if word)
+
+
+def _repeat(role: str, where: str | None) -> str:
+    command = {"student": "student-distill", "solver": "solver-train"}.get(role, "teacher-train")
+    return f"`mfdistill {command} --config {where}/config.json --out NEW`"
+
+
+def _search(found: Mapping[str, Any]) -> list[str]:
+    column = header(str(found.get("column") or found["metric"]))
+    times = ", ".join(f"{t:.4g}" for t in found["schedule"])
+    lines = [f"`[{times}]`, {found['nfe']} NFE, placed by O3S on {column} of {found['n']} utterances."]  # fmt: skip
+    if not found.get("comparison"):
+        return [*lines, ""]
+    rows = comparison_rows(found)
+    where = comparison_where(found["comparison"])
+    return [*lines, f"Beside schedules that cost no search, {where}:", "", markdown_table(rows)]
+
+
+def _results(entry: Mapping[str, Any]) -> list[str]:
+    rows = entry["rows"]
+
     def common(key: str) -> Any:
         values = {row.get(key) for row in rows}
         return values.pop() if len(values) == 1 else None
 
     said = []
     if common("n"):
+        data = f" of {entry['data']}," if entry.get("data") else " of"
         said.append(
             f"{common('n')} utterances"
-            + (f" of the {common('split')} split" if common("split") else "")
+            + (f"{data} the {common('split')} split" if common("split") else "")
         )
-    if common("pesq_mode"):
+    if common("pesq_mode") and any("pesq" in row for row in rows):
         said.append(
             {"wb": "wide-band PESQ (P.862.2)", "nb": "narrow-band PESQ (P.862.1)"}.get(
                 common("pesq_mode"), ""
@@ -131,12 +218,30 @@ def _results(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         )
     if any(key.endswith("_ci95") for row in rows for key in row):
         said.append("± is a 95 % confidence interval over utterances")
+    if entry.get("dropped"):
+        said.append("schedules that a later search replaced are left out; evaluate again for them")
     hidden = _BOOKKEEPING | _STATED | ({"n"} if common("n") else set())
     columns = [column for column in shown_columns(rows) if column not in hidden]
     return [
         *([("; ".join(part for part in said if part)) + ".", ""] if said else []),
         markdown_table(rows, columns),
     ]
+
+
+def _data(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return ""
+    noise = f", noises: {value['noise']}" if value.get("noise") else ""
+    return f"{value.get('source')}{noise}"
+
+
+def _latency(stft: Mapping[str, Any]) -> str:
+    if not stft.get("causal"):
+        return ""
+    rate, n_fft, hop = stft["sample_rate"], stft["n_fft"], stft["hop"]
+    return (
+        f"{1000 * n_fft / rate:g} ms, {1000 * (n_fft + hop) / rate:g} ms with a hop for computing"
+    )
 
 
 def _hertz(value: Any) -> str:
@@ -163,6 +268,8 @@ def _schedule(config: Mapping[str, Any]) -> str:
 def _parent(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(
-            f"{key} {item}" for key, item in value.items() if isinstance(item, (int, float, str))
+            f"{key} {str(item)[:12] if key == 'sha256' else item}"
+            for key, item in value.items()
+            if isinstance(item, (int, float, str))
         )
     return str(value) if value else ""

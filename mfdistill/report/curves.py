@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mfdistill.errors import UserError
 from mfdistill.report.figures import COLOURS, new_figure, save_figure, tidy
 from mfdistill.report.tables import header
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _NOT_CURVES = {"step", "kind", "time", "text", "epoch"}
 _FIRST = ("loss", "lr", "grad_norm")
@@ -31,43 +34,49 @@ def curves_plot(
     Raises:
         UserError: nothing to draw, or the file cannot be written.
     """
-    curves = _curves(rows)
-    if not curves:
+    found = curves(rows)
+    if not found:
         raise UserError(
             f"{path}: the log has no numbers to draw yet; train for at least one logging interval"
         )
-    width = min(3, len(curves))
-    height = -(-len(curves) // width)
+    width = min(3, len(found))
+    height = -(-len(found) // width)
     figure = new_figure(3.6 * width, 2.5 * height + (0.3 if title else 0), title)
     panels = figure.subplots(height, width, squeeze=False).flatten()
-    for panel, ((kind, name), points) in zip(panels, curves.items(), strict=False):
-        steps, values = zip(*points, strict=True)
+    for panel, ((kind, name), points) in zip(panels, found.items(), strict=False):
+        values = [value for _, value in points]
         colour = COLOURS[0 if kind == "train" else 1]
         dense = len(points) > 30
-        noisy = dense and name != "lr"
-        panel.plot(
-            steps,
-            values,
-            color=colour,
-            linewidth=0.8,
-            alpha=0.35 if noisy else 1,
-            marker="" if dense else ".",
-            markersize=5,
-        )
-        if noisy:
-            panel.plot(steps, _smooth(values), color=colour, linewidth=1.6)
+        draw_curve(panel, points, colour, not dense, dense and name != "lr")
         if min(values) > 0 and max(values) > 8 * min(values) and name != "lr":
             panel.set_yscale("log")
         tidy(panel, "step")
         panel.set_title(f"{kind}: {header(name)}", fontsize=9)
         panel.margins(x=0.02)
         panel.xaxis.get_major_locator().set_params(nbins=5)
-    for panel in panels[len(curves) :]:
+    for panel in panels[len(found) :]:
         panel.set_visible(False)
     return save_figure(figure, path)
 
 
-def _curves(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Points]:
+def draw_curve(panel: Axes, points: Points, colour: str, marked: bool, smoothed: bool) -> None:
+    """One line into ``panel``; a noisy one pale with its moving average over it."""
+    steps, values = zip(*points, strict=True)
+    panel.plot(
+        steps,
+        values,
+        color=colour,
+        linewidth=0.8,
+        alpha=0.35 if smoothed else 1,
+        marker="." if marked else "",
+        markersize=5,
+    )
+    if smoothed:
+        panel.plot(steps, smooth(values), color=colour, linewidth=1.6)
+
+
+def curves(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Points]:
+    """Points of every logged quantity by (kind, name), validation first."""
     found: dict[tuple[str, str], Points] = {}
     for row in rows:
         kind = str(row.get("kind", "train"))
@@ -86,7 +95,8 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Points]:
     return {key: sorted(found[key]) for key in sorted(found, key=rank)}
 
 
-def _smooth(values: Sequence[float]) -> list[float]:
+def smooth(values: Sequence[float]) -> list[float]:
+    """Moving average over a small part of the run."""
     half = max(1, round(_WINDOW * len(values)))
     windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
     return [sum(window) / len(window) for window in windows]

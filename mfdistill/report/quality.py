@@ -41,7 +41,7 @@ def quality_plot(
         UserError: no row holds such a metric, or the file cannot be written.
     """
     wanted = [metric.primary for metric in METRICS.values()] if columns is None else list(columns)
-    shown = [column for column in wanted if any(_number(row.get(column)) for row in rows)]
+    shown = [column for column in wanted if any(is_number(row.get(column)) for row in rows)]
     if not shown:
         raise UserError(f"{path}: no row has a value of {', '.join(wanted)}; evaluate first")
     tasks = list(dict.fromkeys(row.get("task") for row in rows))
@@ -49,13 +49,13 @@ def quality_plot(
     per_task = -(-len(shown) // width)
     figure = new_figure(3.7 * width if width > 1 else 5.5, 2.8 * per_task * len(tasks) + 0.9, title)
     panels = figure.subplots(per_task * len(tasks), width, squeeze=False)
-    labels = _labels(rows)
+    labels = series_labels(rows)
     handles: dict[str, Any] = {}
     for t, task in enumerate(tasks):
         own = [row for row in rows if row.get("task") == task]
         block = panels[t * per_task : (t + 1) * per_task].flatten()
         for k, (panel, column) in enumerate(zip(block, shown, strict=False)):
-            _panel(panel, own, column, labels, handles)
+            draw_quality(panel, own, column, labels, handles)
             prefix = f"{task}: " if len(tasks) > 1 else ""
             arrow = {1: " ↑", -1: " ↓", 0: ""}[direction(column)]
             panel.set_title(prefix + header(column) + arrow, fontsize=9)
@@ -69,7 +69,8 @@ def quality_plot(
     return save_figure(figure, path)
 
 
-def _number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether ``value`` is a finite number."""
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
@@ -77,15 +78,16 @@ def _key(row: Row) -> tuple[Any, ...]:
     if row.get("model") in _LINES:
         return (
             row["model"],
+            row.get("run"),
             row.get("objective") if row["model"] == "student" else None,
             row.get("schedule"),
         )
-    return row.get("model"), None, None
+    return row.get("model"), row.get("run"), None, None
 
 
-def _labels(rows: Sequence[Row]) -> dict[tuple[Any, ...], str]:
-    """Label of every series: objective and schedule are named only where they tell two series of
-    one model apart.
+def series_labels(rows: Sequence[Row]) -> dict[tuple[Any, ...], str]:
+    """Label of every series: run, objective and schedule are named only where they tell two series
+    of one model apart.
     """
     keys = sorted(
         dict.fromkeys(map(_key, rows)),
@@ -96,20 +98,23 @@ def _labels(rows: Sequence[Row]) -> dict[tuple[Any, ...], str]:
         same = [other for other in keys if other[0] == key[0]]
         parts = [
             str(key[i])
-            for i in (1, 2)
+            for i in (1, 2, 3)
             if key[i] is not None and len({other[i] for other in same}) > 1
         ]
         labels[key] = " ".join([str(key[0]), *parts])
     return labels
 
 
-def _panel(
+def draw_quality(
     panel: Axes,
     rows: Sequence[Row],
     column: str,
     labels: Mapping[tuple[Any, ...], str],
     handles: dict[str, Any],
 ) -> None:
+    """One metric against NFE into ``panel``; ``labels`` as ``series_labels`` makes them, and what
+    was drawn is added to ``handles`` by label.
+    """
     from matplotlib.ticker import NullFormatter, NullLocator
 
     evaluations: set[int] = set()
@@ -117,13 +122,13 @@ def _panel(
     flat = [key for key in labels if key[0] not in _LINES]
     for key, label in labels.items():
         own = sorted(
-            (row for row in rows if _key(row) == key and _number(row.get(column))),
+            (row for row in rows if _key(row) == key and is_number(row.get(column))),
             key=lambda row: row.get("nfe") or 0,
         )
         if not own:
             continue
         spread = [row.get(f"{column}_ci95") for row in own]
-        spread = [value if value is not None and _number(value) else 0.0 for value in spread]
+        spread = [value if value is not None and is_number(value) else 0.0 for value in spread]
         if key in curves:
             k = curves.index(key)
             own_nfe = [max(1, int(row.get("nfe") or 1)) for row in own]

@@ -23,20 +23,26 @@ def comparison_table(search: Mapping[str, Any]) -> Table:
     """The schedule found beside those that cost no search, of a search's ``o3s.json``: mean and
     paired difference with 95 % intervals.
     """
-    column, part = search["column"], search["comparison"]
-    rows = [
+    where = comparison_where(search["comparison"])
+    return table(comparison_rows(search), title=f"Paired comparison {where}")
+
+
+def comparison_rows(search: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of that table."""
+    column = search["column"]
+    return [
         {
             "schedule": row["name"],
             column: _with_interval(row["value"], row["value_ci95"], ".4g"),
             "found - it": _with_interval(row["difference"], row["difference_ci95"], "+.3g"),
             "found is": _verdict(row, search["direction"]),
         }
-        for row in part["rows"]
+        for row in search["comparison"]["rows"]
     ]
-    return table(rows, title=f"Paired comparison {_where(part)}")
 
 
-def _where(part: Mapping[str, Any]) -> str:
+def comparison_where(part: Mapping[str, Any]) -> str:
+    """What a comparison was made on."""
     seen = "not searched on" if part["unseen"] else "searched on, which flatters what was found"
     return f"on {part['n']} utterances {seen}"
 
@@ -76,7 +82,7 @@ def o3s_plot(search: Mapping[str, Any], path: str | Path) -> Path:
     interior = range(1, len(best) - 1)
     starts = list(dict.fromkeys(str(e["start"]) for e in seen))
     sweeps = sorted({int(e["sweep"]) for e in seen if e["coordinate"]})
-    lines = _schedules(search, best)
+    lines = schedule_lines(search, best)
 
     columns = max(1, min(_MAX_COLUMNS, len(interior)))
     rows = -(-len(interior) // columns)
@@ -90,7 +96,7 @@ def o3s_plot(search: Mapping[str, Any], path: str | Path) -> Path:
     for position, i in enumerate(interior):
         panel = figure.add_subplot(grid[position // columns, position % columns], sharey=first)
         first = first or panel
-        _coordinate(
+        draw_coordinate(
             panel, [e for e in seen if e["coordinate"] == i], i, starts, sweeps, sign, handles
         )
         handles["chosen"] = panel.axvline(
@@ -104,16 +110,16 @@ def o3s_plot(search: Mapping[str, Any], path: str | Path) -> Path:
         panel.ticklabel_format(axis="y", useOffset=False)
         if position % columns:
             panel.tick_params(labelleft=False)
-    _draw_schedules(figure.add_subplot(grid[rows, :]), lines)
+    draw_schedules(figure.add_subplot(grid[rows, :]), lines)
     shared_legend(
         figure,
-        dict(sorted(handles.items(), key=lambda item: _order(item[0], starts))),
+        dict(sorted(handles.items(), key=lambda item: legend_order(item[0], starts))),
         columns=3 if columns < 3 else 5,
     )
     return save_figure(figure, path)
 
 
-def _order(label: str, starts: list[str]) -> tuple[int, int]:
+def legend_order(label: str, starts: list[str]) -> tuple[int, int]:
     """Legend order: by start, then by sweep, the chosen schedule last."""
     name, _, sweep = label.rpartition("sweep ")
     position = starts.index(name.removesuffix(", ")) if name.removesuffix(", ") in starts else 0
@@ -133,11 +139,11 @@ def _title(search: Mapping[str, Any], best: Sequence[float], sign: int) -> str:
             f"found - {row['name']} {_with_interval(row['difference'], row['difference_ci95'], '+.3g')}"
             for row in rows
         )
-        title += f"\n{', '.join(differences)}\n({_where(part)})"
+        title += f"\n{', '.join(differences)}\n({comparison_where(part)})"
     return title
 
 
-def _coordinate(
+def draw_coordinate(
     panel: Axes,
     seen: Sequence[Mapping[str, Any]],
     i: int,
@@ -146,6 +152,7 @@ def _coordinate(
     sign: int,
     handles: dict[str, Any],
 ) -> None:
+    """Scores against the ``i``-th time into ``panel``: colour is the sweep, marker the start."""
     drawn: set[tuple[float, float]] = set()
     for s, start in enumerate(starts):
         for sweep in sweeps:
@@ -177,7 +184,7 @@ def _coordinate(
                 )
 
 
-def _schedules(
+def schedule_lines(
     search: Mapping[str, Any], best: Sequence[float]
 ) -> list[tuple[str, Sequence[float], bool]]:
     """(label, times, chosen) from the first start down to the chosen schedule."""
@@ -194,7 +201,8 @@ def _schedules(
     return [*lines, ("chosen", best, True)]
 
 
-def _draw_schedules(panel: Axes, lines: Sequence[tuple[str, Sequence[float], bool]]) -> None:
+def draw_schedules(panel: Axes, lines: Sequence[tuple[str, Sequence[float], bool]]) -> None:
+    """Every schedule as points on a line of its own; ``lines`` as ``schedule_lines`` makes them."""
     for y, (_, times, chosen) in enumerate(lines):
         colour = COLOURS[1] if chosen else GREY
         panel.plot(

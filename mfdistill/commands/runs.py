@@ -1,0 +1,125 @@
+"""What a page shows of a run, read from its folder: a model's, an evaluation's or a demo's."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mfdistill.checkpoint import load_config
+from mfdistill.commands.results import evaluations, is_model, searches
+from mfdistill.errors import UserError
+
+_ROLES = ("student", "teacher", "regression")
+
+
+@dataclass
+class Run:
+    """A folder as a page shows it."""
+
+    folder: Path
+    name: str
+    config: dict[str, Any] | None = None
+    """Of a model."""
+    logs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Lines of ``log.jsonl`` by the name of the run."""
+    searches: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    details: list[dict[str, Any]] = field(default_factory=list)
+    audio: Path | None = None
+    facts: dict[str, dict[str, str]] = field(default_factory=dict)
+    """By the name of the checkpoint."""
+    told: dict[str, Any] = field(default_factory=dict)
+    """Data, split and folder of the evaluation."""
+    notes: list[str] = field(default_factory=list)
+
+
+def wav_name(model: str, nfe: int, schedule: str) -> str:
+    """Stem of a system's WAV files: ``student-2-o3s``."""
+    number = f"-{nfe}" if model in ("teacher", "student") else ""
+    return model + number + (f"-{schedule}" if schedule not in ("", "uniform") else "")
+
+
+def read_run(folder: str | Path) -> Run:
+    """A model's folder, the folder of an evaluation, or that of a demo.
+
+    Raises:
+        UserError: none of these, or damaged.
+    """
+    place = Path(folder)
+    if not is_model(place) and (place / "evaluation" / "evaluation.json").is_file():
+        return _read_evaluation(place / "evaluation", place.name)
+    if (place / "evaluation.json").is_file():
+        return _read_evaluation(place, place.name)
+    if is_model(place):
+        run = Run(place, place.resolve().name, load_config(place))
+        _add_model(run, place)
+        if held := evaluations(place):
+            last = held[-1]
+            run.rows = last["rows"]
+            run.told = {key: last.get(key) for key in ("data", "split", "out")}
+            if last["dropped"]:
+                run.notes.append(
+                    f"{last['dropped']} rows of the evaluation are of schedules that a later search replaced and are left out; "
+                    "evaluate again."
+                )
+        parent = (run.config or {}).get("parent") or {}
+        if parent.get("teacher"):
+            _add_model(run, Path(parent["teacher"]), "teacher")
+        return run
+    if found := searches(place):
+        return Run(place, place.resolve().name, searches=found)
+    raise UserError(
+        f"{folder}: holds no model and no evaluation; name a folder that student-distill, evaluate or demo wrote"
+    )
+
+
+def _read_evaluation(place: Path, name: str) -> Run:
+    run = Run(place, name)
+    run.rows, run.details = _json(place / "evaluation.json"), _json(place / "utterances.json")
+    run.audio = place / "audio"
+    told = place / "command.json"
+    command = _json(told) if told.is_file() else {}
+    run.told = {
+        "data": (command.get("data") or {}).get("source"),
+        "split": command.get("split"),
+        "out": str(place),
+    }
+    for role in _ROLES:
+        paths = [row["checkpoint"] for row in run.rows if row["model"] == role]
+        if paths and paths[0]:
+            _add_model(run, Path(paths[0]), role)
+    return run
+
+
+def _add_model(run: Run, folder: Path, role: str | None = None) -> None:
+    """Facts, log and searches of a checkpoint; one that is not there any more is left out."""
+    from mfdistill.commands.info import describe
+
+    if not is_model(folder):
+        return
+    name = role or str(load_config(folder).get("role"))
+    run.facts[name] = {"folder": str(folder), **describe(str(folder))}
+    if (folder / "log.jsonl").is_file():
+        run.logs[name] = _lines(folder / "log.jsonl")
+    if name == "student":
+        run.searches = searches(folder)
+        run.config = run.config or load_config(folder)
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: missing or damaged ({error}); evaluate again") from error
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    found = []
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:  # cut short by a kill
+            continue
+    return found
