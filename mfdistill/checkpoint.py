@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mfdistill.errors import UserError
+from mfdistill.parts import part_of
 from mfdistill.reading import disk_remedy, read_json, reason
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def write_tensors(
 
 
 def _replace(path: Path, write: Any) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = part_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(part)

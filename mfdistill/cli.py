@@ -4,10 +4,12 @@ Imports no torch.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -46,6 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _tell(str(stop), stop.exit_code)
     except KeyboardInterrupt:
         return _tell("stopped", 130)
+    except BrokenPipeError:  # the reader of our output has had enough
+        with contextlib.suppress(OSError, ValueError):  # Python flushes it once more at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except MemoryError:
         return _tell("error: not enough memory; give smaller batches, blocks or files", 2)
     except OSError as error:

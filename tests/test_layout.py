@@ -14,7 +14,17 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "mfdistill"
-BASE = {"errors", "config", "checkpoint", "companions", "lazy", "reading", "walk", "weights"}
+BASE = {
+    "errors",
+    "config",
+    "checkpoint",
+    "companions",
+    "lazy",
+    "parts",
+    "reading",
+    "walk",
+    "weights",
+}
 ALLOWED = {
     "flow": set(),
     "networks": {"flow"},

@@ -21,6 +21,7 @@ import numpy as np
 import soundfile
 
 from mfdistill.errors import UserError
+from mfdistill.parts import part_of
 from mfdistill.reading import reason
 
 Level = Literal["keep", "limit"]
@@ -291,10 +292,7 @@ class BlockWriter:
         self.path, self._shape = Path(path), (sample_rate, channels)
         file_format, subtype = self._format = _format_for(self.path, subtype, like)
         self._kind = f"{file_format} {subtype}, {sample_rate} Hz, {channels} channels"
-        self._part, self._whole = (
-            self.path.with_name(f".{self.path.name}.{os.getpid()}.{end}")
-            for end in ("part", "whole")
-        )
+        self._part, self._whole = (part_of(self.path, end) for end in ("part", "whole"))
         self._clips = subtype not in ("FLOAT", "DOUBLE")
         self._limit = level == "limit" and self._clips
         self._peak, self._over = 0.0, 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -12,7 +13,7 @@ from typing import IO, Any
 
 from mfdistill.checkpoint import write_text
 from mfdistill.errors import UserError
-from mfdistill.reading import parse_json, read_lines
+from mfdistill.reading import disk_remedy, parse_json, read_lines, reason
 
 FILE = "log.jsonl"
 
@@ -110,6 +111,9 @@ class RunLog:
             self._board = SummaryWriter(str(self.out / "tensorboard"), purge_step=self.start + 1)
         except ImportError:
             self.note(self.start, "tensorboard is not installed: curves are in log.jsonl only")
+        except OSError as error:
+            self._file.close()
+            raise self._unwritable("tensorboard", error) from error
         if self._console.is_terminal:
             self._open_bar()
         return self
@@ -199,7 +203,7 @@ class RunLog:
 
     def _unwritable(self, name: str, error: OSError) -> UserError:
         return UserError(
-            f"{self.out / name}: cannot be written ({error}); free some space and continue with --resume"
+            f"{self.out / name}: cannot be written ({reason(error)}); {disk_remedy(error)}, and continue with --resume"
         )
 
     def __exit__(
@@ -211,7 +215,9 @@ class RunLog:
         if self._bar is not None:
             self._bar.stop()
         if self._file is not None:
-            self._file.close()
+            # what a full disk did not take was told when it was written; closing writes it again
+            with contextlib.suppress(OSError):
+                self._file.close()
         if self._board is not None:
             try:
                 self._board.close()

@@ -19,6 +19,7 @@ from mfdistill.distill.ema import EMA
 from mfdistill.distill.logs import FILE, RunLog
 from mfdistill.distill.settings import TrainConfig, check, identity
 from mfdistill.errors import UserError
+from mfdistill.parts import sweep
 from mfdistill.teachers.predictor import with_predictor
 
 
@@ -111,6 +112,7 @@ def prepare_folder(config: TrainConfig, resumed: bool) -> None:
     out = Path(config.out)
     try:
         out.mkdir(parents=True, exist_ok=True)
+        sweep([out, out / "best", out / state.FOLDER])
         if resumed:
             state.settle(out)
             return

@@ -22,6 +22,7 @@ from mfdistill.config import from_dict, to_dict
 from mfdistill.errors import UserError
 from mfdistill.networks.cosyvoice3 import CosyVoice3Network
 from mfdistill.networks.dit_config import CosyVoice3Config
+from mfdistill.parts import part_of
 from mfdistill.students.student import Student
 from mfdistill.tasks.foreign import foreign_task
 from mfdistill.teachers.cosyvoice2 import build_unet, split_config
@@ -197,7 +198,7 @@ def export_cosyvoice(student: Student, path: str | Path, base: str | Path | None
     if target.suffix == ".safetensors":
         write_tensors(target, tensors)
         return
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    part = part_of(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         torch.save(

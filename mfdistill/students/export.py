@@ -14,6 +14,7 @@ import torch
 from mfdistill.errors import UserError
 from mfdistill.networks.config import NCSNppConfig
 from mfdistill.networks.delta import DeltaEmbedding
+from mfdistill.parts import part_of
 from mfdistill.students.student import Student
 from mfdistill.teachers.enhancement import official_names
 
@@ -54,7 +55,7 @@ def export_meanflowse(student: Student, path: str | Path) -> Path:
     if target.suffix != ".ckpt":
         raise UserError(f"{target}: MeanFlowSE reads .ckpt files; give the file that ending")
     settings = _settings(student)
-    part = target.with_name(f".{target.name}.part")
+    part = part_of(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _class_reference() as data_module:

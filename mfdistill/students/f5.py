@@ -21,6 +21,7 @@ from mfdistill.config import from_dict, to_dict
 from mfdistill.errors import UserError
 from mfdistill.networks.dit_config import F5Config, F5UNetTConfig
 from mfdistill.networks.f5 import F5Network
+from mfdistill.parts import part_of
 from mfdistill.students.student import Student
 from mfdistill.tasks.foreign import foreign_task
 from mfdistill.teachers.f5 import MIXER, checkpoint_of, f5_tensors, fit_weights
@@ -51,7 +52,7 @@ def export_f5(student: Student, path: str | Path) -> Path:
     if target.suffix == ".safetensors":
         write_tensors(target, tensors)
         return target
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    part = part_of(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         torch.save({"ema_model_state_dict": tensors, "update": 0}, part)
