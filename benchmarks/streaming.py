@@ -27,7 +27,7 @@ from mfdistill.report import markdown_table
 from mfdistill.students import Student
 from mfdistill.students.streaming import StreamRestorer
 from mfdistill.tasks import default_task, get_task
-from mfdistill.teachers.cfm import CFMTeacher
+from mfdistill.teachers.field import Field
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "compact": {"causal": True},
@@ -126,7 +126,7 @@ def make_student(network: str, framing: str, sample_rate: int) -> Student:
         }
     else:
         sizes = {**NETWORKS[network], "input_freqs": bins}
-    return Student.from_teacher(CFMTeacher(build_network(network, sizes), task)).eval()
+    return Student.from_teacher(Field(build_network(network, sizes), task)).eval()
 
 
 def measure(options: Options, network: str, framing: str, nfe: int, runner: Any) -> dict[str, Any]:

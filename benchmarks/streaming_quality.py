@@ -34,7 +34,7 @@ from mfdistill.distill.inference import open_model, restore
 from mfdistill.distill.validation import score_system
 from mfdistill.metrics import measure_rtf, pesq_mode, summarise
 from mfdistill.students.streaming import StreamRestorer
-from mfdistill.teachers import CFMTeacher
+from mfdistill.teachers import Field
 
 Task = Literal["phase", "vocode", "enhance"]
 System = Callable[[Tensor, int], Tensor]
@@ -154,7 +154,7 @@ def unprocessed(task: Any) -> System:
 
 def streamed(model: Any, nfe: int, gain: str) -> System:
     """Through a stream, aligned with the input."""
-    own = model.module if model.role == "student" else CFMTeacher(model.module, model.task)
+    own = model.module if model.role == "student" else Field(model.module, model.task)
 
     def run(wave: Tensor, index: int) -> Tensor:
         level: Any = "peak" if gain == "running peak" else float(model.task.gain(wave[None]))

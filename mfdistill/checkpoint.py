@@ -6,25 +6,37 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+import stat
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mfdistill.errors import UserError
+from mfdistill.integrity import (
+    FORMAT,
+    check_file,
+    check_finite,
+    file_digest,
+    opened,
+    recorded,
+    sealed,
+)
 from mfdistill.parts import part_of
 from mfdistill.reading import disk_remedy, read_json, reason
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = "mfdistill/1"
+Write = Callable[[Path], Any]
 _NUMBER = (int, float)
 _TYPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("task", "network", "objective", "training", "data", "valid", "predictor", "schedules"), dict),
     "task.stft": dict, "task.mel": dict, "network.name": str, "network.config": dict, "network.int8": list,
     "predictor.network": dict, "training.step": int, "training.hours": _NUMBER, "role": str, "kind": str,
-    "schedule": (list, int), "interval": str, "guidance_input": _NUMBER, "parent": (dict, str), "data.source": str,
+    "schedule": (list, int), "interval": str, "guidance_input": _NUMBER, "guidance_strength": _NUMBER,
+    "parent": (dict, str), "prior": dict, "data.source": str,
 }  # fmt: skip
 """Of what a ``config.json`` holds, where it is there; readers check what is inside."""
 
@@ -46,49 +58,109 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """``write_text`` of indented JSON."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, _json(value))
 
 
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write safetensors to ``path`` by way of a temporary name (errors as ``write_text``)."""
+    _replace(path, _saver(tensors, metadata))
+
+
+def _saver(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Write:
     from safetensors.torch import save_file
 
     whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    _replace(path, lambda part: save_file(whole, str(part), dict(metadata or {"format": "pt"})))
+    return lambda part: save_file(whole, str(part), dict(metadata or {"format": "pt"}))
 
 
-def _replace(path: Path, write: Any) -> None:
+def _replace(path: Path, write: Write) -> None:
+    part = _written(path, write)
+    try:
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise _unwritable(path, error) from error
+
+
+def _written(path: Path, write: Write) -> Path:
+    """The file under its temporary name, with the permissions of the user's umask (safetensors
+    makes 0600).
+    """
     part = part_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+        mode = stat.S_IMODE(part.stat().st_mode)
         write(part)
-        os.replace(part, path)
+        part.chmod(mode)
     except Exception as error:
         if part.is_file():  # unlink would fail on its own where the folder is a file
             part.unlink()
-        if isinstance(error, OSError) or "I/O error" in str(error) or "No space" in str(error):
-            raise UserError(
-                f"{path}: cannot be written ({reason(error)}); {disk_remedy(error)}"
-            ) from error
+        told = ("I/O error", "No space", "failed writing")
+        if isinstance(error, OSError) or any(text in str(error) for text in told):
+            raise _unwritable(path, error) from error
         raise
+    return part
+
+
+def _unwritable(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path}: cannot be written ({reason(error)}); {disk_remedy(error)}")
+
+
+def sync(path: Path) -> None:
+    """Bytes to disk before a rename makes them count: a machine may die, not only a process."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def save_folder(path: str | Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """Save a model folder; an existing one at ``path`` keeps its other files (logs,
     ``training_state``).
+
+    Raises:
+        UserError: a tensor that is not finite, a full disk, a folder that cannot be written;
+            whatever stood at ``path`` is untouched.
     """
     folder = Path(path)
-    write_tensors(folder / "model.safetensors", tensors)
-    write_json(folder / "config.json", {"format": FORMAT, **config})
+    model, file = folder / "model.safetensors", folder / "config.json"
+    check_finite(tensors, folder)
+    part = _written(model, _saver(tensors))
+    whole = sealed({"format": FORMAT, **config}, {model.name: file_digest(part)})
+    try:
+        # the two renames follow each other at once: a model without its config is an error
+        other = _written(file, lambda other: other.write_text(_json(whole), encoding="utf-8"))
+        sync(part)
+        sync(other)
+        os.replace(part, model)
+        os.replace(other, file)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    finally:
+        part.unlink(missing_ok=True)
+        part_of(file).unlink(missing_ok=True)
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Replace ``config.json`` of a folder that has one; the digests in it stay."""
+    file = folder / "config.json"
+    write_json(file, sealed({"format": FORMAT, **config}, recorded(file)))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def load_config(path: str | Path) -> dict[str, Any]:
-    """Read ``config.json`` of a model folder.
+    """Read ``config.json`` of a model folder, without its checksums.
 
     Raises:
-        UserError: no such folder or file, not JSON, or not a folder of this program.
+        UserError: no such folder or file, not JSON, not a folder of this program, or not as it was
+            written.
     """
     folder = Path(path)
     file = folder / "config.json" if folder.is_dir() else folder
@@ -110,20 +182,25 @@ def load_config(path: str | Path) -> dict[str, Any]:
         # true is an int to Python
         if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
             raise UserError(f"{file}: {path} is {value!r:.60}; restore it or train again")
-    return config
+    return opened(config, file)[0]
 
 
-def load_tensors(path: str | Path) -> dict[str, Tensor]:
+def load_tensors(path: str | Path, check: bool = True) -> dict[str, Tensor]:
     """Tensors of a safetensors file or of a model folder's ``model.safetensors``.
 
+    Args:
+        check: compare the file with its checksum, where one is recorded beside it.
+
     Raises:
-        UserError: the file is missing, truncated or no safetensors file.
+        UserError: the file is missing, damaged or no safetensors file.
     """
     from safetensors.torch import load_file
 
     file = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise UserError(f"{file}: no such file")
+    if check:
+        check_file(file)
     try:
         return load_file(str(file))
     # safetensors' own error is one of these; torch adds its own for types that it does not know
@@ -137,3 +214,45 @@ def remove_folder(path: Path) -> None:
     """Delete a folder if it is there."""
     if path.exists():
         shutil.rmtree(path)
+
+
+def write_pickle(path: Path, value: Any) -> None:
+    """``torch.save`` for other programs, by way of a temporary name (errors as ``write_text``)."""
+    import torch
+
+    _replace(path, lambda part: torch.save(value, part))
+
+
+def resolve(path: str | Path) -> Path:
+    """A local path as it is; a hub id ("user/name") that is no local path is downloaded to the
+    hub's cache.
+
+    Where a folder "user" is here the name is taken for a mistyped local one, and the hub is not
+    asked.
+
+    Raises:
+        UserError: neither there nor on the hub.
+    """
+    place = Path(path)
+    if place.exists():
+        return place.parent if place.name == "config.json" else place
+    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(path)):
+        raise UserError(f"{path}: no such file or folder; check the name")
+    if place.parent.is_dir():
+        raise UserError(
+            f"{path}: no such file or folder in {place.parent}; check the name (for a hub id, move to a folder without one "
+            f"called {place.parent})"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                str(path), allow_patterns=["config.json", "*.safetensors", "vocab.txt"]
+            )
+        )
+    except (OSError, ValueError, RuntimeError) as error:  # what hub and HTTP errors derive from
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{path}: neither a file or folder here nor a model that the hub gave ({reason})"
+        ) from error

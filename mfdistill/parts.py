@@ -7,47 +7,33 @@ from __future__ import annotations
 import os
 import platform
 import re
-import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-_NAME = re.compile(r"\.(?P<name>.+)\.(?P<host>[^.@]+)@(?P<pid>\d+)\.(?:part|whole)", re.DOTALL)
-_FORGOTTEN_S = 24 * 3600.0  # after which a file of another machine's process counts as left
+_HOST = re.sub(r"[^A-Za-z0-9_]", "_", platform.node())
+_PART = re.compile(rf"\..+\.{_HOST}-(\d+)\.(part|whole)", re.DOTALL)
 
 
 def part_of(path: Path, end: str = "part") -> Path:
-    """Where ``path`` is written before it takes its name: a hidden file beside it."""
-    host = re.sub(r"[.@/]", "-", platform.node()) or "here"
-    return path.with_name(f".{path.name}.{host}@{os.getpid()}.{end}")
+    """The temporary name of ``path`` while this process writes it."""
+    return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.{end}")
 
 
-def sweep(folders: Iterable[Path]) -> int:
-    """Remove from ``folders`` (not from those below) what dead processes left unfinished; returns
-    how many files. Those of another machine's processes count as left after a day.
-    """
-    removed, own = 0, part_of(Path("x")).name.split(".")[2].split("@")[0]
-    for folder in folders:
-        if not folder.is_dir():
-            continue
-        for file in folder.iterdir():
-            found = _NAME.fullmatch(file.name)
+def clean_parts(folders: Iterable[Path]) -> None:
+    """Remove what processes of this machine that are no more left half-written in ``folders``."""
+    for file in (file for folder in folders for file in folder.glob(".*") if folder.is_dir()):
+        named = _PART.fullmatch(file.name)
+        if named and not _alive(int(named[1])):
             with suppress(OSError):  # gone already, or not ours to remove
-                if found and (
-                    not _alive(int(found["pid"]))
-                    if found["host"] == own
-                    else time.time() - file.stat().st_mtime > _FORGOTTEN_S
-                ):
-                    file.unlink()
-                    removed += 1
-    return removed
+                file.unlink()
 
 
-def _alive(pid: int) -> bool:
+def _alive(process: int) -> bool:
     try:
-        os.kill(pid, 0)
+        os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # somebody else's
+    except PermissionError:  # of another user
         return True
     return True

@@ -26,15 +26,21 @@ def tensor_sizes(file: Path) -> dict[str, int]:
             if size > min(length, _MOST_HEADER):
                 raise ValueError(f"a header of {size} bytes in a file of {length}")
             header = json.loads(handle.read(size))
-        sizes = {}
+        sizes, last = {}, 0
         for name, tensor in header.items():
             if name != "__metadata__":
                 begin, end = tensor["data_offsets"]
-                if not 0 <= begin <= end <= length - 8 - size:
-                    raise ValueError(f"{name} ends at {end}, behind the end of the file")
+                if not 0 <= begin <= end:
+                    raise ValueError(f"{name} lies from {begin} to {end}")
+                last = max(last, end)
                 sizes[name] = math.prod(int(n) for n in tensor["shape"])
                 if not 0 <= sizes[name] <= 8 * length:
                     raise ValueError(f"{name} has {sizes[name]} numbers in {length} bytes")
+        missing = 8 + size + last - length
+        if missing:
+            raise UserError(
+                f"{file}: damaged: {abs(missing)} bytes too {'short' if missing > 0 else 'long'}; copy or train it again"
+            )
         return sizes
     # what a header that is no such header makes of the lines above
     except (

@@ -29,7 +29,7 @@ from mfdistill.distill.train import make_accelerator, train
 from mfdistill.flow import GaussianPath
 from mfdistill.networks.compact import CompactConfig, CompactNet
 from mfdistill.students import Student
-from mfdistill.teachers.cfm import CFMTeacher
+from mfdistill.teachers.field import Field
 
 MODEL_CONFIG = {
     "role": "teacher",
@@ -114,7 +114,7 @@ def build(kind: str, config: TrainConfig, arguments: dict[str, Any]) -> nn.Modul
     path = GaussianPath(sigma_0=0.5)
     if kind == "cfm":
         return CFMObjective(network, path, seed=config.seed)
-    teacher = CFMTeacher(network)
+    teacher = Field(network)
     if kind == "finish":
         finish = FinishConfig(features=1.0, anchor=0.5, temperature=Task.path.temperature)
         return FinishObjective(

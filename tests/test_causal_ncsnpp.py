@@ -22,10 +22,10 @@ from mfdistill.search.learned import LearnedSolver, load_solver
 from mfdistill.students import Student
 from mfdistill.students.compress import decouple
 from mfdistill.students.fold import fold_time
+from mfdistill.systems.files import read_foreign
+from mfdistill.systems.streamfm import load_predictor
 from mfdistill.teachers import load_teacher
-from mfdistill.teachers.foreign import read_foreign
 from mfdistill.teachers.imported import import_teacher
-from mfdistill.teachers.streamfm import load_predictor
 
 SIZES = {"nf": 8, "ch_mult": [1, 2], "num_res_blocks": 1, "input_freqs": 32}
 

@@ -14,7 +14,7 @@ from mfdistill.students import Student
 from mfdistill.students.causal import causal_copy, causal_start
 from mfdistill.students.streaming import StreamRestorer
 from mfdistill.tasks import default_task, get_task
-from mfdistill.teachers.cfm import CFMTeacher
+from mfdistill.teachers.field import Field
 
 SIZES = CompactConfig(
     channels=8, blocks=3, freqs=32, band_stride=4, recurrent=6, embedding=12, filter_frames=5
@@ -57,7 +57,7 @@ def test_student_of_a_teacher_that_sees_everything_streams() -> None:
     task = get_task(
         dataclasses.replace(preset, stft=dataclasses.replace(preset.stft, n_fft=64, hop=32))
     )
-    teacher = CFMTeacher(randomised(build_network("compact", SIZES)), task)
+    teacher = Field(randomised(build_network("compact", SIZES)), task)
     start = causal_start(teacher)
     student = Student.from_teacher(start).eval()
     assert (

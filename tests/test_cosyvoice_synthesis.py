@@ -23,8 +23,9 @@ from mfdistill.distill.cosyvoice_synthesis import aligned_prompt, open_cosyvoice
 from mfdistill.errors import UserError
 from mfdistill.flow import CHANNEL_STD, noise
 from mfdistill.students import Student, load_student, save_student
+from mfdistill.students.token_to_mel import token_to_mel
+from mfdistill.systems.cosyvoice_front import load_front
 from mfdistill.teachers import load_teacher
-from mfdistill.teachers.cosyvoice_front import load_front, token_to_mel
 
 
 @pytest.fixture

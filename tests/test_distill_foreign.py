@@ -34,10 +34,10 @@ from mfdistill.errors import UserError
 from mfdistill.flow import IntervalConfig
 from mfdistill.search.flow_score import FlowScorer
 from mfdistill.students import Student, load_student, sample
-from mfdistill.students.chatterbox import export_chatterbox
+from mfdistill.systems.chatterbox import export_chatterbox
+from mfdistill.systems.cosyvoice_front import has_front, load_front
 from mfdistill.tasks.foreign import foreign_task
 from mfdistill.teachers import load_teacher
-from mfdistill.teachers.cosyvoice_front import has_front, load_front
 
 QUICK = [
     "--steps",

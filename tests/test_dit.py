@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny_tts import f5_field
 from torch import Tensor, nn
 
 from mfdistill.errors import UserError
@@ -19,9 +20,9 @@ from mfdistill.networks.cosyvoice3 import chunk_attention
 from mfdistill.networks.dit import Rotary, rotate
 from mfdistill.networks.f5_text import TextEmbedding
 from mfdistill.students import Student
+from mfdistill.systems.f5_inputs import f5_condition, f5_duration, paste_prompt
+from mfdistill.tasks.foreign import noise
 from mfdistill.teachers import load_teacher
-from mfdistill.teachers.f5 import F5Teacher, noise
-from mfdistill.teachers.f5_inputs import f5_condition, f5_duration, paste_prompt
 from mfdistill.teachers.live_f5 import live_f5
 
 F5 = {
@@ -134,7 +135,7 @@ def test_students_begin_as_their_teachers_and_packed_guidance_is_two_calls(
 ) -> None:
     z, t, cond = f5_inputs(masked=masked)
     net = network(name, **switches)
-    teacher = F5Teacher(net)
+    teacher = f5_field(net)
     velocity = teacher.velocity(z, t, cond)
     student = Student.from_teacher(teacher)
     assert torch.equal(student(z, t, torch.ones(2), cond), velocity) and torch.equal(
@@ -149,7 +150,7 @@ def test_students_begin_as_their_teachers_and_packed_guidance_is_two_calls(
     null = teacher.velocity(z, t, {**cond, "drop_audio": dropped, "drop_text": dropped})
     assert (null - velocity).abs().max() > 0.01
     for packed in (True, False):
-        guided = F5Teacher(net, 1.5, packed)
+        guided = f5_field(net, 1.5, packed)
         assert guided.branches == 2
         torch.testing.assert_close(
             guided.velocity(z, t, cond), velocity + 1.5 * (velocity - null), rtol=1e-4, atol=1e-4
@@ -173,7 +174,7 @@ def test_strength_zero_skips_the_null_branch() -> None:
         (1.0, False, [2, 2]),
     ):
         calls.clear()
-        F5Teacher(net, strength, packed).velocity(z, t, cond)
+        f5_field(net, strength, packed).velocity(z, t, cond)
         assert calls == expected
 
 
@@ -243,7 +244,7 @@ def test_long_text_is_cut() -> None:
 @pytest.mark.parametrize("name", ["f5", "f5_unett", "cosyvoice3"])
 def test_time_derivatives_agree(name: str) -> None:
     z, t, cond = cosy_inputs() if name == "cosyvoice3" else f5_inputs()
-    student = Student.from_teacher(F5Teacher(network(name).double()))
+    student = Student.from_teacher(f5_field(network(name).double()))
     cond = {
         key: value.double() if value.is_floating_point() else value for key, value in cond.items()
     }
@@ -268,7 +269,7 @@ def test_checkpointed_activations_have_the_same_gradients() -> None:
 
 def test_half_precision_runs() -> None:
     z, t, cond = f5_inputs()
-    teacher = F5Teacher(network("f5"), 2.0)
+    teacher = f5_field(network("f5"), 2.0)
     exact = teacher.velocity(z, t, cond)
     rough = teacher.to(dtype=torch.bfloat16).velocity(
         z.bfloat16(), t, {**cond, "cond": cond["cond"].bfloat16()}
@@ -301,7 +302,7 @@ def test_streaming_sees_no_later_chunk_and_offline_does() -> None:
 
 def test_priors_are_drawn_sample_by_sample() -> None:
     _, _, cond = f5_inputs((10, 7))
-    teacher = F5Teacher(network("f5"))
+    teacher = f5_field(network("f5"))
     z_0 = teacher.prior(cond, torch.Generator().manual_seed(3))
     assert not z_0[1, 7:].any() and z_0[0].std() > 0.5
     again = torch.Generator().manual_seed(3)
@@ -442,7 +443,7 @@ def test_a_live_f5_is_a_teacher() -> None:
     module = Theirs(network("f5").transformer)
     torch.testing.assert_close(
         live_f5(module).velocity(z, t, cond),
-        F5Teacher(net, 2.0).velocity(z, t, cond),
+        f5_field(net, 2.0).velocity(z, t, cond),
         rtol=1e-4,
         atol=1e-4,
     )

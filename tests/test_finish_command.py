@@ -15,9 +15,9 @@ from mfdistill.checkpoint import load_config, load_tensors
 from mfdistill.cli import main
 from mfdistill.commands.parsing import parse
 from mfdistill.commands.student_finish import opened
+from mfdistill.networks.predictor import estimate
 from mfdistill.students import load_student, sample
-from mfdistill.teachers.load import load_network
-from mfdistill.teachers.predictor import estimate
+from mfdistill.teachers import load_network
 
 
 @pytest.fixture(scope="module", autouse=True)

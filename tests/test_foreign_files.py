@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from mfdistill.errors import UserError
-from mfdistill.teachers.foreign import bare, read_foreign
-from mfdistill.teachers.mel_flow import flow_tensors, weights_of
+from mfdistill.systems.files import bare, read_foreign
+from mfdistill.systems.mel_flow import flow_tensors, weights_of
 
 RESOURCE = pytest.importorskip("resource")
 
@@ -54,7 +54,7 @@ def test_settings_of_trainers_are_values_or_inert(tmp_path, zipped):
     assert found["flag"] is True and found["out"] == "/runs/a"
     assert found["args"] == {"lr": 0.1, "sizes": [1, 2]}
     for name in ("optimizer", "array"):
-        assert type(found[name]).__module__ == "mfdistill.teachers.stand_ins"
+        assert type(found[name]).__module__ == "mfdistill.systems.stand_ins"
         assert vars(found[name]) == {} and not callable(found[name])
     assert found["scheduler"] is not torch.optim.lr_scheduler.ExponentialLR
     torch.save({"state_dict": {}, "hyper_parameters": settings["args"]}, file)

@@ -30,10 +30,10 @@ from mfdistill.errors import UserError
 from mfdistill.flow import f5_times, solve
 from mfdistill.networks import build_network
 from mfdistill.students import Student, load_student, sample, save_student
-from mfdistill.students.f5 import export_f5
 from mfdistill.students.serving import serve_f5
+from mfdistill.systems.f5 import export_f5
+from mfdistill.tasks.foreign import noise
 from mfdistill.teachers import load_teacher
-from mfdistill.teachers.f5 import noise
 
 TIMES = [0.0, 0.25, 0.5, 1.0]
 SAID, TEXT = "hello there my friend", "good day to you all"

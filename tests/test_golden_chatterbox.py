@@ -16,9 +16,11 @@ from torch import Tensor
 from mfdistill.errors import UserError
 from mfdistill.flow import cosine_times, solve
 from mfdistill.students import Student, load_student, sample
-from mfdistill.students.chatterbox import export_chatterbox, export_cosyvoice
+from mfdistill.students.token_to_mel import token_to_mel
+from mfdistill.systems.chatterbox import export_chatterbox
+from mfdistill.systems.cosyvoice_front import load_front
+from mfdistill.systems.mel_flow import export_cosyvoice
 from mfdistill.teachers import load_teacher
-from mfdistill.teachers.cosyvoice_front import load_front, token_to_mel
 
 CASES = {
     "u_t_r": "average_velocity",

@@ -16,9 +16,10 @@ from torch import Tensor
 from mfdistill.errors import UserError
 from mfdistill.flow import cosine_times, solve
 from mfdistill.students import Student
+from mfdistill.students.token_to_mel import token_to_mel
+from mfdistill.systems.cosyvoice_front import load_front
+from mfdistill.systems.mel_flow import masked_error, training_pair
 from mfdistill.teachers import load_teacher
-from mfdistill.teachers.cosyvoice_front import load_front, token_to_mel
-from mfdistill.teachers.mel_flow import masked_error, training_pair
 
 VELOCITY = ("forward", "forward_streaming")
 SAMPLE = (

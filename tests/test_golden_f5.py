@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from precision import single_precision
 from safetensors.torch import load_file
 from torch import Tensor
 
 from mfdistill.errors import UserError
 from mfdistill.flow import f5_times, solve
 from mfdistill.students import Student, sample
+from mfdistill.systems.f5_inputs import f5_condition, paste_prompt
+from mfdistill.tasks.foreign import noise
 from mfdistill.teachers import load_teacher
-from mfdistill.teachers.f5 import noise
-from mfdistill.teachers.f5_inputs import f5_condition, paste_prompt
 
 FORWARD = (
     "forward_masked",
@@ -102,7 +103,9 @@ def test_velocity_with_and_without_guidance(golden: Golden, model: str, name: st
             )
     if "out.time_embedding" in tensors:
         embedding = teacher.network.get_submodule(teacher.time_embedding)
-        assert error(embedding(t), tensors["out.time_embedding"]) < 1e-6
+        # sines of 1000 t: what single precision leaves of them depends on the processor
+        allowed = single_precision(embedding, t)
+        assert error(embedding(t), tensors["out.time_embedding"]) < allowed < 1e-4
 
 
 @pytest.mark.parametrize("name", SAMPLE)

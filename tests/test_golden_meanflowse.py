@@ -24,8 +24,8 @@ from mfdistill.flow.grids import flowse_times, meanflowse_times
 from mfdistill.networks.ncsnpp import fir_down, fir_kernel, fir_up
 from mfdistill.networks.ouve import ouve_std
 from mfdistill.students import Student, load_student, sample
+from mfdistill.systems.lightning import read_checkpoint
 from mfdistill.teachers import load_teacher
-from mfdistill.teachers.lightning import read_checkpoint
 
 KINDS = ("meanflowse", "flowse", "sgmse")
 CKPT = "epoch=0_last.ckpt"

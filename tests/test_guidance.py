@@ -7,16 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_tts import COSY, COSY3, F5, noisy
+from tiny_tts import COSY, COSY3, F5, f5_field, mel_field, noisy
 from torch import nn
 
 from mfdistill.errors import UserError
 from mfdistill.networks import build_network
 from mfdistill.networks.recompute import recompute_activations
 from mfdistill.students import Student
-from mfdistill.teachers.f5 import F5Teacher
 from mfdistill.teachers.guidance import guide
-from mfdistill.teachers.mel_flow import MelTeacher
 
 UNETT = {
     "dim": 16,
@@ -55,9 +53,9 @@ def test_teachers_apply_the_rule_and_ignore_padding() -> None:
     cond = {"cond": torch.zeros(2, 10, 8), "text": torch.tensor([[1, 2], [3, -1]]), "mask": mask}
     net = noisy(build_network("f5", F5))
     drop = {key: torch.ones(2, dtype=torch.bool) for key in ("drop_audio", "drop_text")}
-    plain = F5Teacher(net)
+    plain = f5_field(net)
     v_cond, v_null = plain.velocity(z, t, cond), plain.velocity(z, t, {**cond, **drop})
-    teacher = F5Teacher(net, 2.0)
+    teacher = f5_field(net, 2.0)
     teacher.guidance_rule = "zero-star"
     assert torch.allclose(
         teacher.velocity(z, t, cond),
@@ -73,10 +71,10 @@ def test_teachers_apply_the_rule_and_ignore_padding() -> None:
     }
     unet, x = noisy(build_network("matcha_unet", COSY)), torch.randn(1, 8, 12)
     v_cond, v_null = (
-        MelTeacher(unet).velocity(x, t[:1], mels),
-        MelTeacher(unet).velocity(x, t[:1], {"mask": mels["mask"]}),
+        mel_field(unet).velocity(x, t[:1], mels),
+        mel_field(unet).velocity(x, t[:1], {"mask": mels["mask"]}),
     )
-    guided = MelTeacher(unet, 0.7)
+    guided = mel_field(unet, 0.7)
     guided.guidance_rule = "zero-star"
     assert torch.allclose(
         guided.velocity(x, t[:1], mels), guide(v_cond, v_null, 0.7, "zero-star"), atol=1e-5

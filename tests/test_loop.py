@@ -265,15 +265,18 @@ def test_state_survives_a_kill_at_any_moment(
             state.save_state(tmp_path, {"raw": {"w": torch.ones(2)}}, {"step": 2})
     found = state.find_state(tmp_path)
     assert found is not None
-    step = state.load_info(found)["step"]
+    step = found.info["step"]
+    # whole from the moment that its state.json is there
+    assert not found.damaged and step == (1 if fatal < 3 else 2)
     assert torch.equal(
-        load_tensors(found / "raw.safetensors")["w"], torch.full((2,), float(step - 1))
+        load_tensors(found.folder / "raw.safetensors")["w"], torch.full((2,), float(step - 1))
     )
-    state.settle(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["training_state"]
-    assert state.load_info(tmp_path / "training_state")["step"] == step
+    state.settle(tmp_path, found.folder)
+    assert {p.name for p in tmp_path.iterdir()} <= {"training_state", "training_state.1"}
+    assert state.load_info(tmp_path / "training_state", check=True)["step"] == step
     state.save_state(tmp_path, {"raw": {"w": torch.ones(2)}}, {"step": 3})
     assert state.load_info(tmp_path / "training_state")["step"] == 3
+    assert [p.name for p in tmp_path.iterdir()] == ["training_state"]
 
 
 def test_non_finite_updates_are_skipped(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny_tts import mel_field
 from torch import Tensor, nn
 
 from mfdistill.errors import UserError
@@ -21,11 +22,17 @@ from mfdistill.networks.matcha_config import ACTIVATIONS
 from mfdistill.networks.matcha_layers import SinusoidMLP
 from mfdistill.networks.matcha_unet import MatchaUNet, UNet1d, visible
 from mfdistill.students import Student, load_student, sample
-from mfdistill.students.chatterbox import estimator_state, export_chatterbox, export_cosyvoice
 from mfdistill.students.serving import serve_cosyvoice
+from mfdistill.systems.chatterbox import export_chatterbox
+from mfdistill.systems.mel_flow import (
+    estimator_state,
+    export_cosyvoice,
+    masked_error,
+    training_pair,
+)
+from mfdistill.tasks.foreign import fixed_noise
 from mfdistill.teachers import load_teacher
 from mfdistill.teachers.live_mel import live_mel_flow
-from mfdistill.teachers.mel_flow import MelTeacher, fixed_noise, masked_error, training_pair
 
 TINY = {
     "in_channels": 32,
@@ -88,24 +95,24 @@ def test_guidance_is_two_calls_and_none_is_one() -> None:
     calls: list[int] = []
     net = network()
     net.register_forward_hook(lambda _module, args, _out: calls.append(len(args[0])))
-    v_cond = MelTeacher(net).velocity(z, t, cond)
+    v_cond = mel_field(net).velocity(z, t, cond)
     zeros = {name: torch.zeros_like(value) for name, value in cond.items()}
-    v_null = MelTeacher(net).velocity(z, t, {**zeros, "mask": cond["mask"]})
+    v_null = mel_field(net).velocity(z, t, {**zeros, "mask": cond["mask"]})
     assert calls == [2, 2]
-    guided = MelTeacher(net, 0.7)
+    guided = mel_field(net, 0.7)
     assert torch.allclose(guided.velocity(z, t, cond), 1.7 * v_cond - 0.7 * v_null, atol=1e-5)
-    assert calls == [2, 2, 4] and guided.branches == 2 and MelTeacher(net).branches == 1
-    assert torch.allclose(MelTeacher(net).velocity(z, t, {"mask": cond["mask"]}), v_null, atol=1e-6)
-    at_once = MelTeacher(net, 0.7).velocity(z, torch.tensor(0.3), cond)
-    assert torch.equal(at_once, MelTeacher(net, 0.7).velocity(z, torch.full((2,), 0.3), cond))
-    assert torch.equal(at_once, MelTeacher(net, 0.7).velocity(z, torch.tensor([0.3]), cond))
+    assert calls == [2, 2, 4] and guided.branches == 2 and mel_field(net).branches == 1
+    assert torch.allclose(mel_field(net).velocity(z, t, {"mask": cond["mask"]}), v_null, atol=1e-6)
+    at_once = mel_field(net, 0.7).velocity(z, torch.tensor(0.3), cond)
+    assert torch.equal(at_once, mel_field(net, 0.7).velocity(z, torch.full((2,), 0.3), cond))
+    assert torch.equal(at_once, mel_field(net, 0.7).velocity(z, torch.tensor([0.3]), cond))
     with pytest.raises(ValueError, match="no 'spks'"):
-        MelTeacher(net).velocity(z, t, {"mu": cond["mu"]})
+        mel_field(net).velocity(z, t, {"mu": cond["mu"]})
 
 
 def test_padding_changes_nothing_and_stays_zero() -> None:
     z, t, cond = inputs()
-    v = MelTeacher(network(), 0.7).velocity(z, t, cond)
+    v = mel_field(network(), 0.7).velocity(z, t, cond)
     assert v[1, :, 7:].abs().max() == 0
     one = {
         name: value[1:] if name == "spks" else value[1:, :, :7]
@@ -113,7 +120,7 @@ def test_padding_changes_nothing_and_stays_zero() -> None:
         if name != "mask"
     }
     assert torch.allclose(
-        MelTeacher(network(), 0.7).velocity(z[1:, :, :7], t[1:], one), v[1:, :, :7], atol=1e-5
+        mel_field(network(), 0.7).velocity(z[1:, :, :7], t[1:], one), v[1:, :, :7], atol=1e-5
     )
 
 
@@ -122,9 +129,9 @@ def test_fixed_noise_is_the_buffer_at_seed_0_and_fresh_noise_is_not() -> None:
     buffer = torch.randn(1, 80, 15000)
     assert torch.equal(fixed_noise(100), buffer[:, :, :100])
     cond = {"mu": torch.zeros(2, 80, 30)}
-    fixed = MelTeacher(network(), fixed_noise=True, temperature=0.5)
+    fixed = mel_field(network(), fixed_noise=True, temperature=0.5)
     assert torch.equal(fixed.prior(cond), 0.5 * buffer[:, :, :30].expand(2, -1, -1))
-    fresh = MelTeacher(network())
+    fresh = mel_field(network())
     assert not torch.equal(fresh.prior(cond), fresh.prior(cond))
     draws = [fresh.prior(cond, torch.Generator().manual_seed(3)) for _ in range(2)]
     assert torch.equal(*draws) and not torch.equal(draws[0][0], draws[0][1])
@@ -151,11 +158,11 @@ def test_streaming_prefix_and_one_flag_per_sample() -> None:
     z, t, cond = inputs((11, 11))
     net = network()
     net.streaming = True
-    streaming = MelTeacher(net, 0.7)
+    streaming = mel_field(net, 0.7)
     whole = streaming.velocity(z, t, cond)
     start = {name: value if name == "spks" else value[:, :, :8] for name, value in cond.items()}
     assert torch.allclose(streaming.velocity(z[:, :, :8], t, start), whole[:, :, :8], atol=1e-5)
-    offline = MelTeacher(network(), 0.7)
+    offline = mel_field(network(), 0.7)
     assert not torch.allclose(
         offline.velocity(z[:, :, :8], t, start), offline.velocity(z, t, cond)[:, :, :8], atol=1e-3
     )
@@ -175,18 +182,18 @@ VARIANTS = [
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_student_equals_its_teacher_for_every_r(changes: dict[str, Any]) -> None:
     z, t, cond = inputs()
-    teacher = MelTeacher(network(**changes), 0.7)
+    teacher = mel_field(network(**changes), 0.7)
     student = Student.from_teacher(teacher).eval()
     with torch.no_grad():
         assert torch.equal(
-            student(z, t, torch.rand(2), cond), MelTeacher(network(**changes)).velocity(z, t, cond)
+            student(z, t, torch.rand(2), cond), mel_field(network(**changes)).velocity(z, t, cond)
         )
 
 
 def test_total_derivative_in_forward_mode_is_that_of_differences() -> None:
     z, t, cond = inputs()
     net = network().double()
-    student = Student.from_teacher(MelTeacher(net))
+    student = Student.from_teacher(mel_field(net))
     cond = {name: value.double() for name, value in cond.items()}
 
     def u(z: Tensor, t: Tensor, r: Tensor) -> Tensor:
@@ -227,7 +234,7 @@ def test_schedule_and_training_pair() -> None:
 
 def test_files_are_recognised_and_errors_name_the_first_wrong_key(tmp_path: Path) -> None:
     z, t, cond = inputs()
-    expected = MelTeacher(network()).velocity(z, t, cond)
+    expected = mel_field(network()).velocity(z, t, cond)
     places = {
         "flow.pt": "",
         "flow.safetensors": "",
@@ -300,13 +307,13 @@ def test_matcha(tmp_path: Path, speaker: int) -> None:
     with torch.no_grad():
         assert torch.equal(student(z, t, torch.ones(2), cond), v)
     with pytest.raises(UserError, match="null condition"):
-        load_teacher(path, config=MATCHA, guidance_strength=0.5)
+        load_teacher(path, config={**MATCHA, "in_channels": 16 + speaker}, guidance_strength=0.5)
     with pytest.raises(ValueError, match="no 'mu'"):
         teacher.velocity(z, t, {"mask": cond["mask"]})
 
 
 def trained_student(net: MatchaUNet) -> Student:
-    student = Student.from_teacher(MelTeacher(net)).eval()
+    student = Student.from_teacher(mel_field(net)).eval()
     with torch.no_grad():
         student.network.get_submodule("estimator.time_mlp").weight.add_(0.1 * torch.randn(64, 128))
     return student
@@ -338,7 +345,7 @@ def test_exports_come_back(tmp_path: Path) -> None:
     } < names and "decoder.estimator.x" not in names
     with pytest.raises(UserError, match="causal U-Net"):
         export_chatterbox(
-            Student.from_teacher(MelTeacher(network(causal=False))), tmp_path / "no.safetensors"
+            Student.from_teacher(mel_field(network(causal=False))), tmp_path / "no.safetensors"
         )
     with pytest.raises(UserError, match="lacks decoder.estimator.time_embed_mixer.weight"):
         load_student(save(network(), tmp_path / "plain.pt"), kind="chatterbox", config=TINY)
@@ -411,7 +418,7 @@ def test_a_live_module_is_a_teacher_and_its_student_exports(tmp_path: Path) -> N
         assert teacher.guidance_strength == strength
         assert torch.allclose(
             teacher.velocity(z, t, cond),
-            MelTeacher(network(), strength).velocity(z, t, cond),
+            mel_field(network(), strength).velocity(z, t, cond),
             atol=1e-5,
         )
     student = Student.from_teacher(live_mel_flow(decoder, 0)).eval()
@@ -429,7 +436,7 @@ def test_a_live_module_is_a_teacher_and_its_student_exports(tmp_path: Path) -> N
     streaming = live_mel_flow(decoder, 0, streaming=True).velocity(z, t, cond)
     assert torch.allclose(
         streaming,
-        MelTeacher(network()).velocity(z, t, {**cond, "streaming": torch.tensor(True)}),
+        mel_field(network()).velocity(z, t, {**cond, "streaming": torch.tensor(True)}),
         atol=1e-5,
     )
     with pytest.raises(UserError, match="no estimator"):

@@ -36,7 +36,8 @@ from mfdistill.commands.synthesize import Synthesize, jobs_of
 from mfdistill.data.config import DataConfig
 from mfdistill.data.espeak import phonemes, synthesise
 from mfdistill.data.speech import SpeechSet, learn_task
-from mfdistill.distill.vocoder import attach_vocoder
+from mfdistill.data.texts import prepared
+from mfdistill.distill.inference import attach_vocoder
 from mfdistill.errors import UserError
 from mfdistill.flow import total_derivative
 from mfdistill.metrics import score_utterances
@@ -46,7 +47,8 @@ from mfdistill.networks import build_network
 from mfdistill.networks.frames_config import FramesConfig
 from mfdistill.students import Student
 from mfdistill.tasks import default_task, get_task
-from mfdistill.teachers import CFMTeacher
+from mfdistill.tasks.mel import MelTaskConfig
+from mfdistill.teachers import Field
 
 TEXTS = (
     "the quick brown fox jumps over the lazy dog",
@@ -270,7 +272,7 @@ def test_padding_changes_nothing_before_it() -> None:
 
 def test_student_of_frame_network_begins_as_its_teacher_and_has_forward_derivatives() -> None:
     network = filled(build_network("frames", TINY))
-    student = Student.from_teacher(CFMTeacher(network))
+    student = Student.from_teacher(Field(network))
     z, t, r, cond = (
         torch.randn(2, 1, 6, 9),
         torch.tensor([0.25, 0.5]),
@@ -376,7 +378,17 @@ def test_text_is_spread_evenly_and_unknown_characters_are_told(corpus: Path) -> 
 
 
 def test_phonemes_of_espeak() -> None:
-    assert phonemes(["Good morning."], "en") == ["ɡˈʊd mˈɔːnɪŋ"]
+    assert phonemes(["Good morning", "Good, morning?"], "en") == [
+        "ɡˈʊd mˈɔːnɪŋ",
+        "ɡˈʊd , mˈɔːnɪŋ ?",
+    ]
+    # the figures of a number and the quotes end no clause
+    assert [text[-1] for text in phonemes(["3.5 is 'it'.", "3.5 (it)", "so!"], "en")] == list(".t!")
+    learnt = MelTaskConfig(name="text2mel", text="phonemes", language="en")
+    assert prepared(["Good, morning?"], learnt) == ["ɡˈʊd , mˈɔːnɪŋ ?"]
+    # a model that was trained before there were marks
+    older = replace(learnt, alphabet=" ɡˈʊdmɔːnɪŋ")
+    assert prepared(["Good, morning?"], older) == ["ɡˈʊd mˈɔːnɪŋ"]
     with pytest.raises(UserError, match="no language"):
         phonemes(["x"], "no such tongue")
 

@@ -16,7 +16,7 @@ from mfdistill.search import SearchConfig, StudentScorer, run_search
 from mfdistill.search.score import resolve_metric
 from mfdistill.students import Student, load_student, save_student
 from mfdistill.tasks import default_task, get_task
-from mfdistill.teachers import CFMTeacher, load_teacher
+from mfdistill.teachers import Field, load_teacher
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def folders(tmp_path_factory):
             parameter.add_(0.1 * torch.randn_like(parameter))
     config = {"role": "teacher", "task": to_dict(task.config), "network": description}
     save_folder(root / "teacher", network.state_dict(), config)
-    save_student(Student.from_teacher(CFMTeacher(network, task, config)), root / "student")
+    save_student(Student.from_teacher(Field(network, task, config)), root / "student")
     return root
 
 

@@ -26,6 +26,7 @@ from mfdistill.errors import UserError
 from mfdistill.flow import GaussianPath, IntervalConfig, expand_time, noise
 from mfdistill.students import Student
 from mfdistill.tasks import default_task, get_task
+from mfdistill.teachers import own_facts
 
 PATH = GaussianPath(sigma_0=1.0, sigma_1=0.1, mean="zero")
 FIELD = GaussianFlow.of_path(PATH, mu=-0.7, s=0.25)
@@ -37,6 +38,8 @@ class FieldTeacher:
 
     time_embedding = ""
     network = nn.Identity()
+    facts = own_facts(network)
+    branches = 1
 
     def __init__(self, field: GaussianFlow = FIELD):
         self.field, self.calls, self.rows = field, 0, 0
@@ -385,6 +388,7 @@ def test_a_teacher_that_is_a_module_is_not_registered_either():
         def __init__(self):
             super().__init__()
             self.network, self.time_embedding = nn.Linear(2, 2), ""
+            self.facts = own_facts(self.network)
 
     objective = IntegralObjective(
         FieldStudent(FIELD.average_velocity), ModuleTeacher().eval(), PATH

@@ -20,6 +20,7 @@ from mfdistill.distill.setup import fit_network
 from mfdistill.errors import UserError
 from mfdistill.flow import noise_like
 from mfdistill.networks import CompactSizes, build_network
+from mfdistill.networks.predictor import Predictor, build_predictor, with_predictor
 from mfdistill.networks.sizes import UNetSizes
 from mfdistill.students import Student, load_student, sample, save_student
 from mfdistill.students.causal import causal_start
@@ -28,8 +29,7 @@ from mfdistill.students.streaming import StreamRestorer
 from mfdistill.students.verify import in_precision, offline, run_stream, verify
 from mfdistill.tasks import Task, TaskConfig, get_task, predicted
 from mfdistill.teachers import load_teacher
-from mfdistill.teachers.cfm import CFMTeacher
-from mfdistill.teachers.predictor import Predictor, build_predictor, with_predictor
+from mfdistill.teachers.field import Field
 
 STFT = StftConfig(n_fft=64, hop=32, causal=True)
 FRONT = TaskConfig("enhance", STFT, sigma_0=0.2, prior_shape="magnitude", normalise="none")
@@ -70,17 +70,17 @@ def front(name: str = "compact", mean: str = "y", causal: bool = True) -> Predic
     )
 
 
-def teacher_of(name: str = "compact", predictor: Predictor | None = None) -> CFMTeacher:
+def teacher_of(name: str = "compact", predictor: Predictor | None = None) -> Field:
     predictor = predictor or front()
     task = get_task(predicted(FRONT), predictor)
     config = {
         "role": "teacher", "task": to_dict(task.config), "network": {"name": name, "config": FLOWS[name]},
         "predictor": predictor.description,
     }  # fmt: skip
-    return CFMTeacher(randomised(build_network(name, FLOWS[name])), task, config)
+    return Field(randomised(build_network(name, FLOWS[name])), task, config)
 
 
-def saved(teacher: CFMTeacher, folder: Path) -> Path:
+def saved(teacher: Field, folder: Path) -> Path:
     save_folder(folder, with_predictor(teacher.network.state_dict(), teacher.task), teacher.config)
     return folder
 
@@ -252,7 +252,7 @@ def test_onnx_is_eager() -> None:
 def test_causal_students_need_a_causal_predictor() -> None:
     sees_all = {**FLOWS["compact"], "causal": False}
     task = get_task(predicted(FRONT), front(causal=False))
-    teacher = CFMTeacher(
+    teacher = Field(
         randomised(build_network("compact", sees_all)),
         task,
         {"network": {"name": "compact", "config": sees_all}},
@@ -282,7 +282,7 @@ def test_a_predicted_network_is_cut_to_the_past() -> None:
         for rows in (network.decode.weight, network.decode.bias):  # type: ignore[union-attr]
             rows.view(4, 36, *rows.shape[1:])[:, 6:].view(4, 2, 5, 3, *rows.shape[1:])[:, :, 3:] = 0  # type: ignore[operator]
     z, t, y = noisy()
-    causal = causal_start(CFMTeacher(network, get_task(predicted(FRONT), front()))).network
+    causal = causal_start(Field(network, get_task(predicted(FRONT), front()))).network
     with torch.no_grad():
         torch.testing.assert_close(
             causal(z, t, {"y": y, "e": z}), network(z, t, {"y": y, "e": z}), rtol=1e-4, atol=1e-5

@@ -97,7 +97,7 @@ def test_a_folder_made_with_other_settings_is_told(
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     left = part_of(target / "0.wav")
-    gone = left.with_name(left.name.replace(f"@{os.getpid()}.", f"@{dead.pid}."))
+    gone = left.with_name(left.name.replace(f"-{os.getpid()}.", f"-{dead.pid}."))
     target.mkdir()
     for file in (left, gone):
         file.write_bytes(b"x")

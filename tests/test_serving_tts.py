@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_tts import COSY, COSY3, F5, cosyvoice_file, f5_file, moved, noisy
+from tiny_tts import COSY, COSY3, F5, cosyvoice_file, f5_file, mel_field, moved, noisy
 from torch import Tensor, nn
 
 from mfdistill.audio.speech_mel import SPEECH_MELS, speech_log_mel
@@ -23,15 +23,14 @@ from mfdistill.errors import UserError
 from mfdistill.flow import jump
 from mfdistill.networks import build_network
 from mfdistill.students import Student, load_student, sample, save_student
-from mfdistill.students.chatterbox import export_chatterbox, export_cosyvoice
-from mfdistill.students.f5 import export_f5
 from mfdistill.students.serving import serve_cosyvoice, serve_f5
-from mfdistill.tasks.foreign import foreign_task
+from mfdistill.systems.chatterbox import export_chatterbox
+from mfdistill.systems.f5 import export_f5
+from mfdistill.systems.f5_inputs import f5_condition
+from mfdistill.systems.mel_flow import export_cosyvoice
+from mfdistill.tasks.foreign import fixed_noise, foreign_task, noise
 from mfdistill.teachers import load_teacher
-from mfdistill.teachers.f5 import noise
-from mfdistill.teachers.f5_inputs import f5_condition
-from mfdistill.teachers.imported import import_teacher, load_imported
-from mfdistill.teachers.mel_flow import MelTeacher, fixed_noise
+from mfdistill.teachers.imported import import_teacher
 
 MIXER = "ema_model.transformer.time_embed_mixer.weight"
 TIMES = [0.0, 0.25, 0.5, 1.0]
@@ -43,7 +42,7 @@ def f5_student(tmp_path: Path) -> Student:
 
 def cosyvoice3_student() -> Student:
     config = {"kind": "cosyvoice3", "network": {"name": "cosyvoice3", "config": COSY3}}
-    teacher = MelTeacher(noisy(build_network("cosyvoice3", COSY3)), config=config)
+    teacher = mel_field(noisy(build_network("cosyvoice3", COSY3)), config=config)
     return moved(Student.from_teacher(teacher))
 
 
@@ -344,7 +343,7 @@ def test_an_imported_teacher_is_the_same_teacher(tmp_path: Path) -> None:
     )
     assert torch.equal(streaming.velocity(cases[1][2], t, cases[1][3]), expected)
     with pytest.raises(UserError, match="no streaming form"):
-        load_imported(tmp_path / "a-folder", streaming=True)
+        load_teacher(tmp_path / "a-folder", streaming=True)
 
 
 def test_what_a_file_is_taken_for(tmp_path: Path) -> None:

@@ -27,10 +27,10 @@ from mfdistill.networks import build_network
 from mfdistill.networks.delta import DeltaEmbedding
 from mfdistill.networks.ncsnpp import GroupNorm
 from mfdistill.students import Student, load_student, save_student
-from mfdistill.students.export import export_meanflowse
+from mfdistill.systems.enhancement import official_names
+from mfdistill.systems.meanflowse import export_meanflowse
+from mfdistill.systems.table import recognise
 from mfdistill.teachers import load_teacher
-from mfdistill.teachers.enhancement import official_names
-from mfdistill.teachers.load import recognise
 
 SIZES: dict[str, Any] = dict(
     nf=16, ch_mult=(1, 2), num_res_blocks=1, image_size=16, attn_resolutions=(8,)
@@ -251,7 +251,7 @@ def test_distillation_stays_where_the_teacher_was_trained(tmp_path: Path, kind: 
     teacher: Any = load_teacher(
         written(tmp_path / "w.safetensors", kind), kind=kind, config={**SIZES, **FRONT}
     )
-    assert teacher.t_last == pytest.approx(0.97)
+    assert teacher.facts.t_last == pytest.approx(0.97)
     student = Student.from_teacher(teacher, interval="delta")
     assert isinstance(student.network.time_embedding, DeltaEmbedding)
     batch = {

@@ -25,7 +25,7 @@ from mfdistill.students.step import StreamStep, plan
 from mfdistill.students.streaming import StreamRestorer
 from mfdistill.students.verify import verify
 from mfdistill.tasks import default_task, get_task
-from mfdistill.teachers.cfm import CFMTeacher
+from mfdistill.teachers.field import Field
 
 SIZES = {
     "channels": 4,
@@ -48,7 +48,7 @@ def make_student(causal: bool = True) -> Student:
         for value in network.parameters():
             value.add_(0.1 * torch.randn_like(value))
     config = {"network": {"name": "compact", "config": to_dict(network.config)}}
-    return Student.from_teacher(CFMTeacher(network, task, config)).eval()
+    return Student.from_teacher(Field(network, task, config)).eval()
 
 
 @pytest.fixture(scope="module")

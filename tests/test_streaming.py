@@ -14,9 +14,9 @@ from mfdistill.flow import noise_like, solve, tableau
 from mfdistill.networks import build_network
 from mfdistill.students import Student, sample
 from mfdistill.students.streaming import StreamRestorer
+from mfdistill.systems.streamfm import in_front
 from mfdistill.tasks import TaskConfig, get_task
-from mfdistill.teachers.cfm import CFMTeacher
-from mfdistill.teachers.streamfm import StreamFMTeacher, in_front
+from mfdistill.teachers.field import Field
 
 STFT = StftConfig(n_fft=64, hop=32)
 NETWORKS = {
@@ -61,7 +61,7 @@ def randomised(network, scale=0.15):
 
 def teacher_of(name, dtype=torch.float64, **task):
     network = randomised(build_network(name, NETWORKS[name]))
-    return CFMTeacher(
+    return Field(
         network,
         get_task(task_config(**task)),
         {"network": {"name": name, "config": NETWORKS[name]}},
@@ -177,7 +177,7 @@ def test_nothing_is_changed_where_the_flow_stands_still(stft, length):
     wave = waves(2, length)
     for block in (1, 7, 160):
         assert (
-            relative(stream(StreamRestorer(CFMTeacher(network, task), batch=2), wave, block), wave)
+            relative(stream(StreamRestorer(Field(network, task), batch=2), wave, block), wave)
             < 1e-12
         )
 
@@ -275,7 +275,7 @@ def test_predictor_in_front_has_a_state_of_its_own():
         ).double(),
         "file",
     )
-    teacher = StreamFMTeacher(flow, get_task(task_config(prior_mean="e"), predictor), {}, predictor)
+    teacher = Field(flow, get_task(task_config(prior_mean="e"), predictor))
     wave = waves()
     assert (
         relative(stream(StreamRestorer(teacher, 2), wave, 100), offline(teacher, wave, 2)) < 1e-12
@@ -319,9 +319,9 @@ def test_a_sample_that_is_none_is_silence_and_leaves_nothing_behind(bad, gain):
 def test_what_cannot_stream_is_refused():
     sees_all = build_network("compact", {**NETWORKS["compact"], "causal": False})
     with pytest.raises(UserError, match="sees later frames"):
-        StreamRestorer(CFMTeacher(sees_all, get_task(task_config())))
+        StreamRestorer(Field(sees_all, get_task(task_config())))
     with pytest.raises(UserError, match="no task"):
-        StreamRestorer(CFMTeacher(sees_all))
+        StreamRestorer(Field(sees_all))
     with pytest.raises(UserError, match="seeds"):
         StreamRestorer(student_of("compact"), batch=2, seeds=[1])
     with pytest.raises(UserError, match="gain"):
@@ -443,7 +443,7 @@ def test_a_long_stream_neither_drifts_nor_remembers(name):
     task = get_task(
         dataclasses.replace(task_config(**prior), stft=dataclasses.replace(STFT, sample_rate=rate))
     )
-    restorer = StreamRestorer(CFMTeacher(network, task), batch=2, seeds=[0, 0])
+    restorer = StreamRestorer(Field(network, task), batch=2, seeds=[0, 0])
     noise = 0.1 * torch.randn(rate, generator=torch.Generator().manual_seed(3))
     denormals = 1e-38 * noise
     assert 0 < denormals.abs().max() < torch.finfo(torch.float32).tiny

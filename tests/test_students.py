@@ -9,7 +9,7 @@ import torch
 from gaussian import FIELD
 from torch import nn
 
-from mfdistill.checkpoint import save_folder, write_tensors
+from mfdistill.checkpoint import load_config, save_folder, write_tensors
 from mfdistill.config import to_dict
 from mfdistill.errors import UserError
 from mfdistill.networks import build_network
@@ -24,7 +24,7 @@ from mfdistill.students import (
     save_student,
 )
 from mfdistill.tasks import default_task, get_task
-from mfdistill.teachers import CFMTeacher
+from mfdistill.teachers import Field
 
 TINY = CompactConfig(freqs=16, channels=8, blocks=2, recurrent=4, embedding=8)
 
@@ -55,24 +55,9 @@ class ToyEmbedding(nn.Module):
         return self.linear(torch.stack([t.sin(), t.cos()], -1)).tanh()
 
 
-class ToyTeacher:
-    """The protocol and nothing more."""
-
-    time_embedding = "time.embed"
-
-    def __init__(self, network):
-        self.network = network.eval()
-
-    @torch.no_grad()
-    def velocity(self, z_t, t, cond):
-        return self.network(z_t, t, cond)
-
-    def prior(self, cond, generator=None):
-        return torch.randn(cond["y"].shape, generator=generator)
-
-    def to(self, device=None, dtype=None):
-        self.network.to(device=device, dtype=dtype)
-        return self
+def toy_teacher(network: nn.Module) -> Field:
+    """Of a network that says nothing of itself."""
+    return Field(network, time_embedding="time.embed")
 
 
 def randomised(network: nn.Module) -> nn.Module:
@@ -85,18 +70,18 @@ def randomised(network: nn.Module) -> nn.Module:
 
 def toy():
     torch.manual_seed(0)
-    return ToyTeacher(randomised(ToyNetwork())), (6,)
+    return toy_teacher(randomised(ToyNetwork())), (6,)
 
 
 def compact():
     torch.manual_seed(0)
     config = {"network": {"name": "compact", "config": to_dict(TINY)}}
-    return CFMTeacher(randomised(build_network("compact", TINY)), config=config), (2, 16, 7)
+    return Field(randomised(build_network("compact", TINY)), config=config), (2, 16, 7)
 
 
 def test_times_come_in_any_shape_that_means_one_per_sample():
     torch.manual_seed(0)
-    teacher = ToyTeacher(ToyNetwork())
+    teacher = toy_teacher(ToyNetwork())
     student, cond, z = (
         Student.from_teacher(teacher).eval(),
         {"y": torch.randn(3, 6)},
@@ -266,7 +251,7 @@ def test_bad_student_folders_give_one_clear_line(tmp_path):
     with pytest.raises(UserError, match="streaming"):
         load_student(tmp_path, streaming=True)
 
-    config = json.loads((tmp_path / "config.json").read_text())
+    config = load_config(tmp_path)
     for change, message in (
         ({"role": "teacher"}, "holds a teacher, not a student; it belongs to --teacher"),
         ({"schedule": [1.0, 0.0]}, "schedule"),

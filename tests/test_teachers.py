@@ -13,12 +13,12 @@ from mfdistill.errors import UserError
 from mfdistill.networks import build_network
 from mfdistill.networks.compact import CompactConfig
 from mfdistill.tasks import default_task, get_task
-from mfdistill.teachers import TEACHERS, CFMTeacher, Teacher, load_network, load_teacher
+from mfdistill.teachers import TEACHERS, Field, load_network, load_teacher
 
 NETWORK = CompactConfig(channels=8, blocks=1, recurrent=0, embedding=8)
 
 
-def teacher(role: str = "teacher") -> CFMTeacher:
+def teacher(role: str = "teacher") -> Field:
     torch.manual_seed(0)
     task = get_task(default_task("enhance"))
     config = {
@@ -27,14 +27,15 @@ def teacher(role: str = "teacher") -> CFMTeacher:
         "network": {"name": "compact", "config": to_dict(NETWORK)},
         "objective": None,
     }
-    return CFMTeacher(build_network("compact", NETWORK), task, config)
+    return Field(build_network("compact", NETWORK), task, config)
 
 
 def test_velocity_is_frozen_and_takes_one_time_for_all():
     made = teacher()
     assert (
-        isinstance(made, Teacher)
-        and not isinstance(made, torch.nn.Module)
+        not isinstance(made, torch.nn.Module)
+        and made.facts.t_last == 1
+        and made.facts.straight
         and not made.network.training
     )
     z, cond = torch.randn(3, 2, 256, 4, requires_grad=True), {"y": torch.randn(3, 2, 256, 4)}
@@ -55,8 +56,8 @@ def test_prior_is_the_task_paths_and_repeats_with_its_generator():
     s_0, _ = made.task.path.scales(cond, like=m)
     eps = (z_0 - m) / s_0
     assert abs(eps.square().sum(1).mean().item() - 1) < 0.01, "complex noise of total variance 1"
-    with pytest.raises(ValueError, match="no prior"):
-        CFMTeacher(build_network("compact", NETWORK)).prior(cond)
+    with pytest.raises(UserError, match="no prior"):
+        Field(build_network("compact", NETWORK)).prior(cond)
 
 
 def test_a_saved_teacher_loads(tmp_path):

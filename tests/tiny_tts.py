@@ -15,7 +15,11 @@ from safetensors.torch import save_file
 
 from mfdistill.networks import build_network
 from mfdistill.networks.conformer import TokenEncoderConfig
-from mfdistill.teachers.cosyvoice_front import ConformerFront
+from mfdistill.systems.cosyvoice_front import ConformerFront
+from mfdistill.systems.f5 import f5_facts
+from mfdistill.systems.mel_flow import mel_facts
+from mfdistill.tasks.foreign import foreign_task
+from mfdistill.teachers import Field
 
 SYMBOLS = [" ", *"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,'"]
 F5 = {
@@ -45,6 +49,20 @@ MATCHA = {
     "n_blocks": 1,
     "num_mid_blocks": 1,
 }
+
+
+def mel_field(
+    network: torch.nn.Module, strength: float = 0.0, config: Any = None, **prior: Any
+) -> Field:
+    """A teacher of CosyVoice's kind on a network of any sizes."""
+    task = foreign_task("cosyvoice2", network.estimator.bands, **prior)
+    return Field(network, task, config, facts=mel_facts(network), guidance_strength=strength)
+
+
+def f5_field(network: torch.nn.Module, strength: float = 0.0, packed: bool = True) -> Field:
+    """A teacher of F5-TTS's kind on a network of any sizes."""
+    task = foreign_task("f5", network.config.mel_dim)
+    return Field(network, task, facts=f5_facts(network), guidance_strength=strength, packed=packed)
 
 
 def noisy(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:

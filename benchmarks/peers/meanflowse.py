@@ -42,7 +42,7 @@ from mfdistill.distill.objectives import MeanFlowConfig, MeanFlowObjective
 from mfdistill.flow import GaussianPath, total_derivative
 from mfdistill.networks import build_network
 from mfdistill.students import Student, given, sample
-from mfdistill.teachers.enhancement import official_names
+from mfdistill.systems.enhancement import official_names
 
 STEPS = ("original", "original-step", "our-step", "ours")
 KNOBS: dict[str, Any] = dict(mf_weight_final=0.25, mf_r_equals_t_prob=0.1, mf_first_order_coef=0.5)

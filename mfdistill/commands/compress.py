@@ -100,7 +100,7 @@ def _decoupled(
     from mfdistill.data import open_train
     from mfdistill.distill.logs import say
     from mfdistill.distill.objectives.imitation import ImitationObjective
-    from mfdistill.distill.train import make_accelerator
+    from mfdistill.distill.processes import make_accelerator
     from mfdistill.networks.causal_layers import freeze_norms
     from mfdistill.students.compress import decouple
 
@@ -142,8 +142,8 @@ def _int8(command: Compress, model: Any, section: dict[str, Any], config: dict[s
     from mfdistill.distill.inference import endpoint, restore
     from mfdistill.distill.logs import say
     from mfdistill.errors import UserError
+    from mfdistill.networks.predictor import with_predictor
     from mfdistill.students.quantize import quantize
-    from mfdistill.teachers.predictor import with_predictor
 
     out = Path(command.training.out)
     if out.exists() and any(out.iterdir()) and not command.training.overwrite:

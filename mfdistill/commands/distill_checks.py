@@ -73,9 +73,9 @@ def vocabulary_file(command: StudentDistill) -> Path:
     Raises:
         UserError: neither is there.
     """
+    from mfdistill.checkpoint import resolve
     from mfdistill.companions import companion
-    from mfdistill.teachers.imported import VOCAB
-    from mfdistill.teachers.load import resolve
+    from mfdistill.systems.f5 import VOCAB
 
     if command.tts.vocab is not None:
         return Path(command.tts.vocab)
@@ -96,10 +96,10 @@ def foreign_teacher(command: StudentDistill) -> tuple[str, Mapping[str, Any]] | 
     Raises:
         UserError: nothing there, or a file that cannot be read.
     """
-    from mfdistill.checkpoint import load_config
+    from mfdistill.checkpoint import load_config, resolve
     from mfdistill.commands.teacher_import import read_sizes
+    from mfdistill.systems.table import recognise
     from mfdistill.tasks.foreign import FOREIGN_TASKS
-    from mfdistill.teachers.load import recognise, resolve
 
     place, given = resolve(str(command.teacher)), read_sizes(command.sizes) or {}
     if (place / "config.json").is_file():

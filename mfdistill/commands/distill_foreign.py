@@ -12,8 +12,8 @@ from mfdistill.errors import UserError
 if TYPE_CHECKING:
     from mfdistill.commands.student_distill import StudentDistill
     from mfdistill.data.transcripts import Vocabulary
+    from mfdistill.systems.cosyvoice_front import TokenFront
     from mfdistill.tasks.foreign import ForeignTask
-    from mfdistill.teachers.cosyvoice_front import TokenFront
 
 
 def run_foreign(command: StudentDistill, teacher: Any, accelerator: Any) -> Path:
@@ -34,9 +34,9 @@ def run_foreign(command: StudentDistill, teacher: Any, accelerator: Any) -> Path
     from mfdistill.networks.recompute import recompute_activations
     from mfdistill.search.cache import digest_tensors
     from mfdistill.students import Student
+    from mfdistill.systems.cosyvoice_front import FRONT, front_bytes
+    from mfdistill.systems.f5 import VOCAB
     from mfdistill.tasks.foreign import foreign_task
-    from mfdistill.teachers.cosyvoice_front import front_bytes
-    from mfdistill.teachers.imported import FRONT, VOCAB
 
     training, options, guidance = command.training, command.tts, command.guidance
     task: ForeignTask = foreign_task(
@@ -169,8 +169,8 @@ def open_vocabulary(command: StudentDistill, teacher: Any) -> Vocabulary:
 
 def open_front(command: StudentDistill, teacher: Any, device: Any) -> TokenFront | None:
     """CosyVoice's front end, frozen; None where its file has none (features are then mu)."""
-    from mfdistill.teachers.cosyvoice_front import has_front, load_front
-    from mfdistill.teachers.load import resolve
+    from mfdistill.checkpoint import resolve
+    from mfdistill.systems.cosyvoice_front import has_front, load_front
 
     if not teacher.task.config.name.startswith("cosyvoice"):
         return None

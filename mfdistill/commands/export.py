@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,14 +10,6 @@ import tyro
 from tyro.conf import Positional
 
 from mfdistill.errors import UserError
-
-LAYOUTS: dict[str, tuple[str, str]] = {
-    "meanflowse": ("mfdistill.students.export", "export_meanflowse"),
-    "chatterbox": ("mfdistill.students.chatterbox", "export_chatterbox"),
-    "cosyvoice": ("mfdistill.students.chatterbox", "export_cosyvoice"),
-    "f5": ("mfdistill.students.f5", "export_f5"),
-}
-"""Module and function ``(student, path)`` or ``(student, path, base)`` of each layout."""
 
 
 @dataclass(frozen=True)
@@ -49,20 +39,14 @@ def run(command: Export) -> Path:
     """
     from mfdistill.distill.logs import say
     from mfdistill.students import load_student
+    from mfdistill.systems.table import layouts
 
-    if command.layout not in LAYOUTS:
-        raise UserError(
-            f"--layout {command.layout}: unknown; this version has: {', '.join(LAYOUTS)}"
-        )
+    known = layouts()
+    if command.layout not in known:
+        raise UserError(f"--layout {command.layout}: unknown; this version has: {', '.join(known)}")
     target = Path(command.target)
     if target.exists() and not command.overwrite:
         raise UserError(f"{target}: already there; --overwrite replaces it")
-    module, name = LAYOUTS[command.layout]
-    write = getattr(importlib.import_module(module), name)
-    takes_base = "base" in inspect.signature(write).parameters
-    if command.base is not None and not takes_base:
-        raise UserError(f"--base: layout {command.layout} takes no other tensors; leave it out")
-    student = load_student(command.checkpoint)
-    write(student, target, command.base) if takes_base else write(student, target)
+    known[command.layout](load_student(command.checkpoint), target, command.base)
     say(f"{target}: {command.checkpoint} in the layout of {command.layout}")
     return target

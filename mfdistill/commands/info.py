@@ -13,7 +13,9 @@ from typing import Any
 from tyro.conf import Positional
 
 import mfdistill
+from mfdistill.companions import companion, named_companions
 from mfdistill.errors import UserError
+from mfdistill.integrity import check_folder, recorded
 from mfdistill.weights import tensor_sizes
 
 
@@ -74,7 +76,10 @@ def describe(checkpoint: str, sizes: str | None = None) -> dict[str, str]:
         config.get("objective") or {},
     )
     weights, front = folder / "model.safetensors", config.get("predictor") or {}
-    own_count, front_count = parameters(weights) if weights.is_file() else (None, None)
+    files = recorded(folder / "config.json")
+    check_folder(folder, files or {weights.name: ""})
+    beside = [name for name in named_companions(folder) if companion(folder, name)]
+    own_count, front_count = parameters(weights)
     schedules = {len(config["schedule"]) - 1: config["schedule"]} if config.get("schedule") else {}
     schedules |= {int(nfe): times for nfe, times in (config.get("schedules") or {}).items()}
     searched = config.get("schedules") or {}
@@ -91,7 +96,8 @@ def describe(checkpoint: str, sizes: str | None = None) -> dict[str, str]:
         "role": str(config.get("role")),
         **own,
         "network": f"{network.get('name')} ({listed(network.get('config') or {})})",
-        "parameters": f"{own_count:,}" if own_count is not None else "no model.safetensors yet",
+        "parameters": f"{own_count:,}",
+        "files": ", ".join(f"{name} as written" for name in [*files, *beside]) or "no checksums: written before there were any",
         "predictor": _predictor(front, front_count) if front else "",
         "objective": f"{objective.get('name')} ({listed({k: v for k, v in objective.items() if k != 'name'})})" if objective else "",
         "data": str((config.get("data") or {}).get("source", "")),
@@ -119,9 +125,9 @@ def _is_foreign(place: Path) -> bool:
     """A file other than a config.json, or a folder of F5-TTS or CosyVoice."""
     if not place.is_dir() or (place / "config.json").is_file():
         return place.is_file() and place.name != "config.json"
-    from mfdistill.teachers.load import recognise
+    from mfdistill.systems.table import recognise
 
-    return recognise(place) != "cfm"
+    return recognise(place) is not None
 
 
 def _guidance(config: Mapping[str, Any]) -> str:

@@ -20,8 +20,8 @@ def describe_foreign(checkpoint: str, sizes: Mapping[str, Any] | None = None) ->
     from mfdistill.commands.info import listed
     from mfdistill.distill.inference import open_model
     from mfdistill.errors import UserError
+    from mfdistill.systems.table import recognise
     from mfdistill.tasks.foreign import FOREIGN_TASKS
-    from mfdistill.teachers.load import recognise
 
     place = Path(checkpoint)
     kind = recognise(place)
@@ -54,10 +54,10 @@ def describe_mel_flow(place: Path, kind: str, sizes: Mapping[str, Any] | None) -
     from mfdistill.commands.info import listed, mel_task
     from mfdistill.config import to_dict
     from mfdistill.students import load_student
+    from mfdistill.systems.f5 import checkpoint_of
+    from mfdistill.systems.files import read_foreign
+    from mfdistill.systems.mel_flow import MIXER, checkpoint_file
     from mfdistill.teachers import load_teacher
-    from mfdistill.teachers.f5 import checkpoint_of
-    from mfdistill.teachers.foreign import read_foreign
-    from mfdistill.teachers.mel_flow import MIXER, checkpoint_file
 
     file = checkpoint_of(place) if kind in ("f5", "f5-unett") else checkpoint_file(place)
     role = (
@@ -72,7 +72,7 @@ def describe_mel_flow(place: Path, kind: str, sizes: Mapping[str, Any] | None) -
         "network": f"{network['name']} ({listed(network['config'])})",
         "parameters": f"{sum(p.numel() for p in model.network.parameters()):,}",
         "front end": front_end(place, kind),
-        "guidance": guidance_of(kind, role, getattr(model, "guidance_strength", 0.0)),
+        "guidance": guidance_of(kind, role, 0.0 if role == "student" else model.guidance_strength),
     }
     if role == "student":
         times = " ".join(f"{t:.4g}" for t in model.schedule)
@@ -84,8 +84,8 @@ def describe_mel_flow(place: Path, kind: str, sizes: Mapping[str, Any] | None) -
 
 def front_end(place: Path, kind: str) -> str:
     """What comes before the flow, and whether it is there."""
-    from mfdistill.teachers.cosyvoice_front import has_front
-    from mfdistill.teachers.imported import VOCAB
+    from mfdistill.systems.cosyvoice_front import has_front
+    from mfdistill.systems.f5 import VOCAB
 
     folder = place if place.is_dir() else place.parent
     if kind in ("f5", "f5-unett"):

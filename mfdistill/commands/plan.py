@@ -90,14 +90,14 @@ def seconds_per_update(command: Demo, accelerator: Any) -> tuple[int, float, flo
     from mfdistill.networks import build_network
     from mfdistill.students import Student
     from mfdistill.tasks import get_task
-    from mfdistill.teachers import CFMTeacher
+    from mfdistill.teachers import Field
 
     task = get_task(task_config(command.task, command.sample_rate, TaskOptions()))
     data = open_train(command.data, task.degradation, task.sample_rate)
     network = build_network("compact", fit_network_config(task, data, command.network, count=1)).to(
         accelerator.device
     )
-    teacher = CFMTeacher(network, task)
+    teacher = Field(network, task)
     stream = batches(data, max(1, BATCH // accelerator.num_processes), num_workers=0)
     # made before the clock runs: files are decoded once, and by a thread of their own
     raws = [next(stream) for _ in range(4)]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from mfdistill.errors import UserError
 
 if TYPE_CHECKING:
+    from mfdistill.networks.predictor import Predictor
     from mfdistill.tasks import TaskConfig
-    from mfdistill.teachers.predictor import Predictor
 
 
 def open_predictor(path: str, config: TaskConfig) -> Predictor:
@@ -23,8 +23,8 @@ def open_predictor(path: str, config: TaskConfig) -> Predictor:
             does not.
     """
     from mfdistill.distill.inference import open_model
+    from mfdistill.networks.predictor import Predictor
     from mfdistill.search.cache import digest_tensors
-    from mfdistill.teachers.predictor import Predictor
 
     model, what = open_model(path), f"--predictor {path}"
     found: Any = model.task.predictor

@@ -51,16 +51,16 @@ def same_settings(command: Restore, there: bool) -> dict[str, Any]:
 def keep_settings(command: Restore, settings: dict[str, Any]) -> None:
     """Write them into the folder, and remove what dead processes left in it unfinished."""
     from mfdistill.checkpoint import write_json
-    from mfdistill.parts import sweep
+    from mfdistill.parts import clean_parts
 
     target = Path(command.target)
     write_json(target / FILE, settings)
-    sweep([target, *(place for place in target.rglob("*") if place.is_dir())])
+    clean_parts([target, *(place for place in target.rglob("*") if place.is_dir())])
 
 
 def _digest(model: str) -> str:
     """Of the files that a model's folder (or the model's file) is made of."""
-    from mfdistill.teachers.load import resolve
+    from mfdistill.checkpoint import resolve
 
     place = resolve(model)
     names = ("config.json", "model.safetensors")

@@ -105,8 +105,8 @@ def scratch_student(command: StudentDistill) -> tuple[Student, Task, Any]:
     from mfdistill.distill.setup import fit_network, fit_task
     from mfdistill.networks import NCSNppConfig, build_network
     from mfdistill.students import Student
+    from mfdistill.systems.enhancement import task_of
     from mfdistill.tasks import get_task
-    from mfdistill.teachers.enhancement import task_of
 
     scratch = command.scratch
     if command.objective != "meanflow" or not command.meanflow.teacher_free:

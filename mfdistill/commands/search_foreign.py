@@ -35,8 +35,7 @@ def search_foreign(command: OS3Search, folder: Path, accelerator: Any) -> dict[s
     from mfdistill.search.score import TEACHER_MSE, resolve_metric
     from mfdistill.search.speech_score import SpeechScorer
     from mfdistill.students import load_student
-    from mfdistill.teachers.cosyvoice_front import load_front
-    from mfdistill.teachers.imported import FRONT
+    from mfdistill.systems.cosyvoice_front import FRONT, load_front
 
     search, config = command.search, load_config(folder)
     made = repeat(config, f"{folder}/config.json")

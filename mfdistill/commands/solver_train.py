@@ -70,7 +70,7 @@ def run(command: SolverTrain) -> Path:
     """
     from mfdistill.commands.training import launch
     from mfdistill.data import open_train
-    from mfdistill.distill.train import make_accelerator
+    from mfdistill.distill.processes import make_accelerator
     from mfdistill.errors import UserError
     from mfdistill.search.cache import digest_tensors
     from mfdistill.search.solver_train import SolverObjective, start
@@ -81,7 +81,7 @@ def run(command: SolverTrain) -> Path:
     training = command.training
     accelerator = make_accelerator(training)
     teacher = load_teacher(command.teacher, command.kind)
-    task = getattr(teacher, "task", None)
+    task = teacher.task
     if task is None:
         raise UserError(
             f"{command.teacher}: has no task of this program; name a folder that teacher-train wrote"
@@ -91,7 +91,7 @@ def run(command: SolverTrain) -> Path:
             f"--teacher {command.teacher}: makes Mel spectrograms ({task.config.name}); solvers are learnt behind teachers "
             "that restore recordings"
         )
-    if getattr(teacher, "branches", 1) != 1:
+    if teacher.branches != 1:
         raise UserError(
             f"{command.teacher}: has guidance, which a solver is not learned through; load it with guidance strength 0"
         )

@@ -158,7 +158,7 @@ def run(command: TeacherTrain) -> Path:
     from mfdistill.commands.training import launch, measured
     from mfdistill.data.speech import SpeechSet
     from mfdistill.distill.objectives import CFMObjective
-    from mfdistill.distill.train import make_accelerator
+    from mfdistill.distill.processes import make_accelerator
     from mfdistill.networks import build_network
     from mfdistill.search.cache import digest_tensors
 

@@ -96,24 +96,23 @@ def run(command: Stream) -> list[dict[str, Any]]:
 
 
 def _open(path: str) -> Any:
-    from mfdistill.checkpoint import load_config
+    from mfdistill.checkpoint import load_config, resolve
     from mfdistill.students import load_student
-    from mfdistill.teachers import load_teacher
-    from mfdistill.teachers.cfm import CFMTeacher
-    from mfdistill.teachers.load import load_network, resolve
+    from mfdistill.teachers import load_network, load_teacher
+    from mfdistill.teachers.field import Field
 
     place = resolve(path)
     role = load_config(place).get("role") if place.is_dir() else None
     if role == "student":
         return load_student(place)
     if role == "regression":
-        return CFMTeacher(*load_network(place, "regression"))
+        return Field(*load_network(place, "regression"))
     return load_teacher(place, guidance_strength=0.0)
 
 
 def _temperature(model: Any) -> float:
     """A regression network starts at the prior's mean."""
-    return 0.0 if (getattr(model, "config", None) or {}).get("role") == "regression" else 1.0
+    return 0.0 if model.config.get("role") == "regression" else 1.0
 
 
 def _gain(command: Stream) -> Any:
@@ -169,7 +168,7 @@ def _verify(command: Stream) -> list[dict[str, Any]]:
     from mfdistill.students.verify import verify
 
     model = _open(str(command.verify))
-    if getattr(model, "task", None) is None:
+    if model.task is None:
         raise UserError(
             f"--verify {command.verify}: has no task of this program, so it cannot stream audio"
         )

@@ -125,8 +125,8 @@ def run(command: StudentDistill) -> Path:
     from mfdistill.data.speech import open_task_train
     from mfdistill.distill.logs import say
     from mfdistill.distill.objectives import OBJECTIVES
+    from mfdistill.distill.processes import make_accelerator
     from mfdistill.distill.run import check_run
-    from mfdistill.distill.train import make_accelerator
     from mfdistill.search.cache import digest_tensors
     from mfdistill.students import Student
     from mfdistill.students.causal import causal_start
@@ -147,7 +147,7 @@ def run(command: StudentDistill) -> Path:
     if (foreign := foreign_teacher(command)) is not None:
         check_foreign(command, *foreign)
     teacher = load_teacher(command.teacher, command.kind, config=read_sizes(command.sizes))
-    task = getattr(teacher, "task", None)
+    task = teacher.task
     if isinstance(task, ForeignTask):
         return run_foreign(command, teacher, accelerator)
     check_preset(command.preset, None, command.teacher)
@@ -163,13 +163,14 @@ def run(command: StudentDistill) -> Path:
     }
     start = causal_start(teacher, _replaced(command, task)) if command.causal else teacher
     student = Student.from_teacher(start, command.nfe, parent, command.interval)
-    task = getattr(start, "task", task)
+    task = start.task
+    assert task is not None
     dataset = open_task_train(command.data, task)
     settings = getattr(command, command.objective)
     if (
         isinstance(settings, IntegralConfig)
         and settings.state == "data"
-        and not getattr(teacher, "straight", True)
+        and not teacher.facts.straight
     ):
         say(
             "integral.state: 'rollout', since this teacher's states do not lie on straight paths to the data"

@@ -18,7 +18,7 @@ from mfdistill.errors import UserError
 
 if TYPE_CHECKING:
     from mfdistill.students import Student
-    from mfdistill.teachers import Teacher
+    from mfdistill.teachers import Field
 
 
 @dataclass(frozen=True)
@@ -132,14 +132,13 @@ def opened(command: StudentFinish) -> tuple[Student, dict[str, Any]]:
     """
     import torch
 
-    from mfdistill.checkpoint import load_config
+    from mfdistill.checkpoint import load_config, resolve
     from mfdistill.networks import build_network
     from mfdistill.search.cache import digest_tensors
     from mfdistill.students import Student, load_student
     from mfdistill.tasks import get_task
     from mfdistill.tasks.foreign import ForeignTask
-    from mfdistill.teachers import load_teacher
-    from mfdistill.teachers.load import load_network, resolve
+    from mfdistill.teachers import load_network, load_teacher
 
     role, path = start_of(command)
     if role == "student":
@@ -190,7 +189,7 @@ def start_of(command: StudentFinish) -> tuple[str, str]:
     raise UserError("student-finish: name what to start from: --student, --teacher or --regression")
 
 
-def _teacher(command: StudentFinish, student: Student) -> Teacher | None:
+def _teacher(command: StudentFinish, student: Student) -> Field | None:
     """The frozen teacher, where the objective needs one.
 
     Raises:

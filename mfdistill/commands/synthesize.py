@@ -161,9 +161,8 @@ def own_voice(command: Synthesize) -> tuple[int, Voice]:
         UserError: no such model, or options that it does not have.
     """
     from mfdistill.commands.sampling import chosen_steps
-    from mfdistill.distill.inference import open_model
+    from mfdistill.distill.inference import attach_vocoder, open_model
     from mfdistill.distill.synthesis import synthesise
-    from mfdistill.distill.vocoder import attach_vocoder
     from mfdistill.errors import UserError
     from mfdistill.tasks import MelTask
 

@@ -42,7 +42,8 @@ def run(command: TeacherImport) -> Path:
         UserError: as ``teachers.imported.import_teacher``.
     """
     from mfdistill.distill.logs import say
-    from mfdistill.teachers.imported import VOCAB, import_teacher
+    from mfdistill.systems.f5 import VOCAB
+    from mfdistill.teachers.imported import import_teacher
 
     teacher: Any = import_teacher(
         command.file,

@@ -177,8 +177,8 @@ def run(command: TeacherTrain) -> Path:
     from mfdistill.data import open_train
     from mfdistill.distill.inference import open_model
     from mfdistill.distill.objectives import CFMObjective, RegressionObjective
+    from mfdistill.distill.processes import make_accelerator
     from mfdistill.distill.setup import fit_network, fit_task
-    from mfdistill.distill.train import make_accelerator
     from mfdistill.networks import build_network
     from mfdistill.search.cache import digest_tensors
     from mfdistill.tasks import get_task

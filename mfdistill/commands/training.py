@@ -35,10 +35,10 @@ def launch(
     with.
     """
     from mfdistill.data import open_eval
+    from mfdistill.distill.inference import attach_vocoder
     from mfdistill.distill.logs import say
     from mfdistill.distill.train import train
     from mfdistill.distill.validation import make_validate
-    from mfdistill.distill.vocoder import attach_vocoder
     from mfdistill.tasks import MelTask
 
     role, training = model_config["role"], in_steps(training, dataset)

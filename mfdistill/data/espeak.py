@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -40,7 +41,8 @@ def synthesise(jobs: list[Speech], folder: Path) -> int:
 
 
 def phonemes(texts: Sequence[str], language: str) -> list[str]:
-    """What espeak-ng reads in each text, in the phonetic alphabet (IPA) with its stress marks.
+    """What espeak-ng reads in each text, in the phonetic alphabet (IPA) with its stress marks, and
+    the mark (``MARKS``) that ends each clause.
 
     Raises:
         UserError: espeakng-loader is not installed, or espeak-ng fails (no such language, say).
@@ -76,6 +78,9 @@ def _ask(request: dict[str, Any], what: str) -> str:
     return done.stdout
 
 
+MARKS = ",.;:!?"
+"""Punctuation that stays among phonemes, each after a space."""
+
 # names and numbers of espeak-ng's speak_lib.h (1.52)
 _SYNCHRONOUS, _CHARACTERS, _UTF8, _IPA = 2, 1, 1, 2
 
@@ -101,10 +106,15 @@ def _transcribe(language: str, texts: list[str]) -> list[str]:
         rest = ctypes.c_char_p(text.encode())
         clauses = []
         # a clause at a time; the pointer moves on, and is null at the end
-        while rest.value is not None:
-            clauses.append(
-                (library.espeak_TextToPhonemes(ctypes.byref(rest), _UTF8, _IPA) or b"").decode()
-            )
+        while (before := rest.value) is not None:
+            spoken = library.espeak_TextToPhonemes(ctypes.byref(rest), _UTF8, _IPA) or b""
+            after = rest.value or b""
+            read = before[: len(before) - len(after)].decode(errors="replace")
+            # it has looked one character beyond the clause; the mark that ended it is a pause, or
+            # the melody of a question
+            end = re.search(r"\W*$", read[:-1] if after else read)
+            mark = next((c for c in (end[0] if end else "") if c in MARKS), "")
+            clauses.append(f"{spoken.decode()} {mark}".rstrip())
         found.append(" ".join(clauses))
     return found
 

@@ -14,9 +14,13 @@ def prepared(texts: Sequence[str], config: MelTaskConfig) -> list[str]:
         UserError: phonemes without espeakng-loader, or an espeak-ng that fails.
     """
     if config.text == "phonemes":
-        from mfdistill.data.espeak import phonemes
+        from mfdistill.data.espeak import MARKS, phonemes
 
         texts = phonemes(texts, config.language)
+        # models that learnt without punctuation have no symbols for it
+        if config.alphabet:
+            absent = str.maketrans({mark: None for mark in MARKS if mark not in config.alphabet})
+            texts = [text.translate(absent) for text in texts]
     else:
         texts = [text.lower() for text in texts]
     return [" ".join(text.split()) for text in texts]

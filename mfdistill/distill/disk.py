@@ -25,11 +25,13 @@ class DiskNeed:
     """``training_state/``: raw weights, averages, AdamW's two moments."""
     companions: int = 0
     best: bool = False
+    states: int = 1
+    """That are kept."""
 
     @property
     def kept(self) -> int:
         """Between saves."""
-        return (1 + self.best) * (self.model + self.companions) + self.state
+        return (1 + self.best) * (self.model + self.companions) + self.states * self.state
 
     @property
     def most(self) -> int:
@@ -49,18 +51,23 @@ class DiskNeed:
 
 
 def disk_need(
-    objective: nn.Module, model: nn.Module, companions: int = 0, best: bool = False
+    objective: nn.Module,
+    model: nn.Module,
+    companions: int = 0,
+    best: bool = False,
+    states: int = 1,
 ) -> DiskNeed:
     """Counted from the tensors that a run saves.
 
     Args:
         companions: bytes of the files that go with the model. best: the run keeps ``best/`` too.
+        states: how many saves are kept to be resumed from.
     """
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     weights = sum(value.nbytes for value in model.state_dict().values())
     raw = sum(value.nbytes for value in module_tensors(objective).values())
     also = sum(p.numel() for p in objective.parameters() if p.requires_grad)
-    return DiskNeed(weights, raw + FP32 * trained + 2 * FP32 * also, companions, best)
+    return DiskNeed(weights, raw + FP32 * trained + 2 * FP32 * also, companions, best, states)
 
 
 def size(count: float) -> str:

@@ -15,7 +15,7 @@ from mfdistill.flow import uniform
 from mfdistill.tasks.foreign import ForeignTask, pad_frames
 
 if TYPE_CHECKING:
-    from mfdistill.teachers.cosyvoice_front import TokenFront
+    from mfdistill.systems.cosyvoice_front import TokenFront
 
 
 class ForeignBatches:
@@ -47,6 +47,7 @@ class ForeignBatches:
             seed,
         )
         self.config, self.path, self.sample_rate = task.config, task.path, task.sample_rate
+        self.predictor = task.predictor
 
     @torch.no_grad()
     def batch(self, raw: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:

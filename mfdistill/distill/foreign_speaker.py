@@ -11,15 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mfdistill.checkpoint import load_config
+from mfdistill.checkpoint import load_config, resolve
 from mfdistill.distill.inference import Endpoint, Model, Steps
 from mfdistill.errors import UserError
 from mfdistill.flow import cosine_times, f5_times, solve
 from mfdistill.students import load_student, sample
+from mfdistill.systems.f5 import GUIDANCE
 from mfdistill.tasks.foreign import FOREIGN_TASKS
 from mfdistill.teachers import load_teacher
-from mfdistill.teachers.f5 import GUIDANCE
-from mfdistill.teachers.load import resolve
 
 F5_KINDS = ("f5", "f5-unett")
 COSYVOICE_KINDS = ("cosyvoice2", "cosyvoice3")

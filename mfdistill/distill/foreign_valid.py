@@ -14,7 +14,7 @@ from mfdistill.distill.foreign import ForeignBatches
 from mfdistill.distill.objectives.base import reduce, squared_error, teacher_velocity
 from mfdistill.flow import noise, solve
 from mfdistill.students import sample
-from mfdistill.teachers.protocol import Teacher
+from mfdistill.teachers.field import Field
 
 REFERENCE_STEPS = 16  # midpoint: 32 evaluations
 
@@ -31,7 +31,7 @@ def make_foreign_validate(
     to the guided teacher at 16 midpoint steps from the same noise: ``mel_error_N`` of the student,
     ``teacher_error_N`` of the teacher at N Euler steps.
     """
-    teacher: Teacher = objective.teacher  # type: ignore[assignment]
+    teacher: Field = objective.teacher  # type: ignore[assignment]
     kept: list[tuple[Tensor, dict[str, float]]] = []
 
     def references(batch: Mapping[str, Any], z_0: Tensor) -> tuple[Tensor, dict[str, float]]:

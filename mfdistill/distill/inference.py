@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mfdistill.checkpoint import load_config
+from mfdistill.checkpoint import load_config, resolve
 from mfdistill.data.texts import prepared
 from mfdistill.distill.objectives.regression import estimate
-from mfdistill.distill.vocoder import attach_vocoder
 from mfdistill.errors import UserError
 from mfdistill.flow import Tableau, noise, solve
-from mfdistill.flow.grids import flowse_times
 from mfdistill.students import STUDENTS, load_student, sample
+from mfdistill.systems.lightning import read_checkpoint
+from mfdistill.systems.table import recognise
 from mfdistill.tasks.foreign import FOREIGN_TASKS
-from mfdistill.tasks.mel import MelTask
-from mfdistill.teachers.lightning import read_checkpoint
-from mfdistill.teachers.load import load_network, load_teacher, recognise, resolve
+from mfdistill.tasks.mel import GRIFFIN_LIM, MelTask
+from mfdistill.teachers import load_network, load_teacher, own_facts
 
 if TYPE_CHECKING:
     from mfdistill.tasks import Task
@@ -146,11 +145,11 @@ def _open_foreign(place: Path, device: torch.device | str, role: str | None) -> 
         student = load_student(place, device=device)
         task, module, config = student.task, student, student.config
     elif role == "teacher":
-        teacher: Any = load_teacher(place, device=device)
+        teacher = load_teacher(place, device=device)
         task, module, config = (
-            getattr(teacher, "task", None),
+            teacher.task,
             teacher.network,
-            getattr(teacher, "config", {}),
+            teacher.config,
         )
     else:
         raise UserError(
@@ -164,6 +163,54 @@ def _open_foreign(place: Path, device: torch.device | str, role: str | None) -> 
     return Model(role, task, module, endpoint(role, module, task), config)
 
 
+def attach_vocoder(
+    task: Any,
+    device: torch.device | str = "cpu",
+    path: str | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+) -> None:
+    """Give a Mel task its vocoder: ``path``, or the one that its configuration names. Does nothing
+    for other tasks and for Griffin-Lim.
+
+    Args:
+        steps: of the vocoder; None is the schedule saved with it (a teacher's 10 steps).
+        seed: of its noise, which is a function of the frame's number.
+
+    Raises:
+        UserError: no such model, no vocoder, or one of another Mel spectrogram.
+    """
+    if not isinstance(task, MelTask):
+        return
+    path = path or task.config.vocoder
+    if path == GRIFFIN_LIM:
+        task.vocoder = None
+        return
+    try:
+        model = open_model(path, device)
+    except UserError as error:
+        hint = "a vocoder is a vocode model's folder (--vocoder, --speech.vocoder) or griffin-lim"
+        raise UserError(f"vocoder {error}; {hint}") from error
+    own, other = task.config, model.task.config
+    if other.name != "vocode" or (own.stft, own.n_mels) != (other.stft, other.n_mels):
+        raise UserError(
+            f"--vocoder {path}: a {other.name} model at {other.stft.sample_rate} Hz with {other.n_mels} Mel bands, hop {other.stft.hop}; "
+            f"this one needs vocode at {own.stft.sample_rate} Hz with {own.n_mels} bands, hop {own.stft.hop}, in the same windows"
+        )
+
+    @torch.no_grad()
+    def vocode(y: Tensor, length: int) -> Tensor:
+        _, channels, freqs, frames = y.shape
+        eps = noise(
+            seed, torch.arange(frames), "vocoder", (channels, freqs), device=y.device
+        ).permute(1, 2, 0)
+        cond = model.task.completed({"y": y})
+        z_0 = model.task.path.prior(cond, eps[None].expand_as(y))
+        return model.task.waveform(model.endpoint(z_0, cond, steps), length)
+
+    task.vocoder = vocode
+
+
 def endpoint(role: str, module: nn.Module, task: Task, solver: str | Tableau = "euler") -> Endpoint:
     """How ``module`` comes from z_0 to z_1: a teacher by steps of ``solver`` (where no number is
     named 10 of Euler's, one of any other), a student along its schedule, a regression network at
@@ -175,15 +222,11 @@ def endpoint(role: str, module: nn.Module, task: Task, solver: str | Tableau = "
         run.start = module.schedule[0]  # type: ignore[attr-defined, operator, index]
         return run
     if role == "teacher":
-        t_last: float = getattr(getattr(module, "config", None), "t_last", 1.0)
+        facts = own_facts(module)
 
         def grid(steps: Steps | None) -> Steps:
-            steps = steps or (10 if solver == "euler" else 1)
-            return (
-                flowse_times(steps, t_eps=1 - t_last)
-                if isinstance(steps, int) and t_last < 1
-                else steps
-            )
+            steps = steps or (facts.steps if solver == "euler" else 1)
+            return facts.grid(steps) if isinstance(steps, int) else steps
 
         return lambda z_0, cond, steps: solve(
             lambda z, t: module(z, t, cond), z_0, grid(steps), solver

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import mfdistill
-from mfdistill.checkpoint import remove_folder, save_folder
+from mfdistill.checkpoint import clean_parts, remove_folder, save_folder
 from mfdistill.companions import SECTION, copy_companions, named_companions
 from mfdistill.config import to_dict
 from mfdistill.distill import state
@@ -19,8 +19,8 @@ from mfdistill.distill.ema import EMA
 from mfdistill.distill.logs import FILE, RunLog
 from mfdistill.distill.settings import TrainConfig, check, identity
 from mfdistill.errors import UserError
-from mfdistill.parts import sweep
-from mfdistill.teachers.predictor import with_predictor
+from mfdistill.integrity import check_finite
+from mfdistill.networks.predictor import with_predictor
 
 
 @dataclass
@@ -76,45 +76,57 @@ def check_run(config: TrainConfig, world: int) -> None:
         )
 
 
-def find_run(config: TrainConfig, model_config: dict[str, Any]) -> dict[str, Any] | None:
-    """``state.json`` of the run to continue, or None where one starts. Changes nothing, so every
-    rank comes to the same answer.
+def find_run(config: TrainConfig, model_config: dict[str, Any]) -> state.Found | None:
+    """The newest whole state of the run to continue, or None where one starts. Changes nothing, so
+    every rank comes to the same answer.
 
     Raises:
-        UserError: the folder is in use and neither ``resume`` nor ``overwrite`` is set, or the
-            resumed run had other settings.
+        UserError: the folder is in use and neither ``resume`` nor ``overwrite`` is set, the
+            resumed run had other settings, or all its states are damaged.
     """
     if not config.resume:
         return None
     out = Path(config.out)
-    folder = state.find_state(out)
-    if folder is None:
+    found = state.find_state(out)
+    if found is None:
         if (out / "model.safetensors").is_file():
             raise UserError(
                 f"{out}: holds a model but no {state.FOLDER}; --overwrite it or name another --out"
             )
         return None
-    saved = state.load_info(folder)
-    state.check_info(saved, folder)
+    state.check_info(found.info, found.folder)
     different = state.first_difference(
-        saved["identity"], json.loads(json.dumps(identity(config, model_config)))
+        found.info["identity"], json.loads(json.dumps(identity(config, model_config)))
     )
     if different is not None:
         key, before, now = different
         raise UserError(
             f"{out}: cannot resume with {key} = {now!r}: the run was started with {before!r}; give that, or name another --out"
         )
-    return saved
+    return found
 
 
-def prepare_folder(config: TrainConfig, resumed: bool) -> None:
+def how_begun(config: TrainConfig, found: state.Found | None) -> list[str]:
+    """What a log says first of a run that is continued."""
+    if not config.resume:
+        return []
+    if found is None:
+        return [f"{config.out}: nothing to resume, so this starts at step 0"]
+    step = found.info["step"]
+    return [
+        *(f"{text}; the state of step {step} is used instead" for text in found.damaged),
+        f"{config.out}: resumed at step {step}",
+    ]
+
+
+def prepare_folder(config: TrainConfig, found: state.Found | None) -> None:
     """Make the folder ready; called on one process."""
     out = Path(config.out)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        sweep([out, out / "best", out / state.FOLDER])
-        if resumed:
-            state.settle(out)
+        clean_parts([out, out / "best"])
+        if found is not None:
+            state.settle(out, found.folder)
             return
         for name in named_companions(out):
             (out / name).unlink(missing_ok=True)
@@ -122,12 +134,8 @@ def prepare_folder(config: TrainConfig, resumed: bool) -> None:
         # here would orphan the model
         for name in ("model.safetensors", "config.json", FILE):
             (out / name).unlink(missing_ok=True)
-        for name in (
-            "best",
-            "tensorboard",
-            *(state.FOLDER + suffix for suffix in (".new", ".old", "")),
-        ):
-            remove_folder(out / name)
+        for folder in (out / "best", out / "tensorboard", *state.folders(out)):
+            remove_folder(folder)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error}); name another --out") from error
 
@@ -156,7 +164,7 @@ def build_run(
     )
     # micro-batches are averaged by the loop, whatever the launcher was told
     accelerator.gradient_accumulation_steps = 1
-    teacher = getattr(objective, "teacher", None)
+    teacher = objective.__dict__.get("teacher")
     if teacher is not None:
         teacher.to(accelerator.device)
     objective.train()
@@ -180,7 +188,8 @@ def build_run(
         for name in PLAIN:
             setattr(run, name, saved[name])
         state.restore_module(objective, folder / "raw.safetensors")
-        run.ema.load(state.load_tensors(folder / "ema.safetensors"), saved["ema_updates"])
+        averages = state.load_tensors(folder / "ema.safetensors", check=False)
+        run.ema.load(averages, saved["ema_updates"])
         state.restore_optimizer(optimizer, run.names, folder / "optimizer.safetensors")
         if accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(saved["scaler"])
@@ -210,17 +219,21 @@ def save_model(run: Run, folder: Path) -> None:
 def save_run(run: Run, with_model: bool = True) -> None:
     """Write the model, then ``training_state/``: killed between them, the resumed run comes to this
     model again.
+
+    Raises:
+        UserError: a full disk, or weights that are not finite; what was saved before stays.
     """
     if not run.accelerator.is_main_process:
         return
     out = Path(run.config.out)
-    if with_model:
-        save_model(run, out)
     tensors = {
         "raw": state.module_tensors(run.objective),
         "ema": run.ema.averages,
         "optimizer": state.optimizer_tensors(run.optimizer, run.names),
     }
+    check_finite(tensors["raw"], out)  # the state before it is worth more
+    if with_model:
+        save_model(run, out)
     info = {name: getattr(run, name) for name in PLAIN} | {
         "finished": run.step >= run.config.steps and not run.to_validate,
         "ema_updates": run.ema.updates,
@@ -229,4 +242,4 @@ def save_run(run: Run, with_model: bool = True) -> None:
         else None,
         "identity": identity(run.config, run.model_config),
     }
-    state.save_state(out, tensors, info)
+    state.save_state(out, tensors, info, run.config.keep_states)

@@ -12,7 +12,7 @@ from mfdistill.errors import UserError
 # a resumed run may change these: they do not touch what is learnt
 FREE = (
     *("out", "resume", "overwrite", "time_limit_hours", "num_workers", "accumulation"),
-    *("valid_every", "valid_epochs", "save_every", "log_every", "max_skipped"),
+    *("valid_every", "valid_epochs", "save_every", "keep_states", "log_every", "max_skipped"),
 )
 
 
@@ -56,6 +56,8 @@ class TrainConfig:
     """Instead of 'valid_every': epochs between validations."""
     save_every: int = 500
     """Steps between saves; 0 is only at the end."""
+    keep_states: int = 2
+    """Last saves that can be resumed from; where the newest is damaged, the one before is used."""
     log_every: int = 50
     """Steps between log lines."""
     num_workers: int = 1
@@ -103,7 +105,7 @@ def in_steps(config: TrainConfig, dataset: Any) -> TrainConfig:
 
 def check(config: TrainConfig, world: int) -> None:
     """Raise ``UserError`` for a value that cannot be trained with on ``world`` processes."""
-    for name in ("steps", "batch_size", "accumulation", "log_every", "max_skipped"):
+    for name in ("steps", "batch_size", "accumulation", "keep_states", "log_every", "max_skipped"):
         if getattr(config, name) < 1:
             raise UserError(f"--{_flag(name)} {getattr(config, name)}: must be at least 1")
     for name in (
@@ -133,6 +135,17 @@ def check(config: TrainConfig, world: int) -> None:
         raise UserError(
             f"--batch-size {config.batch_size}: cannot be shared out to {world} processes x {config.accumulation} micro-batches; "
             f"use a multiple of {parts}"
+        )
+
+
+def check_end(config: TrainConfig, skipped: int, accelerator: Any) -> None:
+    """Raise ``UserError`` if a run ended while its updates were still left out, ``skipped`` in a
+    row; the loss scale of fp16 leaves out two now and then.
+    """
+    if skipped > (0 if accelerator.scaler is None else 2):
+        raise UserError(
+            f"{config.out}: ended at step {config.steps} with loss or gradient not finite in the last {skipped} updates: the "
+            f"model is that of step {config.steps - skipped}; start again with a lower --lr or --grad-clip"
         )
 
 

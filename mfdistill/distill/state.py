@@ -1,106 +1,154 @@
 """``training_state/``: all that an exact continuation needs, as safetensors and JSON, swapped in
-whole.
+whole, with the states before it.
 
-A new state is written beside the old one and renamed into place. Killed at any moment, the folder
-holds a complete state under one
-of three names: ``training_state``, or, between the two renames, ``training_state.new`` (complete,
-since ``state.json`` is written last) and ``training_state.old``.
+A new state is written as ``training_state.new`` and renamed into place; the one before it becomes
+``training_state.1``, and so on. ``state.json`` is written last and holds the sha256 of the other
+files and its own, so that whatever moment a process is killed at, and whatever happens to the files
+later, the newest state that is whole can be told.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mfdistill.checkpoint import load_tensors, remove_folder, write_json, write_tensors
+from mfdistill.checkpoint import load_tensors, remove_folder, sync, write_json, write_tensors
 from mfdistill.errors import UserError
+from mfdistill.integrity import check_folder, file_digest, opened, sealed
 from mfdistill.reading import read_json
 
 FOLDER = "training_state"
+RECORD = "state.json"
 _NUMBER, _NONE = (int, float), type(None)
 _INFO: dict[str, tuple[type, ...]] = {
     "step": (int,), "seconds": _NUMBER, "skipped": (int,), "skipped_in_a_row": (int,), "best": (*_NUMBER, _NONE),
     "to_validate": (bool,), "window": (dict, _NONE), "finished": (bool,), "ema_updates": (int,), "scaler": (dict, _NONE),
     "identity": (dict,),
 }  # fmt: skip
-"""What ``state.json`` holds, and of which types."""
+"""What a run's ``state.json`` holds, and of which types."""
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
+@dataclass(frozen=True)
+class Found:
+    """The newest whole state of a run."""
+
+    folder: Path
+    info: dict[str, Any]
+    damaged: tuple[str, ...]
+    """What is wrong with newer ones."""
+
+
 def save_state(
-    out: Path, tensors: Mapping[str, Mapping[str, Tensor]], info: Mapping[str, Any]
+    out: Path, tensors: Mapping[str, Mapping[str, Tensor]], info: Mapping[str, Any], keep: int = 1
 ) -> None:
-    """Replace ``out/training_state`` by ``<name>.safetensors`` for each group of ``tensors`` and
-    ``state.json`` with ``info``.
+    """Write ``<name>.safetensors`` for each group of ``tensors`` and ``state.json`` with ``info``
+    as ``out/training_state``; keep ``keep`` states in all.
 
     Raises:
-        UserError: the disk is full or the folder cannot be written; the state before stays.
+        UserError: the disk is full or the folder cannot be written; the states before stay.
     """
-    current, new, old = (out / (FOLDER + suffix) for suffix in ("", ".new", ".old"))
+    new, files = out / f"{FOLDER}.new", {}
     remove_folder(new)
     for name, group in tensors.items():
-        write_tensors(new / f"{name}.safetensors", group)
-        _sync(new / f"{name}.safetensors")
-    write_json(new / "state.json", info)
-    _sync(new / "state.json")
-    _sync(new)
-    remove_folder(old)
-    if current.exists():
-        os.rename(current, old)
-    os.rename(new, current)
-    _sync(out)
-    remove_folder(old)
+        file = new / f"{name}.safetensors"
+        write_tensors(file, group)
+        files[file.name] = file_digest(file)
+        sync(file)
+    write_json(new / RECORD, sealed(info, files))
+    sync(new / RECORD)
+    sync(new)
+    _make_room(out)
+    os.rename(new, out / FOLDER)
+    sync(out)
+    for folder in _before(out)[max(keep, 1) - 1 :]:
+        remove_folder(folder)
 
 
-def _sync(path: Path) -> None:
-    """Bytes to disk before a rename makes them count: a machine may die, not only a process."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _before(out: Path) -> list[Path]:
+    """Earlier states, the newest first."""
+    numbered = {
+        int(folder.name.removeprefix(FOLDER + ".")): folder
+        for folder in out.glob(FOLDER + ".*")
+        if folder.name.removeprefix(FOLDER + ".").isdecimal()
+    }
+    return [numbered[number] for number in sorted(numbered)]
 
 
-def find_state(out: Path) -> Path | None:
-    """The newest complete state under ``out``, by whichever of its names; None if there is none.
-    Changes nothing.
+def _make_room(out: Path) -> None:
+    """Free the name of the newest state: every one takes the next number."""
+    for number, folder in reversed(list(enumerate([out / FOLDER, *_before(out)]))):
+        if folder.exists() and folder.name != f"{FOLDER}.{number + 1}":
+            os.rename(folder, out / f"{FOLDER}.{number + 1}")
+
+
+def folders(out: Path) -> list[Path]:
+    """All states under ``out``, whole or not, the newest first."""
+    return [
+        folder for folder in (out / f"{FOLDER}.new", out / FOLDER, *_before(out)) if folder.is_dir()
+    ]
+
+
+def find_state(out: Path) -> Found | None:
+    """The newest whole state under ``out``; None if there is no state. Changes nothing.
+
+    Raises:
+        UserError: states, but none of them whole.
     """
-    for suffix in ("", ".new", ".old"):
-        folder = out / (FOLDER + suffix)
-        if (folder / "state.json").is_file():
-            return folder
+    damaged: list[str] = []
+    for folder in folders(out):
+        if folder.name.endswith(".new") and not (folder / RECORD).is_file():
+            continue  # of a process that was killed while writing
+        try:
+            return Found(folder, load_info(folder, check=True), tuple(damaged))
+        except UserError as error:
+            damaged.append(str(error))
+    if damaged:
+        raise UserError(f"{damaged[0]}; and {out} has no other state: start again with --overwrite")
     return None
 
 
-def settle(out: Path) -> None:
-    """Give the state that ``find_state`` finds its proper name and remove leftovers of a run that
-    was killed while saving.
+def settle(out: Path, found: Path) -> None:
+    """Give the state ``found`` its proper name and remove damaged newer ones and what a killed run
+    left.
     """
-    found, current = find_state(out), out / FOLDER
-    if found is not None and found != current:
-        remove_folder(current)
-        os.rename(found, current)
-    for suffix in (".new", ".old"):
-        remove_folder(out / (FOLDER + suffix))
+    for folder in folders(out):
+        if folder == found:
+            break
+        remove_folder(folder)
+    if found != out / FOLDER:
+        if (out / FOLDER).exists():  # older than a ``.new`` that was complete
+            _make_room(out)
+        os.rename(found, out / FOLDER)
+    remove_folder(out / f"{FOLDER}.new")
 
 
-def load_info(folder: Path) -> dict[str, Any]:
-    """``state.json`` of a state folder.
+def load_info(folder: Path, check: bool = False) -> dict[str, Any]:
+    """``state.json`` of a state folder, without its checksums.
+
+    Args:
+        check: compare the other files with theirs.
 
     Raises:
-        UserError: not readable as JSON.
+        UserError: not readable as JSON, or not as it was written.
     """
-    return read_json(folder / "state.json", "start again with --overwrite")
+    file = folder / RECORD
+    value = read_json(file, "continue from another state")
+    info, files = opened(value, file)
+    if check:
+        check_folder(folder, files)
+    return info
 
 
 def check_info(info: Mapping[str, Any], folder: Path) -> None:
     """Raise ``UserError`` unless a run's ``state.json`` holds what a run writes into it."""
-    file, remedy = folder / "state.json", "start again with --overwrite"
+    file, remedy = folder / RECORD, "start again with --overwrite"
     for name, kinds in _INFO.items():
         value = info.get(name, "missing")
         # a negative number of steps, or one that is none, is as wrong as a text
@@ -127,7 +175,7 @@ def restore_module(module: nn.Module, file: Path) -> None:
     Raises:
         UserError: the file is damaged or holds other tensors.
     """
-    saved, live = load_tensors(file), module_tensors(module)
+    saved, live = load_tensors(file, check=False), module_tensors(module)
     for name in {**saved, **live}:
         if name not in saved or name not in live or saved[name].shape != live[name].shape:
             raise UserError(
@@ -150,7 +198,7 @@ def optimizer_tensors(optimizer: Any, names: list[str]) -> dict[str, Tensor]:
 
 def restore_optimizer(optimizer: Any, names: list[str], file: Path) -> None:
     """Inverse of ``optimizer_tensors``."""
-    saved = load_tensors(file)
+    saved = load_tensors(file, check=False)
     present = {index: name for index, name in enumerate(names) if f"{MOMENTS[0]}.{name}" in saved}
     state = {
         index: {moment: saved[f"{moment}.{name}"] for moment in MOMENTS}

@@ -26,36 +26,22 @@ from mfdistill.distill.batch import loss_count, make_batch
 from mfdistill.distill.disk import disk_need
 from mfdistill.distill.interrupt import Interrupted, Signals
 from mfdistill.distill.logs import say
+from mfdistill.distill.processes import make_accelerator
 from mfdistill.distill.run import (
     Run,
     build_run,
     check_run,
     find_run,
+    how_begun,
     prepare_folder,
     save_model,
     save_run,
 )
-from mfdistill.distill.settings import TrainConfig, lr_factor
+from mfdistill.distill.settings import TrainConfig, check_end, lr_factor
 from mfdistill.errors import UserError
 
 Validate = Callable[[nn.Module, int, Any], Mapping[str, float]]
 STOPS = (signal.SIGTERM, signal.SIGINT)
-
-
-def make_accelerator(config: TrainConfig) -> Any:
-    """The ``Accelerator`` for a run.
-
-    Raises:
-        UserError: the device cannot compute in ``config.mixed_precision``.
-    """
-    from accelerate import Accelerator
-
-    try:
-        return Accelerator(mixed_precision=config.mixed_precision)
-    except ValueError as error:
-        raise UserError(
-            f"--mixed-precision {config.mixed_precision}: not possible here ({error}); use 'no' or another device"
-        ) from error
 
 
 def train(
@@ -91,7 +77,7 @@ def train(
 
     Raises:
         UserError: bad settings, a folder that is in use, a resume with other settings, a full disk,
-            a loss that stays non-finite.
+            a loss that stays non-finite or is so at the end.
         Interrupted: SIGTERM or Ctrl-C, after saving.
     """
     torch.set_flush_denormal(True)  # gradients behind SiLU underflow: up to 5 times slower
@@ -104,33 +90,33 @@ def train(
     companions = companions or {}
     if companions:
         model_config = {**model_config, SECTION: checksums(companions)}
-    saved = find_run(config, model_config)
+    found = find_run(config, model_config)
+    saved = None if found is None else found.info
     accelerator.wait_for_everyone()
     if saved is not None and saved["finished"]:
+        check_end(config, saved["skipped_in_a_row"], accelerator)
         if accelerator.is_main_process:
             say(f"{config.out}: already finished at step {saved['step']}; nothing to do")
         return Path(config.out)
     if accelerator.is_main_process:
-        prepare_folder(config, resumed=saved is not None)
+        prepare_folder(config, found)
         write_companions(Path(config.out), companions)
     accelerator.wait_for_everyone()
 
     run = build_run(objective, task, config, model_config, accelerator, saved)
     if accelerator.is_main_process:
         files, best = sum(map(len, companions.values())), config.best_metric is not None
-        say(disk_need(run.objective, run.model, files, best).told(Path(config.out)))
+        need = disk_need(run.objective, run.model, files, best, config.keep_states)
+        say(need.told(Path(config.out)))
     try:
         with Signals() as signals, run.log:
-            if config.resume:
-                begun = (
-                    f"resumed at step {run.step}"
-                    if saved is not None
-                    else "nothing to resume, so this starts at step 0"
-                )
-                run.log.note(run.step, f"{config.out}: {begun}")
+            for text in how_begun(config, found):
+                run.log.note(run.step, text)
             if saved is None:
                 save_run(run, with_model=False)
             _loop(run, data, validate, signals)
+        if run.step >= config.steps:
+            check_end(config, run.skipped_in_a_row, accelerator)
     finally:
         accelerator.unwrap_model(run.wrapped, keep_fp32_wrapper=False)
         accelerator.free_memory()

@@ -113,6 +113,8 @@ class CosyVoice3Network(nn.Module):
     def __init__(self, config: CosyVoice3Config):
         super().__init__()
         self.config, self.streaming = config, False
+        self.chunks = config.static_chunk_size > 0
+        """Whether it has a streaming form, attention by chunks."""
         self.estimator = CausalDiT(config)
 
     def forward(self, z_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:

@@ -76,7 +76,10 @@ class DeltaEmbedding(nn.Module):
     def forward(self, time: Tensor) -> Tensor:
         """time (b, 2) stacked [t, r], or (b,) for r = t. Returns (b, width)."""
         t, r = time.unbind(-1) if time.ndim == 2 else (time, time)
-        d = (r - t).to(self.fourier.W.dtype).clamp(min=0)
+        d = (r - t).to(self.fourier.W.dtype)
+        # not clamp: at r = t its derivative is 1 in torch 2.11 and 0 in 2.14, and what is wanted
+        # is that of r > t
+        d = torch.where(d < 0, torch.zeros_like(d), d)
         return self.embedding(t) + self.linear_2(F.silu(self.linear_1(self.fourier(d.log1p()))))
 
 

@@ -169,6 +169,10 @@ class MatchaUNet(nn.Module):
         self.config = config
         self.estimator = UNet1d(config)
         self.streaming = False
+        self.chunks = config.causal and config.static_chunk_size > 0
+        """Whether it has a streaming form: attention by chunks, and convolutions that see nothing
+        later.
+        """
 
     def forward(self, z_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """z_t (b, mels, n), t (b,) or (b, 2) stacked. Returns the shape of z_t.

@@ -9,15 +9,32 @@ first, none is ever changed in place, so an older state stays valid.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mfdistill.errors import UserError
 
 State = tuple[Tensor, ...]
+
+
+@runtime_checkable
+class Causal(Protocol):
+    """A network that can run frame by frame; ``causal`` says whether this one does."""
+
+    causal: bool
+
+    def init_state(self, batch: int, freqs: int | None = None) -> State:
+        """The state before the first frame of ``batch`` streams."""
+        ...
+
+    def step(
+        self, z_t: Tensor, t: Tensor, cond: Mapping[str, Tensor], state: Sequence[Tensor]
+    ) -> tuple[Tensor, State]:
+        """The next frames (b, 2, f, n >= 1), and the state after them."""
+        ...
 
 
 class Memory:
@@ -82,9 +99,14 @@ def frame_by_frame(network: Any, z_t: Tensor, t: Tensor, cond: Mapping[str, Tens
     return torch.cat(frames, -1)
 
 
-def check_streams(network: Any, where: object) -> None:
+def streams_by_frames(network: nn.Module) -> bool:
+    """Whether a network has a streaming form: it is causal, with ``init_state`` and ``step``."""
+    return isinstance(network, Causal) and bool(network.causal)
+
+
+def check_streams(network: nn.Module, where: object) -> None:
     """Raise ``UserError`` unless the network has a streaming form."""
-    if not getattr(network, "causal", False) or not hasattr(network, "init_state"):
+    if not streams_by_frames(network):
         raise UserError(
             f"{where}: {type(network).__name__} sees later frames, so it has no streaming form; leave streaming out, or train "
             "with --causal"

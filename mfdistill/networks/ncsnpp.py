@@ -4,7 +4,7 @@ network on our clock.
 BigGAN residual blocks, FIR resampling as plain convolutions, progressive input ("input skip", sum)
 and output ("output skip"). Everything is differentiable in forward mode. The submodules in
 ``all_modules`` have the originals' numbers, so a checkpoint's names differ only in the time
-embedding's (``teachers.enhancement``).
+embedding's (``systems.enhancement``).
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from mfdistill.search.learned import find_solver
 from mfdistill.search.o3s import Schedule
 from mfdistill.search.score import TEACHER_MSE
 from mfdistill.students import Student, sample
-from mfdistill.teachers import Teacher
+from mfdistill.teachers.field import Field
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -45,7 +45,7 @@ class FlowScorer:
     def __init__(
         self,
         student: Student,
-        teacher: Teacher,
+        teacher: Field,
         batches: ForeignBatches,
         raws: Sequence[Mapping[str, Any]],
         seed: int = 0,
@@ -82,10 +82,7 @@ class FlowScorer:
                     solver,
                 )
                 self.items.append((start, z_0, cond, batch["loss_mask"], target))
-        guidance = (
-            getattr(teacher, "guidance_strength", 0.0),
-            getattr(teacher, "guidance_rule", "cfg"),
-        )
+        guidance = (teacher.guidance_strength, teacher.guidance_rule)
         self._teacher_key = [
             digest_tensors(teacher.network.state_dict()),
             *guidance,

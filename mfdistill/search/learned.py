@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mfdistill.checkpoint import load_config
 from mfdistill.errors import UserError
 from mfdistill.flow import Tableau, tableau
-from mfdistill.teachers.foreign import read_foreign
+from mfdistill.systems.files import read_foreign
 
 
 class LearnedSolver(nn.Module):

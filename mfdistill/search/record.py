@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from mfdistill.checkpoint import load_config, write_json
+from mfdistill.checkpoint import load_config, write_config, write_json
 from mfdistill.config import to_dict
 from mfdistill.search.config import SearchConfig
 from mfdistill.search.development import Scorer
@@ -76,9 +76,7 @@ def write(folder: Path, found: dict[str, Any]) -> None:
         config = load_config(folder)
         schedules = {**config.get("schedules", {}), str(found["nfe"]): found["schedule"]}
         ordered = dict(sorted(schedules.items(), key=lambda item: int(item[0])))
-        write_json(
-            folder / "config.json", {**config, "schedule": found["schedule"], "schedules": ordered}
-        )
+        write_config(folder, {**config, "schedule": found["schedule"], "schedules": ordered})
     log.info("O3S: schedule %s written to %s", found["schedule"], folder)
 
 

@@ -25,7 +25,7 @@ from mfdistill.search.development import mean_score
 from mfdistill.search.learned import find_solver
 from mfdistill.search.o3s import Schedule
 from mfdistill.students import Student, sample
-from mfdistill.teachers import Teacher
+from mfdistill.teachers.field import Field
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -86,7 +86,7 @@ class StudentScorer:
         metric: str,
         seed: int = 0,
         accelerator: Accelerator | None = None,
-        teacher: Teacher | None = None,
+        teacher: Field | None = None,
         teacher_steps: int = 20,
         teacher_solver: str = "midpoint",
         pool: Workers | None = None,
@@ -273,7 +273,7 @@ def resolve_metric(metric: str) -> tuple[str, str, int]:
 
 
 @torch.no_grad()
-def _arrive(teacher: Teacher, item: _Item, steps: int, solver: str) -> Tensor:
+def _arrive(teacher: Field, item: _Item, steps: int, solver: str) -> Tensor:
     return solve(
         lambda z, t: teacher.velocity(z, t, item.cond), item.z_0, steps, solver=find_solver(solver)
     )

@@ -12,7 +12,7 @@ from mfdistill.search.config import SolverConfig
 from mfdistill.search.learned import LearnedSolver, sample_learned
 from mfdistill.search.solver_losses import WaveLoss, log_stft_loss, pesq_loss, speech_feature_loss
 from mfdistill.tasks import Task
-from mfdistill.teachers.protocol import Teacher
+from mfdistill.teachers.field import Field
 
 STARTS = {1: "euler", 2: "midpoint", 3: "ralston3", 4: "rk4_3over8", 5: "rk5_ralston3_ralston2"}
 """Methods that training starts from, by their evaluations; the last two are the published ones."""
@@ -40,7 +40,7 @@ class SolverObjective(nn.Module):
     def __init__(
         self,
         solver: LearnedSolver,
-        teacher: Teacher,
+        teacher: Field,
         task: Task,
         config: SolverConfig,
         seed: int = 0,

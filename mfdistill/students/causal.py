@@ -5,7 +5,6 @@ the student sees no later frame.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +12,8 @@ from torch import Tensor, nn
 from mfdistill.config import to_dict
 from mfdistill.errors import UserError
 from mfdistill.networks.compact import CompactNet, FrameConv
-from mfdistill.tasks import get_task
-from mfdistill.teachers.cfm import CFMTeacher
-from mfdistill.teachers.protocol import Teacher
+from mfdistill.tasks import Predictor, get_task
+from mfdistill.teachers.field import Field
 
 
 @torch.no_grad()
@@ -72,7 +70,7 @@ def _past_taps(rows: Tensor, network: CompactNet) -> Tensor:
     return rows.flatten(0, 1)
 
 
-def causal_start(teacher: Teacher, predictor: Any = None) -> CFMTeacher:
+def causal_start(teacher: Field, predictor: Predictor | None = None) -> Field:
     """Where a causal student of ``teacher`` starts: its network cut to the past, its task in causal
     framing (frames end at their newest sample), so that ``Student.from_teacher`` can take it. The
     teacher is not touched.
@@ -84,7 +82,7 @@ def causal_start(teacher: Teacher, predictor: Any = None) -> CFMTeacher:
         UserError: a network without a causal form, a teacher without a task of ours, or a predictor
             that sees later frames (it is not trained with the student, so it cannot be cut).
     """
-    task: Any = getattr(teacher, "task", None)
+    task = teacher.task
     if task is None:
         raise UserError(
             "--causal: the teacher has no task of this program; name a folder that teacher-train wrote"
@@ -97,6 +95,6 @@ def causal_start(teacher: Teacher, predictor: Any = None) -> CFMTeacher:
     network = causal_copy(teacher.network)
     description = {"name": "compact", "config": to_dict(network.config)}  # type: ignore[arg-type]
     if network is teacher.network:
-        description = (getattr(teacher, "config", None) or {}).get("network") or description
+        description = teacher.config.get("network") or description
     own = get_task(replace(task.config, stft=replace(task.config.stft, causal=True)), predictor)
-    return CFMTeacher(network, own, {"network": description})
+    return Field(network, own, {"network": description})

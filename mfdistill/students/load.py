@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mfdistill.checkpoint import load_tensors, save_folder
+from mfdistill.checkpoint import load_tensors, resolve, save_folder
 from mfdistill.errors import UserError
+from mfdistill.networks.predictor import with_predictor
+from mfdistill.students.interval import IntervalEmbedding
 from mfdistill.students.student import Student
-from mfdistill.tasks.foreign import ForeignTask
-from mfdistill.teachers.load import load_parts, open_folder, recognise, resolve, stream_by_frames
-from mfdistill.teachers.predictor import with_predictor
+from mfdistill.systems.base import Opened, own_facts
+from mfdistill.systems.table import SYSTEMS, recognise, telling_what_it_is
+from mfdistill.teachers.folders import load_parts, open_folder, stream_by_frames
+
+STUDENTS: tuple[str, ...] = (
+    "interval",
+    *(name for name, system in SYSTEMS.items() if system.read_student is not None),
+)
+"""The kinds of student that ``load_student`` reads; "interval" is trained here."""
 
 
 def load_student(
@@ -48,87 +56,65 @@ def load_student(
         raise UserError(
             f"--kind {kind}: unknown kind of student; this version has: {', '.join(STUDENTS)}"
         )
-    return STUDENTS[kind](place, device, config, streaming)
+    if kind == "interval":
+        return _open_folder(place, config, streaming).to(device).eval()
+    with telling_what_it_is():
+        opened = SYSTEMS[kind].read_student(place, config, streaming)  # type: ignore[misc]
+    return _student(opened, place).to(device).eval()
 
 
-def load_interval(
-    path: Path,
-    device: torch.device | str = "cpu",
-    config: Mapping[str, Any] | None = None,
-    streaming: bool = False,
-) -> Student:
-    """A student trained here, from its folder (arguments and errors as ``load_student``)."""
+def _student(opened: Opened, place: Path) -> Student:
+    """A student out of another system's file."""
+    network, config = opened.network, opened.config
+    name = str(network.time_embedding_name)
+    student = Student(
+        network,
+        name,
+        opened.task,
+        opened.schedule,
+        config["network"],
+        config["parent"],
+        opened.interval,
+    )
+    embedding = network.get_submodule(name)
+    if opened.mixer is not None and isinstance(embedding, IntervalEmbedding):
+        if embedding.weight.shape != opened.mixer.shape:
+            raise UserError(
+                f"{place}: its mixer of two times is {tuple(opened.mixer.shape)}, the network needs {tuple(embedding.weight.shape)}"
+            )
+        with torch.no_grad():
+            embedding.weight.copy_(opened.mixer)
+    return student
+
+
+def _open_folder(path: Path, config: Mapping[str, Any] | None, streaming: bool) -> Student:
+    """A student trained here."""
     if config is not None:
         raise UserError(f"{path}: holds its own sizes; leave config out")
     saved, network, task = open_folder(path, "student")
-    name: str = network.time_embedding_name  # type: ignore[assignment]
     try:
-        schedule, interval = saved.get("schedule") or 1, saved.get("interval") or "mixed"
         student = Student(
             network,
-            name,
+            str(network.time_embedding_name),
             task,
-            schedule,
+            saved.get("schedule") or 1,
             saved["network"],
             saved.get("parent"),
-            interval,
+            saved.get("interval") or "mixed",
             saved.get("guidance_input"),
         )
     except (TypeError, UserError) as error:
         raise UserError(f"{path}/config.json: schedule: {error}") from error
     load_parts(student, task, load_tensors(path), path)
-    if streaming and isinstance(task, ForeignTask):  # CosyVoice streams by chunks of its attention
-        if not getattr(network.config, "static_chunk_size", 0) or not getattr(
-            network.config, "causal", True
-        ):
-            raise UserError(f"{path}: this network has no streaming form; leave streaming out")
-        network.streaming = True  # type: ignore[assignment]
-    elif streaming:
-        stream_by_frames(student.network, task, path)
-        student.streaming = True
-    return student.to(device).eval()
-
-
-def load_meanflowse(*args: Any, **options: Any) -> Student:
-    """A MeanFlowSE checkpoint (``students.meanflowse``)."""
-    from mfdistill.students.meanflowse import load_meanflowse
-
-    return load_meanflowse(*args, **options)
-
-
-def load_chatterbox(*args: Any, **options: Any) -> Student:
-    """A Chatterbox or CosyVoice 2 flow with a mixer of two times (``students.chatterbox``)."""
-    from mfdistill.students.chatterbox import load_chatterbox
-
-    return load_chatterbox(*args, **options)
-
-
-def load_cosyvoice3_student(*args: Any, **options: Any) -> Student:
-    """A CosyVoice 3 flow with a mixer of two times (``students.chatterbox``)."""
-    from mfdistill.students.chatterbox import load_cosyvoice3_student
-
-    return load_cosyvoice3_student(*args, **options)
-
-
-def load_f5_student(kind: str) -> Callable[..., Student]:
-    """The loader of students in F5-TTS's layout (``students.f5``)."""
-
-    def load(*args: Any, **options: Any) -> Student:
-        from mfdistill.students.f5 import load_f5_student
-
-        return load_f5_student(kind, *args, **options)
-
-    return load
-
-
-STUDENTS: dict[str, Callable[..., Student]] = {
-    "interval": load_interval,
-    "meanflowse": load_meanflowse,
-    "chatterbox": load_chatterbox,
-    "cosyvoice3": load_cosyvoice3_student,
-    "f5": load_f5_student("f5"),
-    "f5-unett": load_f5_student("f5-unett"),
-}
+    if streaming:
+        system = SYSTEMS.get(task.config.name)
+        facts = own_facts(network) if system is None else system.facts(network)
+        if facts.streams == "chunks":
+            network.streaming = True  # type: ignore[assignment]
+        else:
+            stream_by_frames(network, task, path)
+            student.streaming = True
+    return student
 
 
 def save_student(

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from mfdistill.audio.framing import Dft, frame_features, frame_waves, overlap_add, window_envelope
 from mfdistill.errors import UserError
 from mfdistill.flow import Tableau, along, schedule, tableau
+from mfdistill.networks.memory import streams_by_frames
 from mfdistill.students.fold import fold_time
 from mfdistill.students.student import Student
-from mfdistill.teachers.protocol import Teacher
+from mfdistill.teachers.field import Field
 
 Gain = float | Literal["peak"]
 LOUDEST = 8.0  # times full scale (+18 dB); a sample beyond it is no sound
@@ -39,7 +40,7 @@ class Plan:
 
 
 def plan(
-    model: Student | Teacher,
+    model: Student | Field,
     steps: int | Sequence[float] | None = None,
     solver: str | Tableau = "euler",
 ) -> Plan:
@@ -84,7 +85,7 @@ class StreamStep(nn.Module):
 
     def __init__(
         self,
-        model: Student | Teacher,
+        model: Student | Field,
         plan: Plan,
         gain: Gain | None = None,
         release_s: float = 5.0,
@@ -92,17 +93,17 @@ class StreamStep(nn.Module):
         matrix: bool = False,
     ):
         super().__init__()
-        task: Any = getattr(model, "task", None)
+        task = model.task
         if task is None:
             raise UserError(
                 "stream: the model has no task, so its features and prior are unknown; load it with them in config"
             )
-        if getattr(model, "branches", 1) != 1:
+        if isinstance(model, Field) and model.branches != 1:
             raise UserError(
                 "stream: a teacher with guidance evaluates two branches; load it with guidance strength 0"
             )
         network: Any = model.network
-        if not getattr(network, "causal", False) or not hasattr(network, "init_state"):
+        if not streams_by_frames(network):
             raise UserError(
                 f"stream: {type(network).__name__} sees later frames, so it cannot stream; use a causal network"
             )

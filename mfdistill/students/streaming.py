@@ -20,7 +20,7 @@ from mfdistill.flow import Tableau, noise_like
 from mfdistill.students.runners import Runner, RunnerName, make_runner
 from mfdistill.students.step import Gain, StreamStep, absurd, plan
 from mfdistill.students.student import Student
-from mfdistill.teachers.protocol import Teacher
+from mfdistill.teachers.field import Field
 
 _CHUNK = 64  # frames that are computed at once where as many are there
 
@@ -73,7 +73,7 @@ class StreamRestorer:
 
     def __init__(
         self,
-        model: Student | Teacher,
+        model: Student | Field,
         steps: int | Sequence[float] | None = None,
         solver: str | Tableau = "euler",
         batch: int = 1,

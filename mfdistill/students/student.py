@@ -19,7 +19,7 @@ from mfdistill.networks.delta import DeltaEmbedding
 from mfdistill.networks.memory import frame_by_frame
 from mfdistill.students.guidance import GuidedEmbedding
 from mfdistill.students.interval import Interval, replace_module, two_times
-from mfdistill.teachers.protocol import Teacher
+from mfdistill.teachers.field import Field
 
 if TYPE_CHECKING:
     from mfdistill.tasks import Task
@@ -81,7 +81,7 @@ class Student(nn.Module):
     @classmethod
     def from_teacher(
         cls,
-        teacher: Teacher,
+        teacher: Field,
         schedule: int | Sequence[float] = 1,
         parent: Any = None,
         interval: Interval = "mixed",
@@ -93,17 +93,15 @@ class Student(nn.Module):
         Parameters that the teacher's network marks as not trainable stay so, unless all of them are
         (a frozen teacher).
         """
-        config = getattr(teacher, "config", None) or {}
         network = copy.deepcopy(teacher.network)
         if not any(p.requires_grad for p in network.parameters()):
             network.requires_grad_(True)
-        task, description = getattr(teacher, "task", None), config.get("network")
         return cls(
             network,
             teacher.time_embedding,
-            task,
+            teacher.task,
             schedule,
-            description,
+            teacher.config.get("network"),
             parent,
             interval,
             guidance_input,
@@ -133,7 +131,7 @@ class Student(nn.Module):
         """The sections of ``config.json`` that belong to the student (role, task, network,
         schedule, parent, interval, predictor).
         """
-        predictor: Any = getattr(self.task, "predictor", None)
+        predictor = None if self.task is None else self.task.predictor
         return {
             "role": "student",
             "task": to_dict(self.task.config) if self.task is not None else None,

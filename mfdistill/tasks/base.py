@@ -4,21 +4,38 @@ which prior the flow starts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from mfdistill.audio.features import inverse_features, padded_length, stft_features
-from mfdistill.flow import GaussianPath
+from mfdistill.flow import GaussianPath, noise_like
 from mfdistill.tasks.config import Degradation, TaskConfig
 
 
 class Predictor(Protocol):
     """What stands in front of a flow: a frozen ``cond -> e``, an estimate of the clean features
-    (``teachers.predictor``).
+    (``networks.predictor``).
     """
+
+    streaming: bool
+    """Run frame by frame with a state; the numbers are the same to rounding."""
+    network: torch.nn.Module
+    description: dict[str, Any]
+    """The section "predictor" of a ``config.json``."""
+
+    @property
+    def causal(self) -> bool:
+        """Whether it can stream."""
+        ...
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> object: ...
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
 
     def __call__(self, cond: Mapping[str, Tensor]) -> Tensor:
         """``e (b, 2, f, n)`` of all frames."""
@@ -102,7 +119,22 @@ class Task:
 
     def completed(self, cond: dict[str, Tensor]) -> dict[str, Tensor]:
         """``cond`` with what follows from the rest of it: the predictor's estimate ``e``."""
-        return cond if self.predictor is None else {**cond, "e": self.predictor(cond)}
+        if self.predictor is None or "e" in cond:
+            return cond
+        return {**cond, "e": self.predictor(cond)}
+
+    def prior(self, cond: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
+        """A draw of ``z_0`` in the shape of ``cond["y"]``, by the task's one prior, ``path``."""
+        cond, y = self.completed(dict(cond)), cond["y"]
+        eps = noise_like(y.shape, generator, device=y.device, dtype=y.dtype)
+        return self.path.prior(cond, eps)
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        """Move what it has of weights, a predictor's."""
+        if self.predictor is not None:
+            self.predictor.to(device=device, dtype=dtype)
 
     def degrade(self, clean: Tensor) -> Tensor:
         """What the task's input sounds like, from what it is given; enhancement is given its noisy

@@ -4,19 +4,22 @@ a Mel spectrogram.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor
 
 from mfdistill.audio.speech_mel import SPEECH_MELS, SpeechMelConfig, speech_log_mel
+from mfdistill.config import from_dict
 from mfdistill.errors import UserError
 from mfdistill.flow import CHANNEL_STD
 from mfdistill.tasks.base import Task
 
 ForeignName = Literal["f5", "f5-unett", "cosyvoice2", "cosyvoice3", "matcha"]
+_FIXED_FRAMES = 15000
 FOREIGN_TASKS = ("f5", "f5-unett", "cosyvoice2", "cosyvoice3", "matcha")
 
 
@@ -31,18 +34,30 @@ class ForeignTaskConfig:
     """What Matcha-TTS subtracts from log-Mels (its ``mel_mean``)."""
     mel_std: float = 1.0
     """What it divides them by."""
+    temperature: float = 1.0
+    """Standard deviation of the prior (Matcha-TTS samples at 0.667)."""
+    fixed_noise: bool = False
+    """The prior is always the beginning of CosyVoice's one buffer (``fixed_noise``), so that chunks
+    of a stream agree. For
+    distillation leave it False: a student that has seen one noise only knows no other.
+    """
 
     def __post_init__(self) -> None:
+        if not self.temperature >= 0:
+            raise UserError(f"task temperature: {self.temperature} must be 0 or more")
         if not self.mel_std > 0:
             raise UserError(f"task mel_std: {self.mel_std} must be above 0")
 
 
 class MelPath:
-    """``z_0`` standard normal noise, ``z_1`` the Mel spectrogram; both 0 on padded frames, as in
-    the samplers.
+    """``z_0`` normal noise of standard deviation ``temperature``, ``z_1`` the Mel spectrogram; both
+    0 on padded frames, as in the samplers.
     """
 
     sigma_0 = 1.0
+
+    def __init__(self, temperature: float = 1.0, fixed: bool = False):
+        self.temperature, self.fixed = temperature, fixed
 
     def end_points(
         self, x: Tensor, cond: Mapping[str, Tensor], eps: Tensor
@@ -54,10 +69,66 @@ class MelPath:
 
     def prior(self, cond: Mapping[str, Tensor], eps: Tensor, t: float = 0.0) -> Tensor:
         """``z_0``; ``t`` is for other paths."""
-        noise, mask = eps / CHANNEL_STD, cond.get("mask")
-        if mask is None:
-            return noise
-        return noise * (mask if mask.ndim == eps.ndim else mask[..., None]).to(noise)
+        return self.spread(cond, eps / CHANNEL_STD)
+
+    def spread(self, cond: Mapping[str, Tensor], normal: Tensor) -> Tensor:
+        """``z_0`` from standard normal noise in its shape, or, where it is fixed, in the place of
+        it.
+        """
+        if self.fixed:
+            normal = fixed_noise(normal.shape[2], normal.shape[1]).to(normal).expand_as(normal)
+        mask = cond.get("mask")
+        if mask is not None:
+            normal = normal * (mask if mask.ndim == normal.ndim else mask[..., None]).to(normal)
+        return normal if self.temperature == 1 else normal * self.temperature
+
+
+@lru_cache(maxsize=2)
+def _noise_buffer(mels: int) -> Tensor:
+    return torch.randn(1, mels, _FIXED_FRAMES, generator=torch.Generator().manual_seed(0))
+
+
+def fixed_noise(frames: int, mels: int = 80) -> Tensor:
+    """CosyVoice's noise of inference (1, mels, frames): the beginning of ``randn(1, 80, 15000)`` at
+    seed 0, on the CPU.
+
+    Raises:
+        UserError: more frames than the buffer has (300 s).
+    """
+    if frames > _FIXED_FRAMES:
+        raise UserError(
+            f"fixed noise: {frames} frames, but CosyVoice's buffer has {_FIXED_FRAMES}; split the text, or use fresh noise"
+        )
+    return _noise_buffer(mels)[:, :, :frames]
+
+
+def noise(
+    lengths: Collection[int],
+    mels: int = 100,
+    frames: int | None = None,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    like: Tensor | None = None,
+) -> Tensor:
+    """F5-TTS's noise of inference (b, frames, mels): each sample's own ``length`` frames and zeros
+    after them, whatever the batch.
+
+    Args:
+        frames: None: the longest.
+        seed: start every sample's draw at this seed, on the CPU, as the original's ``seed`` does
+            there.
+        generator: otherwise draw from it.
+        like: gives device and dtype.
+    """
+    out = torch.zeros(len(lengths), max(lengths, default=0) if frames is None else frames, mels)
+    out = out if like is None else out.to(like)
+    for row, length in enumerate(lengths):
+        source = generator if seed is None else torch.Generator().manual_seed(seed)
+        device = out.device if source is None else source.device
+        out[row, :length] = torch.randn(
+            length, mels, generator=source, device=device, dtype=out.dtype
+        ).to(out.device)
+    return out
 
 
 class ForeignTask(Task):
@@ -71,7 +142,21 @@ class ForeignTask(Task):
     def __init__(self, config: ForeignTaskConfig):
         self.config = config
         self.sample_rate = config.mel.sample_rate
-        self.path = MelPath()  # type: ignore[assignment]
+        self.path = MelPath(config.temperature, config.fixed_noise)  # type: ignore[assignment]
+
+    def prior(self, cond: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
+        """As ``Task.prior``, in the shape of ``cond["cond"]`` (b, n, mels), drawn sample by sample
+        for its valid frames as F5-TTS does, or of ``cond["mu"]`` (b, mels, n).
+        """
+        if not self.frames_first:
+            mu = cond["mu"]
+            device = generator.device if generator is not None else mu.device
+            normal = torch.randn(mu.shape, generator=generator, device=device, dtype=mu.dtype)
+            return self.path.spread(cond, normal.to(mu.device))
+        like, mask = cond["cond"], cond.get("mask")
+        b, n, mels = like.shape
+        lengths = [n] * b if mask is None else mask.sum(1).tolist()
+        return self.path.spread(cond, noise(lengths, mels, n, generator=generator, like=like))
 
     @property
     def frames_first(self) -> bool:
@@ -117,8 +202,17 @@ def foreign_task(kind: str, mels: int | None = None, **changes: Any) -> ForeignT
     """
     mel = SPEECH_MELS["f5" if kind == "f5-unett" else kind]
     if mels is not None and mels != mel.n_mels:
-        mel = SpeechMelConfig(mel.sample_rate, mel.n_fft, mel.hop, mels, mel.f_max, mel.scale)
+        mel = replace(mel, n_mels=mels)
     return ForeignTask(ForeignTaskConfig(kind, mel, **changes))  # type: ignore[arg-type]
+
+
+def read_foreign_task(section: Mapping[str, Any], where: str) -> ForeignTask:
+    """The task of the section "task" of a ``config.json``.
+
+    Raises:
+        UserError: an unknown field or a wrong value; ``where`` names the section.
+    """
+    return ForeignTask(from_dict(ForeignTaskConfig, section, where))
 
 
 def pad_frames(parts: list[Tensor], n: int) -> Tensor:

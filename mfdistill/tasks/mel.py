@@ -274,6 +274,8 @@ class Token2Mel(MelTask):
         prompt's voice, with the harmonics that their melody has at the prompt's pitch; 0 without a
         prompt.
         """
+        if "mu" in cond:
+            return cond
         assert self.codebook is not None
         mels = self.config.n_mels
         mean, std = self.mean.to(cond["y"]), self.std.to(cond["y"])

@@ -1,7 +1,8 @@
-"""Teachers: the protocol, the CFM teacher trained here, and ``load_teacher``."""
+"""Teachers: the velocity field, and ``load_teacher``."""
 
-from mfdistill.teachers.cfm import CFMTeacher
-from mfdistill.teachers.load import TEACHERS, load_network, load_teacher
-from mfdistill.teachers.protocol import Teacher
+from mfdistill.systems.base import FieldFacts, own_facts
+from mfdistill.teachers.field import Field
+from mfdistill.teachers.folders import load_network
+from mfdistill.teachers.load import TEACHERS, load_teacher
 
-__all__ = ["TEACHERS", "CFMTeacher", "Teacher", "load_network", "load_teacher"]
+__all__ = ["TEACHERS", "Field", "FieldFacts", "load_network", "load_teacher", "own_facts"]

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from mfdistill.errors import UserError
-from mfdistill.teachers.f5 import GUIDANCE, F5Teacher
+from mfdistill.systems.f5 import GUIDANCE, f5_facts
+from mfdistill.teachers.field import Field
 
 
 class LiveF5(nn.Module):
@@ -44,7 +45,7 @@ class LiveF5(nn.Module):
         )
 
 
-def live_f5(module: nn.Module, guidance_strength: float | None = None) -> F5Teacher:
+def live_f5(module: nn.Module, guidance_strength: float | None = None) -> Field:
     """A teacher from f5-tts's ``CFM`` or its ``transformer``, which is put into evaluation mode;
     guidance as ``load_teacher`` of kind f5, but in two calls.
 
@@ -59,7 +60,8 @@ def live_f5(module: nn.Module, guidance_strength: float | None = None) -> F5Teac
     # what a cached call leaves behind cannot be copied, and a student is a copy
     transformer.__dict__.pop("_cache_local", None)
     strength = GUIDANCE if guidance_strength is None else float(guidance_strength)
-    return F5Teacher(LiveF5(transformer), strength, packed=False)
+    network = LiveF5(transformer)
+    return Field(network, facts=f5_facts(network), guidance_strength=strength, packed=False)
 
 
 def _one(flag: Tensor | None, name: str) -> bool:

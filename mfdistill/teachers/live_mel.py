@@ -12,15 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from mfdistill.errors import UserError
-from mfdistill.teachers.mel_flow import MelTeacher
+from mfdistill.systems.mel_flow import mel_facts
+from mfdistill.tasks import Task
+from mfdistill.teachers.field import Field
 
 
 def live_mel_flow(
     module: nn.Module,
     guidance_strength: float | None = None,
     streaming: bool = False,
-    fixed_noise: bool = False,
-) -> MelTeacher:
+    task: Task | None = None,
+) -> Field:
     """A teacher from a module of theirs: a flow (``.decoder.estimator``), a decoder
     (``.estimator``) or the estimator.
 
@@ -28,8 +30,10 @@ def live_mel_flow(
     it takes that; the user's is not touched.
 
     Args:
-        guidance_strength: as ``MelTeacher``'s; None is the decoder's ``inference_cfg_rate``, 0
+        guidance_strength: as ``Field``'s; None is the decoder's ``inference_cfg_rate``, 0
             where it has none.
+        task: of its Mel spectrogram and prior (``tasks.foreign.foreign_task``), which a student
+            that is saved needs.
 
     Raises:
         UserError: no estimator that embeds its time as theirs do, one that is a student, or
@@ -53,7 +57,7 @@ def live_mel_flow(
             f"{name}: takes no 'streaming', so it has no streaming form here; leave it out"
         )
     network.streaming = streaming
-    return MelTeacher(network, float(strength), fixed_noise=fixed_noise)
+    return Field(network, task, facts=mel_facts(network), guidance_strength=float(strength))
 
 
 class LiveEstimator(nn.Module):
@@ -68,7 +72,9 @@ class LiveEstimator(nn.Module):
         super().__init__()
         self.estimator = estimator
         self.streaming = False
-        self.takes_streaming = "streaming" in inspect.signature(estimator.forward).parameters
+        self.chunks = self.takes_streaming = (
+            "streaming" in inspect.signature(estimator.forward).parameters
+        )
         if hasattr(estimator, "time_mlp") and hasattr(estimator, "time_embeddings"):
             estimator.time_mlp = _Fused(estimator.time_embeddings, estimator.time_mlp)  # type: ignore[arg-type]
             estimator.time_embeddings = nn.Identity()

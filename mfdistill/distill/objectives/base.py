@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from mfdistill.audio.spectral_loss import spectral_loss
 from mfdistill.flow import GaussianPath, noise
 from mfdistill.tasks import Task
-from mfdistill.teachers.protocol import Teacher
+from mfdistill.teachers.field import Field
 
 Batch = Mapping[str, Any]
 Logs = dict[str, Tensor]
@@ -107,25 +107,26 @@ def progress(batch: Batch) -> float:
     return float(batch.get("progress", 1.0))
 
 
-def hold(objective: nn.Module, teacher: Teacher | None) -> None:
+def hold(objective: nn.Module, teacher: Field | None) -> None:
     """Give ``objective`` an attribute ``teacher`` outside its module tree: not saved, not
     optimised, not switched by ``train()``.
     """
     object.__setattr__(objective, "teacher", teacher)
 
 
-def within_reach(teacher: Teacher | None, t: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+def within_reach(teacher: Field | None, t: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
     """Intervals that start after the latest time that the teacher was trained at (``t_last``) start
     there; anchors stay anchors.
     """
-    last = getattr(teacher, "t_last", 1.0)
-    anchors, t = r <= t, t.clamp(max=last)
+    if teacher is None:
+        return t, r
+    anchors, t = r <= t, t.clamp(max=teacher.facts.t_last)
     return t, torch.where(anchors, t, r)
 
 
 @torch.no_grad()
 def teacher_velocity(
-    teacher: Teacher, z: Tensor, t: Tensor, cond: Mapping[str, Tensor], autocast: bool = False
+    teacher: Field, z: Tensor, t: Tensor, cond: Mapping[str, Tensor], autocast: bool = False
 ) -> Tensor:
     """The teacher's velocity in the precision of its weights, on the device of ``z``; with
     ``autocast`` in the run's mixed precision instead, in the precision of ``z``.
@@ -133,7 +134,7 @@ def teacher_velocity(
     After the latest time that it was trained at it is the velocity of that time at ``z``: so its
     own sampler takes the last step.
     """
-    t = t.clamp(max=getattr(teacher, "t_last", 1.0))
+    t = t.clamp(max=teacher.facts.t_last)
     weight = next(teacher.network.parameters(), z)
     if weight.device != z.device:
         teacher.to(device=z.device)

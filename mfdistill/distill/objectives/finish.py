@@ -19,7 +19,7 @@ from mfdistill.errors import UserError
 from mfdistill.flow import IntervalConfig
 from mfdistill.students.student import Student
 from mfdistill.tasks import Task
-from mfdistill.teachers.protocol import Teacher
+from mfdistill.teachers.field import Field
 
 ANCHOR = IntegralConfig(
     substeps=2, targets_per_rollout=2, interval=IntervalConfig(p_equal=0.1, p_full=0.2)
@@ -44,7 +44,7 @@ class FinishObjective(nn.Module):
     Logs: ``loss``, each loss unweighted, and ``loss_k`` of the number of steps k that was drawn.
     """
 
-    teacher: Teacher | None
+    teacher: Field | None
     anchor: IntegralObjective | None
 
     def __init__(
@@ -53,7 +53,7 @@ class FinishObjective(nn.Module):
         task: Task,
         schedules: Mapping[int, Sequence[float]],
         config: FinishConfig,
-        teacher: Teacher | None = None,
+        teacher: Field | None = None,
         seed: int = 0,
     ):
         super().__init__()
@@ -65,7 +65,7 @@ class FinishObjective(nn.Module):
         if config.anchor:
             if teacher is None:
                 raise UserError("--anchor: needs the teacher; name its folder with --teacher")
-            straight = getattr(teacher, "straight", True)
+            straight = teacher.facts.straight
             settings = ANCHOR if straight else replace(ANCHOR, state="rollout")
             anchor = IntegralObjective(student, teacher, task.path, settings, seed)
         # outside the module tree, where the student would have two names

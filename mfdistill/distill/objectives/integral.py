@@ -36,10 +36,9 @@ from mfdistill.students.student import Student
 from mfdistill.tasks import Task
 from mfdistill.tasks.foreign import ForeignTask
 from mfdistill.tasks.mel import MelTask
-from mfdistill.teachers.protocol import Teacher
+from mfdistill.teachers.field import Field
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
-Project = Callable[[Tensor], Tensor]
 
 
 def rollout(
@@ -49,14 +48,13 @@ def rollout(
     r: Tensor,
     substeps: int,
     solver: str,
-    project: Project | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Times (substeps + 1, b) and states (substeps + 1, b, ...) of ``substeps`` equal steps from
-    (z, t) to r (eq. 4); ``project`` as in ``flow.solve``.
+    (z, t) to r (eq. 4).
     """
     share = torch.linspace(0, 1, substeps + 1, device=z.device, dtype=t.dtype)[:, None]
     times = torch.lerp(t, r, share)
-    return times, trajectory(velocity, z, times, solver, project)
+    return times, trajectory(velocity, z, times, solver)
 
 
 def average_velocity(
@@ -85,12 +83,12 @@ class IntegralObjective(nn.Module):
     stages x branches of guidance).
     """
 
-    teacher: Teacher
+    teacher: Field
 
     def __init__(
         self,
         student: Student,
-        teacher: Teacher,
+        teacher: Field,
         path: GaussianPath,
         config: IntegralConfig | None = None,
         seed: int = 0,
@@ -101,7 +99,7 @@ class IntegralObjective(nn.Module):
         self.path = path
         self.config = config or IntegralConfig()
         self.task = spectral_task(student) if self.config.spectral else None
-        if not getattr(teacher, "straight", True) and self.config.state == "data":
+        if not teacher.facts.straight and self.config.state == "data":
             raise UserError(
                 "integral state: 'data' needs a teacher trained on straight paths, and this one was not; set it to 'rollout'"
             )
@@ -149,7 +147,7 @@ class IntegralObjective(nn.Module):
         )
         t, r = within_reach(self.teacher, t, r)
         z_0, z_1 = end_points(self.path, batch, self.seed)
-        cost = config.substeps * stages(config.solver) * getattr(self.teacher, "branches", 1)
+        cost = config.substeps * stages(config.solver) * self.teacher.branches
         nfe = torch.zeros(len(t), device=x.device)
         if config.state == "rollout":
             _, reached = self._roll(z_0, torch.zeros_like(t), t, cond)
@@ -165,13 +163,13 @@ class IntegralObjective(nn.Module):
         # never divided by r - t, which is 0
         if len(anchors):
             target[:, anchors] = self._velocity(z[anchors], t[anchors], _rows(cond, anchors, z))
-            nfe[anchors] += getattr(self.teacher, "branches", 1)
+            nfe[anchors] += self.teacher.branches
         if len(spans):
             times, states = self._roll(z[spans], t[spans], r[spans], _rows(cond, spans, z))
             column = torch.arange(len(spans), device=x.device)
             start, end = pairs[:, spans].unbind(-1)  # (k, spans)
             # beyond it only whole rollouts
-            late = times[start, column] > getattr(self.teacher, "t_last", 1.0)
+            late = times[start, column] > self.teacher.facts.t_last
             start, end = start.masked_fill(late, 0), end.masked_fill(late, config.substeps)
             t_s[:, spans], r_s[:, spans] = times[start, column], times[end, column]
             z_s[:, spans] = states[start, column]
@@ -185,8 +183,6 @@ class IntegralObjective(nn.Module):
     def _roll(
         self, z: Tensor, t: Tensor, r: Tensor, cond: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        project = getattr(self.teacher, "project", None)
-        within = None if project is None else lambda z: project(z, cond)
         return rollout(
             lambda z, t: self._velocity(z, t, cond),
             z,
@@ -194,7 +190,6 @@ class IntegralObjective(nn.Module):
             r,
             self.config.substeps,
             self.config.solver,
-            within,
         )
 
     def _velocity(self, z: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:

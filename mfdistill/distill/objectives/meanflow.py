@@ -27,7 +27,7 @@ from mfdistill.distill.objectives.derivative import derivative
 from mfdistill.errors import UserError
 from mfdistill.flow import GaussianPath, expand_time, interpolate, sample_interval, uniform
 from mfdistill.students.student import Student
-from mfdistill.teachers.protocol import Teacher
+from mfdistill.teachers.field import Field
 
 
 def ramp(progress: float, fraction: float) -> float:
@@ -48,7 +48,7 @@ class MeanFlowObjective(nn.Module):
     t) - v|^2``.
 
     With a teacher, v is its velocity, as target and as tangent: at c = 1 the loss is 0 at its
-    average velocity. Teacher-free, v is
+    average velocity. Field-free, v is
     ``z_1 - z_0``: there only the gradient vanishes, and on average. Both terms share z_t and t.
 
     Args:
@@ -60,12 +60,12 @@ class MeanFlowObjective(nn.Module):
     ``jvp_clip_fraction``.
     """
 
-    teacher: Teacher | None
+    teacher: Field | None
 
     def __init__(
         self,
         student: Student,
-        teacher: Teacher | None,
+        teacher: Field | None,
         path: GaussianPath,
         config: MeanFlowConfig | None = None,
         seed: int = 0,
@@ -77,7 +77,7 @@ class MeanFlowObjective(nn.Module):
             raise UserError("meanflow: needs a teacher; name one or set teacher_free")
         self.model = student
         hold(self, None if self.config.teacher_free else teacher)
-        if not getattr(self.teacher, "straight", True):
+        if self.teacher is not None and not self.teacher.facts.straight:
             raise UserError(
                 "meanflow: needs a teacher trained on straight paths, and this one was not; use objective 'integral'"
             )

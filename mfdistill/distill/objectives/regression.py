@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from mfdistill.distill.objectives.base import Batch, Logs, magnitude_loss, reduce, squared_error
 from mfdistill.flow import GaussianPath
+from mfdistill.networks.predictor import estimate
 from mfdistill.tasks import Task
-from mfdistill.teachers.predictor import estimate
 
 
 class RegressionObjective(nn.Module):

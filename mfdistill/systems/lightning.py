@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from mfdistill.errors import UserError
-from mfdistill.teachers.foreign import read_foreign
-from mfdistill.teachers.stand_ins import StandIn
+from mfdistill.systems.files import read_foreign
+from mfdistill.systems.stand_ins import StandIn
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 

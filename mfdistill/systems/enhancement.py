@@ -1,5 +1,5 @@
-"""FlowSE, MeanFlowSE and SGMSE checkpoints as networks and tasks of ours; their clock, from 1 at
-the noise to 0, is flipped here.
+"""What FlowSE, MeanFlowSE and SGMSE checkpoints share, as networks and tasks of ours; their clock,
+from 1 at the noise to 0, is flipped here.
 
 A velocity of theirs is minus the network and becomes the network itself on our clock; the score of
 SGMSE becomes the velocity of its probability flow. The networks do the rest (``networks.ncsnpp``,
@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mfdistill.audio.features import StftConfig
@@ -23,9 +22,9 @@ from mfdistill.errors import UserError
 from mfdistill.networks import build_network
 from mfdistill.networks.config import DCUNetConfig, NCSNppConfig
 from mfdistill.networks.ouve import ouve_std
+from mfdistill.systems.base import Opened, check_fit, chosen_weights, no_stream, own_facts
+from mfdistill.systems.lightning import EnhancementCheckpoint, read_checkpoint
 from mfdistill.tasks import Task, TaskConfig, get_task
-from mfdistill.teachers.cfm import CFMTeacher
-from mfdistill.teachers.lightning import EnhancementCheckpoint, read_checkpoint
 
 _FRAMES = 64  # the originals' inference pads to multiples of it, whatever the network's depth
 _NCSNPP = (
@@ -109,14 +108,12 @@ def enhancement_kind(names: Collection[str]) -> str | None:
     return "flowse" if "ode" in settings else "sgmse" if "sde" in settings else None
 
 
-def load_enhancement(
+def read_enhancement(
     kind: str,
     path: Path,
-    device: torch.device | str = "cpu",
-    config: Mapping[str, Any] | None = None,
-    guidance_strength: float | None = None,
-    streaming: bool = False,
-) -> CFMTeacher:
+    config: Mapping[str, Any] | None,
+    streaming: bool,
+) -> Opened:
     """A teacher from a checkpoint of ``kind`` (flowse, meanflowse, sgmse): its velocity, and of
     MeanFlowSE the diagonal r = t.
 
@@ -128,23 +125,22 @@ def load_enhancement(
         UserError: another kind of file, weights that do not fit the sizes, or options that have no
             counterpart here.
     """
-    if guidance_strength:
-        raise UserError(
-            f"{path}: trained without a null condition, so guidance strength {guidance_strength} has no meaning; leave it out"
-        )
     if streaming:
-        raise UserError(
-            f"{path}: kind {kind} has no streaming form (its norms see all frames); leave streaming out"
-        )
+        raise no_stream(path, kind)
     network, task, description, settings = open_enhancement(kind, path, config)
     saved = {
         "role": "teacher",
         "task": to_dict(task.config),
         "network": description,
         "schedule": None,
+        "parent": {"file": str(path), "kind": kind, "weights": settings["weights"]},
     }
-    parent = {"file": str(path), "kind": kind, "weights": settings.get("weights", "ema")}
-    return CFMTeacher(network.to(device), task, {**saved, "parent": parent})
+    return Opened(network, task, own_facts(network), saved)
+
+
+def recogniser(kind: str) -> Callable[[Collection[str]], bool]:
+    """``System.recognise`` of ``kind``."""
+    return lambda names: enhancement_kind(names) == kind
 
 
 def open_enhancement(
@@ -156,9 +152,7 @@ def open_enhancement(
     checkpoint = read_checkpoint(path)
     settings = {**checkpoint.settings, **_checked(config or {}, path)}
     _check_kind(kind, checkpoint, settings)
-    weights = settings.get("weights", "ema")
-    if weights not in ("ema", "raw"):
-        raise UserError(f"{path}: weights {weights!r} is not one of 'ema', 'raw'")
+    weights = settings["weights"] = chosen_weights(settings, path)
     name, sizes = network_sizes(kind, checkpoint.averaged, settings, path)
     network = build_network(name, sizes)
     load_official(network, checkpoint.averaged if weights == "ema" else checkpoint.raw, path, kind)
@@ -313,18 +307,7 @@ def load_official(
     """
     own, names = network.state_dict(), official_names(network)
     expected = {theirs: own[ours] for ours, theirs in names.items()}
-    wrong = [f"lacks {key}" for key in expected if key not in tensors]
-    wrong += [f"has {key}, which the network does not" for key in tensors if key not in expected]
-    wrong += [
-        f"{key} is {tuple(tensors[key].shape)} where the network has {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in tensors and tensors[key].shape != value.shape
-    ]
-    if wrong:
-        raise UserError(
-            f"{path}: its weights do not fit kind '{kind}' and these sizes: {wrong[0]} ({len(wrong)} such); "
-            f"it looks like {_looks_like(tensors)}; give its sizes in config"
-        )
+    check_fit(expected, tensors, path, kind, "dnn.", _looks_like(tensors))
     network.load_state_dict({ours: tensors[theirs] for ours, theirs in names.items()})
 
 
@@ -350,11 +333,8 @@ def _looks_like(tensors: Collection[str]) -> str:
         ("all_modules.0.W", "FlowSE or SGMSE (kinds flowse, sgmse) of other sizes"),
     ):
         if key in tensors:
-            return what
-    from mfdistill.teachers.load import recognise_tensors
-
-    kind = recognise_tensors(tensors)
-    return f"kind {kind}" if kind else "a file of another program"
+            return f"it looks like {what}"
+    return ""
 
 
 def _checked(config: Mapping[str, Any], path: str | Path) -> Mapping[str, Any]:

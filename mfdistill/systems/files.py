@@ -18,7 +18,7 @@ from torch import Tensor
 from mfdistill.checkpoint import load_tensors
 from mfdistill.errors import UserError
 from mfdistill.reading import reason
-from mfdistill.teachers.stand_ins import stand_ins
+from mfdistill.systems.stand_ins import stand_ins
 
 # what compilers, checkpointing and sharding put into the middle of tensors' names, and what
 # wrappers put before them

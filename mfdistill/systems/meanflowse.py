@@ -1,27 +1,63 @@
-"""Students with MeanFlowSE's architecture as a checkpoint that its own programs load."""
+"""MeanFlowSE checkpoints (arXiv 2509.14858): as teachers, as students, and students of that
+architecture back in its layout.
+"""
 
 from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from mfdistill.checkpoint import write_pickle
 from mfdistill.errors import UserError
-from mfdistill.networks.config import NCSNppConfig
 from mfdistill.networks.delta import DeltaEmbedding
-from mfdistill.parts import part_of
-from mfdistill.students.student import Student
-from mfdistill.teachers.enhancement import official_names
+from mfdistill.networks.ncsnpp import NCSNpp
+from mfdistill.systems.base import Opened, System, TwoTimes, no_stream, own_facts
+from mfdistill.systems.enhancement import (
+    official_names,
+    open_enhancement,
+    read_enhancement,
+    recogniser,
+)
+from mfdistill.systems.lightning import read_checkpoint
 
 _MODULE = "flowmse.data_module"
 
 
-def export_meanflowse(student: Student, path: str | Path) -> Path:
+def read_student(path: Path, config: Mapping[str, Any] | None, streaming: bool) -> Opened:
+    """A student from a MeanFlowSE checkpoint: ``u(z, t, r)`` is its network at ``1 - t`` and ``d =
+    r - t``.
+
+    The schedule is its recommended single step, from ``1 - T_rev`` to 1; ``flow.meanflowse_times``
+    gives its other grids.
+
+    Raises:
+        UserError: another kind of file, weights that do not fit the sizes, or options that have no
+            counterpart here.
+    """
+    if streaming:
+        raise no_stream(path, "meanflowse")
+    network, task, description, settings = open_enhancement("meanflowse", path, config)
+    if description["name"] != "ncsnpp":
+        raise UserError(
+            f"{path}: a network without a second time is no student; load it as a teacher"
+        )
+    start = 1 - float(settings.get("T_rev") or 1)
+    parent = {"file": str(path), "kind": "meanflowse", "weights": settings["weights"]}
+    saved = {"role": "student", "network": description, "parent": parent}
+    return Opened(network, task, own_facts(network), saved, schedule=[start, 1.0], interval="delta")
+
+
+def has_average_velocity(path: Path) -> bool:
+    """Whether a checkpoint was trained with the MeanFlow term, so that it is a student."""
+    return bool(read_checkpoint(path).settings.get("use_mfse", True))
+
+
+def export_meanflowse(student: TwoTimes, path: str | Path, base: str | Path | None = None) -> Path:
     """Write ``student`` as a Lightning checkpoint (``.ckpt``) in MeanFlowSE's layout;
     ``load_student`` reads it too.
 
@@ -35,10 +71,14 @@ def export_meanflowse(student: Student, path: str | Path) -> Path:
             cannot be written.
     """
     target = Path(path)
-    names = official_names(student.network)
+    if base is not None:
+        raise UserError("--base: layout meanflowse takes no other tensors; leave it out")
+    if target.suffix != ".ckpt":
+        raise UserError(f"{target}: MeanFlowSE reads .ckpt files; give the file that ending")
+    settings, own = _settings(student), student.network.state_dict()
     tensors = {
-        f"dnn.{theirs}": student.network.state_dict()[ours].detach().cpu().clone()
-        for ours, theirs in names.items()
+        f"dnn.{theirs}": own[ours].detach().cpu().clone()
+        for ours, theirs in official_names(student.network).items()
     }
     checkpoint = {
         "epoch": 0,
@@ -51,44 +91,29 @@ def export_meanflowse(student: Student, path: str | Path) -> Path:
             "shadow_params": [value.clone() for value in tensors.values()],
             "collected_params": None,
         },
+        "hparams_name": "kwargs",
     }
-    if target.suffix != ".ckpt":
-        raise UserError(f"{target}: MeanFlowSE reads .ckpt files; give the file that ending")
-    settings = _settings(student)
-    part = part_of(target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _class_reference() as data_module:
-            torch.save(
-                {
-                    **checkpoint,
-                    "hparams_name": "kwargs",
-                    "hyper_parameters": {**settings, "data_module_cls": data_module},
-                },
-                part,
-            )
-        part.replace(target)
-    except (OSError, RuntimeError) as error:
-        part.unlink(missing_ok=True)
-        raise UserError(
-            f"{target}: cannot be written ({error}); free some space or name another file"
-        ) from error
+    with _class_reference() as data_module:
+        write_pickle(
+            target,
+            {**checkpoint, "hyper_parameters": {**settings, "data_module_cls": data_module}},
+        )
     return target
 
 
-def _settings(student: Student) -> dict[str, Any]:
-    sizes: Any = getattr(student.network, "config", None)
-    task = student.task
-    embedding: Any = getattr(student.network, "time_embedding", None)
+def _settings(student: TwoTimes) -> dict[str, Any]:
+    network, task = student.network, student.task
+    if not isinstance(network, NCSNpp):
+        raise UserError("export: not possible as MeanFlowSE: its network is not NCSN++")
+    sizes = network.config
     for wrong, what in (
-        (not isinstance(sizes, NCSNppConfig), "its network is not NCSN++"),
         (
-            not isinstance(embedding, DeltaEmbedding),
+            not isinstance(network.time_embedding, DeltaEmbedding),
             "it embeds the interval otherwise; distil with --interval delta",
         ),
-        (getattr(sizes, "divide_by_t", False), "its output is divided by time"),
-        (getattr(sizes, "output", "velocity") != "velocity", "its network is a score"),
-        (getattr(sizes, "time", "log") != "log", "its time is not logarithmic"),
+        (sizes.divide_by_t, "its output is divided by time"),
+        (sizes.output != "velocity", "its network is a score"),
+        (sizes.time != "log", "its time is not logarithmic"),
         (
             task is None or task.config.prior_shape != "flat" or task.config.prior_mean != "y",
             "its prior is not flat around y",
@@ -162,3 +187,12 @@ def _class_reference() -> Iterator[type]:
                 del sys.modules[name]
             else:
                 sys.modules[name] = before
+
+
+MEANFLOWSE = System(
+    "meanflowse",
+    recogniser("meanflowse"),
+    partial(read_enhancement, "meanflowse"),
+    read_student,
+    {"meanflowse": export_meanflowse},
+)

@@ -4,9 +4,8 @@ spectrogram; frozen parts of its file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +14,9 @@ from torch.nn import functional as F
 from mfdistill.checkpoint import load_tensors
 from mfdistill.companions import companion
 from mfdistill.errors import UserError
-from mfdistill.flow import jump, solve
 from mfdistill.networks.conformer import PreLookahead, TokenEncoder, TokenEncoderConfig
-from mfdistill.teachers.mel_flow import ESTIMATOR, checkpoint_file, flow_tensors
-
-if TYPE_CHECKING:
-    from mfdistill.teachers.protocol import Teacher
+from mfdistill.systems.base import no_files
+from mfdistill.systems.mel_flow import ESTIMATOR, checkpoint_file, flow_tensors
 
 
 class TokenFront(nn.Module):
@@ -183,7 +179,7 @@ def load_front(path: str | Path, device: torch.device | str = "cpu", chunk: int 
 
 
 FRONT = "front.safetensors"
-"""A front end alone, in folders that ``teachers.imported`` writes."""
+"""A front end alone, in folders that ``teacher-import`` writes."""
 _LOOKAHEAD = "pre_lookahead_layer.conv1.weight"
 
 
@@ -258,48 +254,7 @@ def _count(tensors: Mapping[str, Tensor], prefix: str) -> int:
     )
 
 
-@torch.no_grad()
-def token_to_mel(
-    model: Teacher | nn.Module,
-    front: TokenFront,
-    token: Tensor,
-    prompt_token: Tensor,
-    prompt_feat: Tensor,
-    embedding: Tensor,
-    steps: Sequence[float] | int,
-    z_0: Tensor | None = None,
-    streaming: bool = False,
-    finalize: bool = True,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """The Mel (b, mels, frames after the prompt) of speech tokens (``TokenFront.condition``): a
-    teacher by Euler steps, a student by jumps.
-
-    Args:
-        steps: a number of uniform steps or times; CosyVoice's sampler is a teacher at
-            ``cosine_times(10)``, Chatterbox's a student at 2.
-        z_0: (b, mels, prompt and other frames) noise; default a teacher's prior, for a student
-            fresh noise.
-        streaming: of front end and flow together.
-    """
-    cond = front.condition(
-        token, prompt_token, prompt_feat, embedding, streaming=streaming, finalize=finalize
-    )
-    if streaming:
-        cond["streaming"] = torch.tensor(True, device=cond["mu"].device)
-    mu = cond["mu"]
-    if isinstance(model, nn.Module):
-        z_0 = (
-            torch.randn(mu.shape, generator=generator, dtype=mu.dtype).to(mu.device)
-            if z_0 is None
-            else z_0
-        )
-        z_1 = jump(lambda z, t, r: model(z, t, r, cond), z_0, steps)
-    else:
-        z_1 = solve(
-            lambda z, t: model.velocity(z, t, cond),
-            model.prior(cond, generator) if z_0 is None else z_0,
-            steps,
-            "euler",
-        )
-    return z_1[:, :, prompt_feat.shape[1] :]
+def front_file(place: Path, network: nn.Module, given: Path | None) -> dict[str, bytes]:
+    """``front.safetensors`` out of a flow file or folder; nothing where it has none."""
+    no_files(place, network, given)
+    return {FRONT: front_bytes(load_front(place))} if has_front(place) else {}

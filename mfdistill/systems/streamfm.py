@@ -19,77 +19,14 @@ from mfdistill.errors import UserError
 from mfdistill.networks.causal_layers import freeze_norms
 from mfdistill.networks.causal_ncsnpp import CausalNCSNpp
 from mfdistill.networks.config import CausalNCSNppConfig
-from mfdistill.tasks import Task, TaskConfig, get_task
-from mfdistill.teachers.cfm import CFMTeacher
-from mfdistill.teachers.foreign import Foreign, read_foreign, walk_tensors
-from mfdistill.teachers.predictor import Predictor
-from mfdistill.teachers.streamfm_sizes import bins_of, front_end, sizes_of, split_config, spread_of
+from mfdistill.networks.predictor import Predictor
+from mfdistill.systems.base import SIZES, Misfit, Opened, System, check_fit, own_facts
+from mfdistill.systems.files import Foreign, read_foreign, walk_tensors
+from mfdistill.systems.streamfm_sizes import bins_of, front_end, sizes_of, split_config, spread_of
+from mfdistill.tasks import Task, TaskConfig, Vocode, get_task
 
 
-class StreamFMTeacher(CFMTeacher):
-    """A causal flow, with the predictor in front of it where it has one (see ``protocol.Teacher``).
-
-    A condition without the predictor's estimate ``e`` is completed by the predictor; ``complete``
-    does it once for many evaluations.
-
-    Attributes:
-        predictor: ``y -> e``; None if there is none.
-    """
-
-    def __init__(
-        self,
-        network: CausalNCSNpp,
-        task: Task | None,
-        config: Mapping[str, Any],
-        predictor: Predictor | None,
-        streaming: bool = False,
-    ):
-        super().__init__(network, task, config, streaming)
-        self.predictor = predictor
-        if predictor is not None:
-            predictor.streaming = streaming
-
-    def complete(self, cond: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """``cond`` with the estimate ``e`` (b, 2, f, n) of ``y``, where there is a predictor and it
-        is missing.
-        """
-        if self.predictor is None or "e" in cond:
-            return dict(cond)
-        return {**cond, "e": self.predictor(cond)}
-
-    def velocity(self, z_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """``v(z_t, t)``; z_t (b, 2, f, n), t (b,), (1,) or 0-d.
-
-        Raises:
-            UserError: the network needs ``e``, which is neither given nor to be had.
-        """
-        return super().velocity(z_t, t, self.complete(cond))
-
-    def prior(self, cond: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
-        """``z_0`` (b, 2, f, n): ``y``, or the predictor's ``e``, with complex noise."""
-        if self.task is None:
-            raise UserError(
-                "this file does not say its prior's spread; load it with config={'sigma_y': ...} (0.05 with a predictor, "
-                "0.35 for dereverberation and codecs, 0.25 for phase and vocoding)"
-            )
-        return super().prior(self.complete(cond), generator)
-
-    def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> StreamFMTeacher:
-        super().to(device, dtype)
-        if self.predictor is not None:
-            self.predictor.to(device=device, dtype=dtype)
-        return self
-
-
-def load_streamfm(
-    path: Path,
-    device: torch.device | str = "cpu",
-    config: Mapping[str, Any] | None = None,
-    guidance_strength: float | None = None,
-    streaming: bool = False,
-) -> StreamFMTeacher:
+def read_streamfm(path: Path, config: Mapping[str, Any] | None, streaming: bool) -> Opened:
     """A teacher from a Stream.FM file.
 
     Args:
@@ -104,10 +41,6 @@ def load_streamfm(
         UserError: another kind of file, a predictor by itself, weights that do not fit the sizes,
             or an unknown key of ``config``.
     """
-    if guidance_strength:
-        raise UserError(
-            f"{path}: trained without a null condition, so guidance strength {guidance_strength} has no meaning; leave it out"
-        )
     foreign = read_foreign(path)
     tensors = flat_tensors(foreign)
     sizes, features = split_config(config or {}, path)
@@ -120,7 +53,7 @@ def load_streamfm(
     if within := section(tensors, "initial_predictor.dnn."):
         found = build(within, {"input_freqs": network.config.input_freqs}, path)
     elif features.get("predictor"):
-        found = load_predictor(features["predictor"], device)
+        found = load_predictor(features["predictor"])
     if found is not None and network.config.input_channels != 6:
         raise UserError(
             f"{path}: has a predictor before a flow of {network.config.input_channels} channels; supported are those of 6 "
@@ -136,7 +69,9 @@ def load_streamfm(
         "parent": {"file": str(path), "kind": "streamfm"},
         **({} if predictor is None else {"predictor": predictor.description}),
     }
-    return StreamFMTeacher(network, task, saved, predictor, streaming).to(device)
+    if predictor is not None:
+        predictor.streaming = streaming
+    return Opened(network, task, own_facts(network), saved)
 
 
 def load_predictor(
@@ -196,26 +131,13 @@ def build(
             numbers that are not finite.
     """
     if "pyramid_downsample.fir_kernel" not in tensors:
-        raise UserError(
-            f"{path}: is no Stream.FM file: it lacks pyramid_downsample.fir_kernel; it looks like {looks_like(tensors)}"
-        )
+        text = f"{path}: is no Stream.FM file: it lacks pyramid_downsample.fir_kernel"
+        raise Misfit(text, SIZES, list(tensors))
     sizes = from_dict(
         CausalNCSNppConfig, {**sizes_of(tensors, given, path), **given}, f"{path}: config"
     )
     network = CausalNCSNpp(sizes)
-    own = network.state_dict()
-    wrong = [f"lacks {key}" for key in own if key not in tensors]
-    wrong += [f"has {key}, which the network does not" for key in tensors if key not in own]
-    wrong += [
-        f"{key} is {tuple(tensors[key].shape)} where the network has {tuple(value.shape)}"
-        for key, value in own.items()
-        if key in tensors and tensors[key].shape != value.shape
-    ]
-    if wrong:
-        raise UserError(
-            f"{path}: its weights do not fit kind 'streamfm' and these sizes: {wrong[0]} ({len(wrong)} such); it looks like "
-            f"{looks_like(tensors)}; give its sizes in config"
-        )
+    check_fit(network.state_dict(), tensors, path, "streamfm", "dnn.")
     for key, value in tensors.items():
         if not bool(torch.isfinite(value).all()):
             raise UserError(f"{path}: {key} has values that are not finite; the file is damaged")
@@ -257,8 +179,8 @@ def task_of(
         numbers["n_mels"] = int(features["n_mels"]) if bank is None else bank.shape[1]
     config = from_dict(TaskConfig, numbers, f"{path}: task")
     task = get_task(config, predictor)
-    if bank is not None and hasattr(task, "mel"):
-        task.mel.filterbank, task.mel.inverse = bank, tensors["post_Y_fn.pseudoinverse"]  # type: ignore[attr-defined]
+    if bank is not None and isinstance(task, Vocode):
+        task.mel.filterbank, task.mel.inverse = bank, tensors["post_Y_fn.pseudoinverse"]
     return task
 
 
@@ -268,11 +190,4 @@ def is_streamfm(names: Collection[str]) -> bool:
     return all(any(name.endswith(end) for name in names) for end in ends)
 
 
-def looks_like(names: Collection[str]) -> str:
-    """What a file's tensors tell of its kind, for error messages."""
-    from mfdistill.teachers.load import recognise_tensors
-
-    kind = recognise_tensors(names)
-    if kind == "streamfm":
-        return "a Stream.FM file of other sizes"
-    return "a file of another program" if kind is None else f"kind '{kind}'"
+STREAMFM = System("streamfm", is_streamfm, read_streamfm)

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from mfdistill.errors import UserError
 from mfdistill.flow import GaussianPath
-from mfdistill.networks import build_network
+from mfdistill.networks.build import build_network
 from mfdistill.networks.causal_layers import freeze_norms
 from mfdistill.networks.int8 import put_int8
-from mfdistill.networks.memory import frame_by_frame
+from mfdistill.networks.memory import frame_by_frame, streams_by_frames
 
 PREFIX = "predictor."
 """Of a predictor's weights among those of its flow."""
@@ -60,7 +60,7 @@ class Predictor(nn.Module):
     @property
     def causal(self) -> bool:
         """Whether it can stream."""
-        return bool(getattr(self.network, "causal", False)) and hasattr(self.network, "init_state")
+        return streams_by_frames(self.network)
 
     @torch.no_grad()
     def forward(self, cond: Mapping[str, Tensor]) -> Tensor:
@@ -113,7 +113,7 @@ def with_predictor(tensors: Mapping[str, Tensor], task: Any) -> dict[str, Tensor
     """The tensors of a folder's ``model.safetensors``: a model's own, and those of the predictor
     that its task has, where it has one.
     """
-    predictor = getattr(task, "predictor", None)
+    predictor = None if task is None else task.predictor
     own = (
         {}
         if predictor is None
