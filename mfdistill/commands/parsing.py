@@ -23,6 +23,7 @@ import mfdistill
 from mfdistill.checkpoint import load_config
 from mfdistill.commands.compare import Compare
 from mfdistill.commands.compress import Compress
+from mfdistill.commands.data import Data
 from mfdistill.commands.degrade import Degrade
 from mfdistill.commands.demo import Demo
 from mfdistill.commands.evaluate import Evaluate
@@ -55,6 +56,7 @@ COMMANDS: dict[str, type] = {
     "stream": Stream,
     "synthesize": Synthesize,
     "degrade": Degrade,
+    "data": Data,
     "compress": Compress,
     "demo": Demo,
     "export": Export,

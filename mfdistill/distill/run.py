@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import mfdistill
-from mfdistill.checkpoint import clean_parts, remove_folder, save_folder
+from mfdistill.checkpoint import remove_folder, save_folder
 from mfdistill.companions import SECTION, copy_companions, named_companions
 from mfdistill.config import to_dict
 from mfdistill.distill import state
@@ -21,6 +21,7 @@ from mfdistill.distill.settings import TrainConfig, check, identity
 from mfdistill.errors import UserError
 from mfdistill.integrity import check_finite
 from mfdistill.networks.predictor import with_predictor
+from mfdistill.parts import clean_parts
 
 
 @dataclass
