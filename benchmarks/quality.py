@@ -1,399 +1,614 @@
-"""What distillation keeps, on real speech: trains, distils, searches and evaluates `vocode` and
-`enhance` from one command.
+"""What distillation and finishing keep, on real speech: every row by the same code on the same
+utterances.
 
-    python benchmarks/quality.py --data ../shared/data
+    python benchmarks/quality.py --data ../shared/data --tasks vocode-8k
+    python benchmarks/quality.py --given committed --models finished regression-losses
 
-Every stage resumes where it was stopped; finished stages are skipped. Models are selected on
-nothing but the validation split; the table is of the test split, whose speakers and noises no stage
-before it has heard. The last stage rounds the checkpoints to half precision, stores them in
-benchmarks/models, scores *those*, and writes benchmarks/results/quality.json and .png.
+Models that are not given are trained for minutes, not updates; each training and each row's scores
+are kept under --out, and a restart goes on where it was stopped. Everything is chosen on the
+validation split; the table is of the test split, whose speakers and noises no stage before it has
+heard. Checkpoints are rounded to half precision first. Writes benchmarks/results/quality.json and
+.png, quality_paired.json (differences to --against, with paired intervals) and, with
+--curve-minutes, quality_minutes.json and .png.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import recipes
 import tyro
-from record import HERE, commit, digest, halve, hours_of, into, machine, recorded, tables
+from record import HERE, commit, digest, halve, into, machine, recorded, tables
+from scores import METRICS, Scored, System, score_systems
+from stages import planned, train_for
 
-from mfdistill.checkpoint import write_json
-from mfdistill.commands.evaluate import Evaluate
-from mfdistill.commands.evaluate import run as evaluate
-from mfdistill.commands.options import Corpus, ValidOptions
+from mfdistill.checkpoint import load_config
 from mfdistill.commands.os3_search import OS3Search
 from mfdistill.commands.os3_search import run as os3_search
-from mfdistill.commands.student_distill import StudentDistill
-from mfdistill.commands.student_distill import run as student_distill
-from mfdistill.commands.teacher_train import TeacherTrain
-from mfdistill.commands.teacher_train import run as teacher_train
-from mfdistill.distill.objectives.config import IntegralConfig, MeanFlowConfig
-from mfdistill.distill.settings import TrainConfig
-from mfdistill.flow.config import IntervalConfig, TimeConfig
+from mfdistill.data import open_eval
+from mfdistill.distill.finishing.config import FinishConfig
+from mfdistill.distill.inference import open_model
+from mfdistill.distill.logs import say
+from mfdistill.errors import UserError
+from mfdistill.metrics import differences, pesq_mode, scoring_pool, summarise
+from mfdistill.report import write_table
+from mfdistill.report.tables import header
 from mfdistill.search.config import SearchConfig
 
-# the row that the README quotes, declared before any is measured: model, objective, evaluations,
-# schedule; and at which rate
-CLAIM = ("student", "integral", 1, "uniform")
-CLAIMED_RATE = {"vocode": 8000, "enhance": 16000}
-COLUMNS = (
-    *(
-        "task",
-        "model",
-        "claim",
-        "objective",
-        "network",
-        "nfe",
-        "schedule",
-        "times",
-        "split",
-        "sample_rate",
-        "pesq_mode",
-        "n",
-        "params",
-    ),
-    *(
-        "spectral",
-        "train_hours",
-        "pesq",
-        "pesq_ci95",
-        "estoi",
-        "estoi_ci95",
-        "sisdr",
-        "sisdr_ci95",
-        "dnsmos_ovrl",
-        "dnsmos_ovrl_ci95",
-    ),
-    *(
-        "spksim",
-        "spksim_ci95",
-        "lsd",
-        "lsd_ci95",
-        "rtf",
-        "searched",
-        "checkpoint_sha256",
-        "commit",
-        "machine",
-    ),
+Label = Literal["vocode-8k", "vocode", "phase-8k", "enhance", "token2mel"]
+# the row that a page may quote, declared before any is measured
+CLAIM = ("finished", 1)
+KEYS = (
+    *("task", "model", "name", "claim", "objective", "network", "nfe", "schedule", "times"),
+    *("start", "critics", "temperature", "losses"),
+    *("split", "sample_rate", "pesq_mode", "n", "params", "spectral", "train_hours"),
 )
+TAIL = ("rtf", "searched", "checkpoint_sha256", "commit", "machine")
+SHOWN = (
+    *("pesq", "estoi", "sisdr", "lsd", "mcd", "periodicity", "spksim"),
+    *("dnsmos_sig", "dnsmos_ovrl", "plcmos", "wer", "fd_speaker", "fd_frames"),
+)
+DRAWN = ("teacher", "student", "finished", "regression-losses", "unprocessed")
+SEARCHED = {"enhance": "pesq"}  # the others by speaker similarity, the paper's metric
 
 
 @dataclass(frozen=True)
 class Options:
-    """Train, distil, search and evaluate on real speech."""
+    """Train, distil, finish, search and evaluate on real speech."""
 
     data: str = "../shared/data"
     """Corpus with train, valid and test speakers (see the README on data), noises beside it."""
-    tasks: tuple[Literal["vocode", "enhance"], ...] = ("vocode", "enhance")
-    stages: tuple[Literal["train", "search", "evaluate"], ...] = ("train", "search", "evaluate")
+    tasks: tuple[Label, ...] = ("vocode-8k", "vocode", "phase-8k", "enhance", "token2mel")
+    models: tuple[str, ...] = ()
+    """Train and score these (and what they are made from) instead of all in PLAN."""
+    given: tuple[str, ...] = ()
+    """NAME=FOLDER: take a model instead of training it; 'committed' takes all that lie in
+    benchmarks/models as TASK-NAME.
+    """
+    given_hours: tuple[str, ...] = ()
+    """NAME=HOURS: of all training behind a given model, where no recorded row says it."""
     out: str = "runs/quality"
-    """Folder of the runs."""
-    sample_rate: Literal[8000, 16000] | None = None
-    """By default the rate of the task's claim: 8000 for vocode, 16000 for enhance."""
+    """Folder of the trainings and the scores."""
+    results: str = str(HERE / "results")
+    """Folder of the recorded tables; pages are only written with the default."""
+    teacher_minutes: float = 60.0
+    student_minutes: float = 40.0
+    finish_minutes: float = 15.0
+    critics_minutes: float = 15.0
+    """Of finishing with critics, after finishing without."""
+    curve_minutes: tuple[float, ...] = ()
+    """Budgets of the figure of quality against minutes from a given teacher: each is spent on
+    distilling and finishing (half each), on finishing the teacher, and on a regression.
+    """
+    critic_weight: float = 0.1
+    temperature: float = 0.0
+    """Of finished models."""
+    crop_s: float = 1.0
     batch_size: int = 8
-    teacher_steps: int = 6000
-    """Updates of the teacher."""
-    student_steps: int = 1500
-    """Updates of the student."""
-    student_batch_size: int = 6
-    """Crops per update of the student."""
-    meanflow_steps: int = 600
-    """Updates of the second student, by the objective 'meanflow'; 0 leaves it out."""
-    continued_steps: int | None = None
-    """Updates of the teacher that is trained on for comparison; default: as many as take the
-    student's time.
-    """
-    regression_steps: int | None = None
-    """Updates of the regression network; default: as many as take the time of teacher and
-    student.
-    """
-    start_steps: int = 2000
-    """Updates of the regression network that the teacher of enhance starts from."""
-    search_limit: int = 16
-    """Validation utterances that a schedule is scored on."""
-    search_iterations: int = 6
-    """Ternary steps per line of the search."""
     mixed_precision: Literal["no", "bf16"] = "bf16"
+    """Of all but finishing."""
+    search_limit: int = 16
+    """Validation utterances that a schedule is scored on; 0 searches none."""
+    search_iterations: int = 6
+    limit: int = 40
+    """Test utterances."""
+    metrics: tuple[str, ...] = METRICS
+    against: tuple[str, ...] = ("teacher-20", "regression-losses-1")
+    """Rows that all others are compared with, where they are there."""
     workers: int = 1
-    """Processes for PESQ and ESTOI."""
-    limit: int | None = None
-    """Use at most so many test utterances."""
+    store: bool = False
+    """Put the half-precision teacher, student and finished models into benchmarks/models."""
+    pilot: int = 10
+    """Updates that tell a training's pace."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A model: what it is made from, for how long, and which rows it gives."""
+
+    make: Callable[[Options, recipes.Setup, Mapping[str, Path]], recipes.Train]
+    minutes: Callable[[Options, Callable[[str], float]], float]
+    """Of its own training; ``spent(name)`` are the minutes of another's own."""
+    of: str | None = None
+    """The model that it goes on from."""
+    needs: tuple[str, ...] = ()
+    """Others that must be there."""
+    role: Literal["teacher", "student", "regression"] = "student"
+    nfe: tuple[int, ...] = (1,)
+    search: bool = False
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _finish(
+    role: Literal["student", "teacher", "regression"], start: str, critics: bool, random: bool
+) -> Callable[[Options, recipes.Setup, Mapping[str, Path]], recipes.Train]:
+    def make(options: Options, setup: recipes.Setup, folders: Mapping[str, Path]) -> recipes.Train:
+        config = FinishConfig(
+            nfe=(1,) if random else (1, 2),
+            temperature=0.0 if random else options.temperature,
+        )
+        weight = options.critic_weight if critics else 0.0
+        return recipes.finished(setup, role, folders[start], config, weight, random)
+
+    return make
+
+
+def finish(start: str, begun: str, critics: bool = False) -> Planned:
+    """A model finished from ``start``, which began as a student, a teacher or a regression."""
+    role = "student" if critics or begun == "student" else begun
+    return Planned(
+        _finish(role, start, critics, False),  # type: ignore[arg-type]
+        lambda options, spent: options.critics_minutes if critics else options.finish_minutes,
+        of=start,
+        nfe=(1, 2),
+        about={"model": "finished", "critics": critics, "start": begun, "losses": "finish"},
+    )
+
+
+def distilled(objective: Literal["integral", "meanflow"]) -> Planned:
+    """A student of the teacher."""
+    return Planned(
+        lambda options, setup, folders: recipes.student(setup, folders["teacher"], objective),
+        lambda options, spent: options.student_minutes,
+        of="teacher",
+        nfe=(1, 2, 3),
+        search=True,
+        about={"model": "student"},
+    )
+
+
+def control(
+    minutes: Callable[[Callable[[str], float]], float], losses: str, start: str = "teacher"
+) -> Planned:
+    """A network of the same size that answers at once, trained from random weights, or trained on
+    from another one of these with critics.
+    """
+    about = {"model": "regression", "losses": losses, "critics": losses == "critics"}
+    if losses == "plain":
+        return Planned(
+            lambda options, setup, folders: recipes.regression(setup, folders["teacher"]),
+            lambda options, spent: minutes(spent),
+            needs=("teacher",),
+            role="regression",
+            about=about,
+        )
+    if losses == "critics":
+        return Planned(
+            _finish("student", start, True, False),
+            lambda options, spent: options.critics_minutes,
+            of=start,
+            about=about,
+        )
+    return Planned(
+        _finish("teacher", "teacher", False, True),
+        lambda options, spent: minutes(spent),
+        needs=("teacher",),
+        about=about,
+    )
+
+
+def short(spent: Callable[[str], float]) -> float:
+    """As long as student and finishing."""
+    return spent("student") + spent("finished")
+
+
+def long(spent: Callable[[str], float]) -> float:
+    """As long as teacher, student and finishing."""
+    return spent("start") + spent("teacher") + short(spent)
+
+
+PLAN: dict[str, Planned] = {
+    "start": Planned(
+        lambda options, setup, folders: recipes.regression(setup),
+        lambda options, spent: options.teacher_minutes / 3,
+        role="regression",
+        nfe=(),
+    ),
+    "teacher": Planned(
+        lambda options, setup, folders: recipes.teacher(setup, folders.get("start")),
+        lambda options, spent: options.teacher_minutes,
+        role="teacher",
+        nfe=(1, 2, 5, 10, 20),
+        about={"model": "teacher"},
+    ),
+    "student": distilled("integral"),
+    "student-meanflow": distilled("meanflow"),
+    "finished": finish("student", "student"),
+    "finished-critics": finish("finished", "student", critics=True),
+    "finished-meanflow": finish("student-meanflow", "student"),
+    "finished-meanflow-critics": finish("finished-meanflow", "student", critics=True),
+    # the teacher finished directly, as long as distilling and finishing took: does distilling help?
+    "finished-teacher": replace(
+        finish("teacher", "teacher"), minutes=lambda options, spent: short(spent)
+    ),
+    "finished-teacher-critics": finish("finished-teacher", "teacher", critics=True),
+    "regression": control(short, "plain"),
+    "finished-regression": finish("regression", "regression"),
+    "regression-losses": control(short, "finish"),
+    "regression-critics": control(short, "critics", "regression-losses"),
+    "regression-long": control(long, "plain"),
+    "regression-losses-long": control(long, "finish"),
+    "regression-critics-long": control(long, "critics", "regression-losses-long"),
+    "cfm-continued": Planned(
+        lambda options, setup, folders: recipes.continued(setup, folders["teacher"]),
+        lambda options, spent: short(spent),
+        of="teacher",
+        role="teacher",
+        about={"model": "cfm-continued"},
+    ),
+}
+MEL_LEFT_OUT = ("finished-regression",)  # their plain regression is a finished one already
 
 
 def main(options: Options) -> None:
-    """All stages for all tasks."""
-    for task in options.tasks:
-        own = replace(options, sample_rate=options.sample_rate or CLAIMED_RATE[task])
-        if "train" in options.stages:
-            train(own, task)
-        if "search" in options.stages:
-            search(own, task)
-        if "evaluate" in options.stages:
-            record(own, task, measure(own, task))
-
-
-def label(options: Options, task: str) -> str:
-    """Of the task's folders: its name, with the rate where that is not 16 kHz."""
-    return task if options.sample_rate == 16000 else f"{task}-{(options.sample_rate or 0) // 1000}k"
-
-
-# teachers that start as a regression network: most of such a flow is the mean of the speech
-FROM_REGRESSION = ("enhance",)
-# Students. vocode: as the IntMeanFlow paper, by a better rule. enhance: its teachers are best at
-# two steps, so those are the target.
-INTEGRAL = {
-    "vocode": IntegralConfig(
-        targets_per_rollout=2, interval=IntervalConfig(p_full=0.7), spectral=0.1
-    ),
-    "enhance": IntegralConfig(
-        substeps=2, solver="euler", interval=IntervalConfig(p_full=0.75), spectral=0.02
-    ),
-}
-
-
-def train(options: Options, task: Literal["vocode", "enhance"]) -> None:
-    """Teacher, students, the teacher trained on, and a regression network."""
-    out = Path(options.out) / label(options, task)
-    corpus = Corpus(source=options.data)
-    common = TrainConfig(
-        batch_size=options.batch_size,
-        lr=2e-3,
-        warmup=100,
-        ema_decay=0.998,
-        mixed_precision=options.mixed_precision,
-        valid_every=1000,
-        save_every=200,
-        log_every=50,
-        resume=True,
-    )
-    network = TeacherTrain(
-        task=task,
-        sample_rate=options.sample_rate or 16000,
-        data=corpus,
-        training=common,
-        valid=ValidOptions(valid_files=6),
-    )
-    teacher = replace(
-        network,
-        training=replace(common, out=str(out / "teacher"), steps=options.teacher_steps),
-        valid=ValidOptions(6, (1, 10)),
-    )
-    regression = replace(network, objective="regression", spectral=INTEGRAL[task].spectral)
-    if task in FROM_REGRESSION:
-        start = replace(
-            network,
-            objective="regression",
-            training=replace(common, out=str(out / "start"), steps=options.start_steps),
+    """All tasks, one after another; each one's rows are recorded as soon as they are measured."""
+    unknown = [name for name in options.models if name not in PLAN]
+    if unknown:
+        raise UserError(f"--models {' '.join(unknown)}: choose from {', '.join(PLAN)}")
+    for label in options.tasks:
+        task, _, rate = label.partition("-")
+        setup = recipes.setup_of(
+            task,  # type: ignore[arg-type]
+            8000 if rate else 16000,
+            options.data,
+            options.crop_s,
         )
-        teacher_train(start)
-        # its spread is small, so that all that is uncertain is decided close to t = 0: half the
-        # draws are below 0.12
-        teacher = replace(
-            teacher,
-            init=str(out / "start"),
-            times=TimeConfig("logit-normal", -2.0, 1.5),
-            training=replace(teacher.training, lr=1e-3),
+        bench = Bench(options, setup)
+        names = bench.wanted()
+        for name in names:
+            bench.train(name)
+        record(bench, bench.score(names))
+        if options.curve_minutes:
+            curve(bench)
+
+
+class Bench:
+    """One task's models: where each is, and how long it took."""
+
+    def __init__(self, options: Options, setup: recipes.Setup):
+        self.options, self.setup = options, setup
+        self.runs = Path(options.out) / setup.label
+        self.settings = replace(
+            recipes.SETTINGS,
+            batch_size=options.batch_size,
+            mixed_precision=options.mixed_precision,
         )
-        regression = replace(regression, init=str(out / "start"))
-    teacher_train(teacher)
-    student = StudentDistill(
-        teacher=str(out / "teacher"),
-        data=corpus,
-        integral=INTEGRAL[task],
-        valid=ValidOptions(valid_files=6, valid_nfe=(1, 2)),
-        training=replace(
-            common,
-            out=str(out / "student"),
-            steps=options.student_steps,
-            batch_size=options.student_batch_size,
-            lr=1e-3,
-            valid_every=200,
-        ),
-    )
-    student_distill(student)
-    if options.meanflow_steps:
-        student_distill(
-            replace(
-                student,
-                objective="meanflow",
-                meanflow=MeanFlowConfig(p_full=0.25),
-                training=replace(
-                    student.training,
-                    out=str(out / "student-meanflow"),
-                    steps=options.meanflow_steps,
-                ),
+        self.given = self._given()
+        self.hours = dict(pair.split("=", 1) for pair in options.given_hours)
+
+    def _given(self) -> dict[str, Path]:
+        found: dict[str, Path] = {}
+        for text in self.options.given:
+            name, _, folder = text.partition("=")
+            if text == "committed":
+                places = {one: HERE / "models" / f"{self.setup.label}-{one}" for one in PLAN}
+                found |= {one: place for one, place in places.items() if place.is_dir()}
+            elif name not in PLAN or not Path(folder).is_dir():
+                raise UserError(f"--given {text}: needs NAME=FOLDER, NAME of {', '.join(PLAN)}")
+            else:
+                found[name] = Path(folder)
+        return found
+
+    def wanted(self) -> list[str]:
+        """Names in the order in which they are made, with what they need and the teacher, whose
+        task all are scored by.
+        """
+        found = dict.fromkeys(("teacher", *(self.options.models or PLAN)))
+        for name in reversed(PLAN):
+            if name in found and name not in self.given:
+                plan = PLAN[name]
+                needs = [*plan.needs, *([plan.of] if plan.of else [])]
+                if name == "teacher" and self.setup.from_regression:
+                    needs.append("start")
+                found |= dict.fromkeys(needs)
+        left_out = set(MEL_LEFT_OUT) if self.setup.is_mel else set()
+        if not self.setup.from_regression or "teacher" in self.given:
+            left_out.add("start")
+        return [name for name in PLAN if name in found and name not in left_out]
+
+    def folder(self, name: str) -> Path:
+        return self.given.get(name, self.runs / name)
+
+    def train(self, name: str) -> None:
+        """One model, unless it is given or was trained before; and its schedules."""
+        if name in self.given:
+            return
+        plan = PLAN[name]
+        needed = {*plan.needs, *([plan.of] if plan.of else [])}
+        if name == "teacher" and self.setup.from_regression:
+            needed.add("start")
+        folders = {other: self.folder(other) for other in needed}
+        minutes = plan.minutes(self.options, self.minutes)
+        say(f"--- {self.setup.label}: {name}, {minutes:.3g} minutes")
+        make = plan.make(self.options, self.setup, folders)
+        train_for(minutes, make, self.runs / name, self.settings, self.options.pilot)
+        if plan.search and self.options.search_limit:
+            self._search(self.runs / name)
+
+    def _search(self, folder: Path) -> None:
+        for nfe in (2, 3):
+            if str(nfe) not in (load_config(folder).get("schedules") or {}):
+                os3_search(
+                    OS3Search(
+                        student=str(folder),
+                        data=self.setup.data,
+                        search=SearchConfig(
+                            nfe=nfe,
+                            metric=SEARCHED.get(self.setup.task, "spksim"),
+                            limit=self.options.search_limit,
+                            iterations=self.options.search_iterations,
+                            workers=self.options.workers,
+                        ),
+                    )
+                )
+
+    def total_hours(self, name: str) -> float | None:
+        """Of all training behind a model; None where nobody says it."""
+        if name in self.given:
+            if name in self.hours:
+                return float(self.hours[name])
+            wanted = digest(self.given[name] / "model.safetensors")
+            for row in recorded(HERE / "results" / "quality.json"):
+                if row["checkpoint_sha256"] == wanted and row["train_hours"] is not None:
+                    return float(row["train_hours"])
+        plan = PLAN[name]
+        before = [plan.of] if plan.of else []
+        if name == "teacher" and self.setup.from_regression and name not in self.given:
+            before.append("start")
+        parts = [own_hours(self.folder(name)), *map(self.total_hours, before)]
+        return None if None in parts else sum(part for part in parts if part is not None)
+
+    def minutes(self, name: str) -> float:
+        """Of a model's own training, for others that get as long: as planned, or of a given one as
+        recorded.
+
+        Raises:
+            UserError: nobody says how long a given one took.
+        """
+        if name == "start" and (not self.setup.from_regression or "teacher" in self.given):
+            return 0.0
+        plan = PLAN[name]
+        if name not in self.given:
+            file = self.runs / f"{name}-plan.json"
+            if file.is_file():
+                return float(planned(file)["minutes"])
+            return plan.minutes(self.options, self.minutes)
+        own = self.total_hours(name)
+        before = self.total_hours(plan.of) if plan.of else 0.0
+        if own is None or before is None:
+            raise UserError(
+                f"--given-hours {name}=HOURS: others are to be trained as long as it was"
             )
-        )
-    pace, spent = options.teacher_steps / hours_of(out / "teacher"), hours_of(out / "student")
-    teacher_train(
-        replace(
-            teacher,
-            init=str(out / "teacher"),
-            valid=ValidOptions(valid_files=6, valid_nfe=(1,)),
-            training=replace(
-                common,
-                out=str(out / "cfm-continued"),
-                steps=options.continued_steps or round(pace * spent),
-                lr=1e-3,
-            ),
-        )
+        return max(0.0, 60 * (own - before))
+
+    def stored(self, name: str) -> Path:
+        """The checkpoint that is scored."""
+        if name in self.given or self.setup.is_mel:
+            return self.folder(name)
+        half = halve(self.folder(name), self.runs / "half" / name)
+        if self.options.store and name in ("teacher", "student", "finished", "finished-critics"):
+            halve(self.folder(name), HERE / "models" / f"{self.setup.label}-{name}")
+        return half
+
+    def systems(self, names: Sequence[str]) -> list[System]:
+        """One for every row."""
+        found = [System("unprocessed", about={"model": "unprocessed", "train_hours": 0.0})]
+        for name in names:
+            plan, folder = PLAN[name], self.stored(name)
+            hours = self.total_hours(name)
+            about = dict(plan.about) | {"train_hours": None if hours is None else round(hours, 3)}
+            about["spectral"] = (load_config(folder).get("objective") or {}).get("spectral")
+            if about.get("model") == "finished":
+                about["temperature"] = load_config(folder)["task"]["temperature"]
+            known = load_config(folder).get("schedules") or {}
+            is_finished = about.get("model") == "finished"
+            for nfe in plan.nfe:
+                # a finished model is used on the steps that it was trained on
+                placed = is_finished and str(nfe) in known
+                found.append(System(f"{name}-{nfe}", folder, plan.role, nfe, placed, about))
+            for nfe in map(int, known if plan.search else ()):
+                searched = {"searched": SEARCHED.get(self.setup.task, "spksim")}
+                found.append(
+                    System(f"{name}-{nfe}-o3s", folder, plan.role, nfe, True, about | searched)
+                )
+        return found
+
+    def score(self, names: Sequence[str]) -> dict[str, Scored]:
+        """Of every row."""
+        return score_all(self, self.systems(names))
+
+
+def own_hours(folder: Path) -> float | None:
+    """Of a model's own training, where its folder says it."""
+    config = load_config(folder)
+    hours = config.get("hours", (config.get("training") or {}).get("hours"))
+    return None if hours is None else float(hours)
+
+
+def score_all(bench: Bench, systems: Sequence[System]) -> dict[str, Scored]:
+    """On the task's test utterances."""
+    options, setup = bench.options, bench.setup
+    task = open_model(bench.stored("teacher"), role="teacher").task
+    utterances = open_eval(
+        setup.test, "test", task.degradation, task.sample_rate, limit=options.limit
     )
-    steps = options.regression_steps or round(pace * (hours_of(out / "teacher") + spent))
-    teacher_train(
-        replace(regression, training=replace(common, out=str(out / "regression"), steps=steps))
-    )
-
-
-def search(options: Options, task: str) -> None:
-    """O3S at 2 and 3 evaluations on validation speakers, by speaker similarity (vocode: the metric
-    of the paper) or PESQ.
-    """
-    for nfe in (2, 3):
-        os3_search(
-            OS3Search(
-                student=str(Path(options.out) / label(options, task) / "student"),
-                data=Corpus(source=options.data),
-                search=SearchConfig(
-                    nfe=nfe,
-                    metric=SEARCHED[task],
-                    limit=options.search_limit,
-                    iterations=options.search_iterations,
-                    workers=options.workers,
-                ),
-            )
+    with scoring_pool(options.workers) as pool:
+        return score_systems(
+            systems,
+            utterances,
+            task,
+            options.metrics,
+            bench.runs / "scores",
+            pool,
+            lambda name: say(f"--- {setup.label}: scoring {name}, {len(utterances)} utterances"),
         )
 
 
-SEARCHED = {"vocode": "spksim", "enhance": "pesq"}
-
-
-def measure(options: Options, task: str) -> list[dict[str, Any]]:
-    """Score the half-precision checkpoints on the test split; rows as the file wants them."""
-    runs, models = Path(options.out) / label(options, task), HERE / "models"
-    stored = {
-        name: halve(runs / name, models / f"{label(options, task)}-{name}")
-        for name in ("teacher", "student")
-    }
-    others = [
-        name
-        for name in ("cfm-continued", "regression", "student-meanflow")
-        if (runs / name / "model.safetensors").is_file()
-    ]
-    stored |= {name: halve(runs / name, runs / f"{name}-half") for name in others}
-    common = Evaluate(
-        data=Corpus(source=options.data), split="test", limit=options.limit, workers=options.workers
-    )
-    scores = evaluate(
-        replace(
-            common,
-            out=str(runs / "evaluation"),
-            teacher=str(stored["teacher"]),
-            student=str(stored["student"]),
-            regression=str(stored["regression"]),
-        )
-    )
-    continued = evaluate(
-        replace(
-            common,
-            out=str(runs / "evaluation-continued"),
-            teacher=str(stored["cfm-continued"]),
-            teacher_nfe=(1,),
-        )
-    )
-    scores += [row | {"model": "cfm-continued"} for row in continued if row["model"] == "teacher"]
-    if "student-meanflow" in others:
-        second = evaluate(
-            replace(
-                common,
-                out=str(runs / "evaluation-meanflow"),
-                student=str(stored["student-meanflow"]),
-            )
-        )
-        scores += [row for row in second if row["model"] == "student"]
-    start = hours_of(runs / "start") if task in FROM_REGRESSION else 0.0
-    hours = {
-        "unprocessed": 0.0,
-        "regression": start + hours_of(runs / "regression"),
-        "teacher": start + hours_of(runs / "teacher"),
-    }
-    hours |= {
-        name: hours["teacher"] + hours_of(runs / name)
-        for name in ("student", *others)
-        if name != "regression"
-    }
-    rows = []
-    for score in scores:
-        model, made = score["model"], score["objective"]
-        run = "student-meanflow" if (model, made) == ("student", "meanflow") else model
-        extra = {
-            "train_hours": round(hours[run], 3),
-            "spectral": INTEGRAL[task].spectral
-            if model == "regression" or (model, made) == ("student", "integral")
-            else None,
-            "searched": SEARCHED[task] if score["schedule"] == "o3s" else None,
-            "checkpoint_sha256": digest(stored[run] / "model.safetensors")
-            if run in stored
-            else None,
+def rows_of(bench: Bench, scored: Mapping[str, Scored]) -> list[dict[str, Any]]:
+    """Rows as the file wants them."""
+    setup, rows = bench.setup, []
+    for name, one in scored.items():
+        row = {
+            "task": setup.task,
+            "name": name,
+            "split": "test",
+            "sample_rate": setup.sample_rate,
+            "pesq_mode": pesq_mode(setup.sample_rate),
+            "schedule": schedule_of(one),
+            "claim": (name.rsplit("-", 1)[0], one.facts["nfe"]) == CLAIM,
             "commit": commit(),
             "machine": machine(),
         }
-        row = score | extra
-        rows.append({column: row.get(column) for column in COLUMNS})
+        row |= one.facts | summarise(one.rows)
+        measured = [key for key in row if key not in (*KEYS, *TAIL, "utterance", "failed")]
+        kept = [key for key in measured if not key.startswith("utterance")]
+        rows.append({key: row.get(key) for key in (*KEYS, *kept, *TAIL)})
     return rows
 
 
-TABLE = {
-    "train_hours": "hours",
-    "pesq": "PESQ",
-    "estoi": "ESTOI",
-    "sisdr": "SI-SDR",
-    "lsd": "LSD",
-    "spksim": "speaker similarity",
-    "dnsmos_ovrl": "DNSMOS",
-    "rtf": "RTF",
-}
+def schedule_of(one: Scored) -> str:
+    """How a row's steps are called in the file."""
+    nfe, times = one.facts["nfe"], one.facts["times"]
+    if one.system.folder is None or one.system.role == "regression":
+        return ""
+    equal = times is None or all(abs(t - i / nfe) < 1e-6 for i, t in enumerate(times))
+    return "uniform" if equal else "o3s"
 
 
-def record(options: Options, task: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Replace the task's rows in the recorded result and draw it."""
-    from mfdistill.report import quality_plot, write_table
-
-    stem = HERE / "results" / "quality"
-    others = [
-        row
-        for row in recorded(stem.with_suffix(".json"))
-        if (row["task"], row["sample_rate"]) != (task, options.sample_rate)
+def paired_rows(bench: Bench, scored: Mapping[str, Scored]) -> list[dict[str, Any]]:
+    """Every row's differences to those of --against."""
+    about = {"task": bench.setup.task, "sample_rate": bench.setup.sample_rate}
+    return [
+        about | {"name": name, "against": other} | differences(one.rows, scored[other].rows)
+        for other in bench.options.against
+        if other in scored
+        for name, one in scored.items()
+        if name != other
     ]
-    both = [*others, *rows]
-    both = [row | {"claim": claimed(row)} for row in both]
-    write_table(stem, both)
-    into(HERE.parent / "README.md", "quality.json", tables(both, TABLE))
-    drawn = [row | {"task": f"{row['task']}, {row['sample_rate'] // 1000} kHz"} for row in both]
+
+
+def record(bench: Bench, scored: Mapping[str, Scored]) -> None:
+    """Replace the task's rows in the recorded results, and draw them."""
+    from mfdistill.report import quality_plot
+
+    folder, key = Path(bench.options.results), (bench.setup.task, bench.setup.sample_rate)
+
+    def merged(name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        others = recorded(folder / f"{name}.json")
+        both = [row for row in others if (row["task"], row["sample_rate"]) != key] + rows
+        write_table(folder / name, both)
+        return both
+
+    rows = merged("quality", rows_of(bench, scored))
+    merged("quality_paired", paired_rows(bench, scored))
+    if folder == HERE / "results":
+        columns = {"train_hours": "hours"} | {name: header(name) for name in SHOWN} | {"rtf": "RTF"}
+        for page in (HERE.parent / "README.md", HERE.parent / "docs" / "results.md"):
+            if page.is_file():
+                into(page, "quality.json", tables(rows, columns))
+    drawn = [
+        row | {"task": f"{row['task']}, {row['sample_rate'] // 1000} kHz"}
+        for row in rows
+        if "name" not in row
+        or row["name"].removesuffix("-o3s").rstrip("0123456789").strip("-") in DRAWN
+    ]
     quality_plot(
         drawn,
-        stem.with_suffix(".png"),
-        columns=("pesq", "estoi", "sisdr", "dnsmos_ovrl", "spksim", "lsd"),
+        folder / "quality.png",
+        columns=[name for name in SHOWN if any(name in row for row in drawn)][:9],
     )
-    for nfe in (2, 3):
-        found = Path(options.out) / label(options, task) / "student" / f"o3s-{nfe}"
-        if found.with_suffix(".json").is_file():
-            write_json(
-                HERE / "results" / f"o3s-{label(options, task)}-{nfe}.json",
-                json.loads(found.with_suffix(".json").read_text()),
-            )
-            (HERE / "results" / f"o3s-{label(options, task)}-{nfe}.png").write_bytes(
-                found.with_suffix(".png").read_bytes()
-            )
 
 
-def claimed(row: dict[str, Any]) -> bool:
-    """Whether a row is its task's claim."""
-    return (row["model"], row["objective"], row["nfe"], row["schedule"]) == CLAIM and row[
-        "sample_rate"
-    ] == CLAIMED_RATE[row["task"]]
+def curve(bench: Bench) -> None:
+    """Quality against minutes of training from a given teacher, a regression from scratch
+    beside it.
+    """
+    options, setup, source = bench.options, bench.setup, bench.folder("teacher")
+    config = FinishConfig(nfe=(1, 2), temperature=options.temperature)
+    systems = [
+        System("teacher-20", bench.stored("teacher"), "teacher", 20, about={"minutes": None})
+    ]
+    for minutes in options.curve_minutes:
+
+        def run(name: str, share: float, make: recipes.Train, minutes: float = minutes) -> Path:
+            out = bench.runs / f"minutes-{minutes:g}" / name
+            say(f"--- {setup.label}: {name}, {share * minutes:.3g} minutes")
+            return train_for(share * minutes, make, out, bench.settings, options.pilot)
+
+        half = run("student", 0.5, recipes.student(setup, source))
+        whole = {
+            "distilled and finished": run(
+                "finished", 0.5, recipes.finished(setup, "student", half, config)
+            ),
+            "teacher finished": run(
+                "finished-teacher", 1.0, recipes.finished(setup, "teacher", source, config)
+            ),
+            "regression, same losses": run(
+                "regression",
+                1.0,
+                recipes.finished(
+                    setup, "teacher", source, FinishConfig(nfe=(1,)), random_weights=True
+                ),
+            ),
+        }
+        systems += [
+            System(
+                f"{name.replace(', ', ' ').replace(' ', '-')}-{minutes:g}",
+                folder,
+                "student",
+                1,
+                about={"series": name, "minutes": minutes},
+            )
+            for name, folder in whole.items()
+        ]
+    scored = score_all(bench, systems)
+    key = {"task": setup.task, "sample_rate": setup.sample_rate}
+    rows = [
+        key | one.facts | summarise(one.rows) | {"commit": commit(), "machine": machine()}
+        for one in scored.values()
+    ]
+    file = Path(options.results) / "quality_minutes"
+    others = [
+        row
+        for row in recorded(file.with_suffix(".json"))
+        if (row["task"], row["sample_rate"]) != (setup.task, setup.sample_rate)
+    ]
+    write_table(file, [*others, *rows])
+    draw_curve(rows, file.with_name(f"quality_minutes-{setup.label}.png"), setup.label)
+
+
+def draw_curve(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
+    """A panel per metric: a line per way to spend the minutes, the teacher's 20 steps across."""
+    from mfdistill.report.figures import COLOURS, GREY, new_figure, save_figure, shared_legend, tidy
+
+    columns = [name for name in SHOWN if name in rows[0]][:6]
+    figure = new_figure(11.0, 2.8 * -(-len(columns) // 3) + 0.9, f"{title}: one evaluation")
+    panels = figure.subplots(-(-len(columns) // 3), min(3, len(columns)), squeeze=False).flatten()
+    handles: dict[str, Any] = {}
+    series = list(dict.fromkeys(row["series"] for row in rows if row.get("series")))
+    for panel, column in zip(panels, columns, strict=False):
+        for colour, name in zip(COLOURS, series, strict=False):
+            own = [row for row in rows if row.get("series") == name]
+            handles[name] = panel.errorbar(
+                [row["minutes"] for row in own],
+                [row[column] for row in own],
+                [row[f"{column}_ci95"] for row in own],
+                color=colour,
+                marker="o",
+                capsize=2.5,
+            )
+        (teacher,) = (row for row in rows if row.get("series") is None)
+        handles["teacher, 20 steps"] = panel.axhline(teacher[column], color=GREY, linestyle="--")
+        tidy(panel)
+        panel.set_title(header(column), fontsize=9)
+        panel.set_xlabel("minutes of training", fontsize=9)
+    for panel in panels[len(columns) :]:
+        panel.set_visible(False)
+    shared_legend(figure, handles)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def tables(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str
     parts = []
     for task, rate in dict.fromkeys((row["task"], row["sample_rate"]) for row in rows):
         own = [row for row in rows if (row["task"], row["sample_rate"]) == (task, rate)]
-        lines = [{"system": name_of(row)} | {key: row[key] for key in columns} for row in own]
+        lines = [{"system": name_of(row)} | {key: row.get(key) for key in columns} for row in own]
         title = (
             f"`{task}`, {rate // 1000} kHz, {own[0]['n']} test utterances ({own[0]['machine']}):"
         )
@@ -55,10 +55,15 @@ def name_of(row: dict[str, Any]) -> str:
         if row["model"] in ("unprocessed", "regression")
         else f", {row['nfe']} step" + ("s" if row["nfe"] > 1 else "")
     )
+    if row.get("losses") == "critics" or row.get("critics"):
+        steps = f", critics{steps}"
+    elif row["model"] == "regression" and row.get("losses") == "finish":
+        steps = f", losses of finishing{steps}"
+    if row.get("start"):
+        steps = f" from {row['start']}{steps}"
     placed = f" placed by O3S on {row['searched']}" if row["schedule"] == "o3s" else ""
-    model = row["model"] + (
-        " by meanflow" if (row["model"], row["objective"]) == ("student", "meanflow") else ""
-    )
+    by_meanflow = row["objective"] == "meanflow" or "meanflow" in row.get("name", "")
+    model = row["model"] + (" by meanflow" if by_meanflow else "")
     return f"**{model}{steps}{placed}**" if row["claim"] else model + steps + placed
 
 
@@ -103,9 +108,12 @@ def hours_of(folder: Path) -> float:
 
 def halve(source: Path, target: Path) -> Path:
     """A copy of a model folder in half precision, with what is needed to use it."""
-    config = {key: value for key, value in load_config(source).items() if key in KEPT}
+    whole = load_config(source)
+    config = {key: value for key, value in whole.items() if key in KEPT}
+    if "hours" in (whole.get("training") or {}):
+        config["hours"] = whole["training"]["hours"]
     save_folder(target, {key: value.half() for key, value in load_tensors(source).items()}, config)
     return target
 
 
-KEPT = ("role", "task", "network", "objective", "schedule", "schedules", "predictor")
+KEPT = ("role", "task", "network", "objective", "schedule", "schedules", "predictor", "hours")

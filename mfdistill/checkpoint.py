@@ -4,6 +4,7 @@ dying run damages nothing.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -118,16 +119,21 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def save_folder(path: str | Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """Save a model folder; an existing one at ``path`` keeps its other files (logs,
-    ``training_state``).
+def save_folder(
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    name: str = "model.safetensors",
+) -> None:
+    """Save a model folder, its weights as ``name``; an existing one at ``path`` keeps its others
+    (logs, ``training_state``).
 
     Raises:
         UserError: a tensor that is not finite, a full disk, a folder that cannot be written;
             whatever stood at ``path`` is untouched.
     """
     folder = Path(path)
-    model, file = folder / "model.safetensors", folder / "config.json"
+    model, file = folder / name, folder / "config.json"
     check_finite(tensors, folder)
     part = _written(model, _saver(tensors))
     whole = sealed({"format": FORMAT, **config}, {model.name: file_digest(part)})
@@ -210,6 +216,18 @@ def load_tensors(path: str | Path, check: bool = True) -> dict[str, Tensor]:
         ) from error
 
 
+def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and values; the device does not matter."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def remove_folder(path: Path) -> None:
     """Delete a folder if it is there."""
     if path.exists():
@@ -248,7 +266,12 @@ def resolve(path: str | Path) -> Path:
     try:
         return Path(
             snapshot_download(
-                str(path), allow_patterns=["config.json", "*.safetensors", "vocab.txt"]
+                str(path),
+                # not the training state, which is four times as large
+                allow_patterns=[
+                    *("config.json", "model.safetensors", "front.safetensors", "vocab.txt"),
+                    "adapter_model.safetensors",
+                ],
             )
         )
     except (OSError, ValueError, RuntimeError) as error:  # what hub and HTTP errors derive from

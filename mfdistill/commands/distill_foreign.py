@@ -58,6 +58,7 @@ def run_foreign(command: StudentDistill, teacher: Any, accelerator: Any) -> Path
         parent,
         command.interval,
         guidance_input=None if told is None else told[1],
+        adapter=command.lora,
     )
     student.task = task
     if command.checkpoint_activations:

@@ -76,6 +76,9 @@ def describe(checkpoint: str, sizes: str | None = None) -> dict[str, str]:
         config.get("objective") or {},
     )
     weights, front = folder / "model.safetensors", config.get("predictor") or {}
+    adapter = config.get("adapter") or {}
+    if adapter:
+        weights = folder / "adapter_model.safetensors"
     files = recorded(folder / "config.json")
     check_folder(folder, files or {weights.name: ""})
     beside = [name for name in named_companions(folder) if companion(folder, name)]
@@ -96,6 +99,7 @@ def describe(checkpoint: str, sizes: str | None = None) -> dict[str, str]:
         "role": str(config.get("role")),
         **own,
         "network": f"{network.get('name')} ({listed(network.get('config') or {})})",
+        "adapter": f"{listed(adapter)}; its teacher is needed, or: mfdistill merge" if adapter else "",
         "parameters": f"{own_count:,}",
         "files": ", ".join(f"{name} as written" for name in [*files, *beside]) or "no checksums: written before there were any",
         "predictor": _predictor(front, front_count) if front else "",

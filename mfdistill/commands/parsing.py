@@ -29,6 +29,7 @@ from mfdistill.commands.demo import Demo
 from mfdistill.commands.evaluate import Evaluate
 from mfdistill.commands.export import Export
 from mfdistill.commands.info import Info
+from mfdistill.commands.merge import Merge
 from mfdistill.commands.options import corpus
 from mfdistill.commands.os3_search import OS3Search
 from mfdistill.commands.restore import Restore
@@ -59,6 +60,7 @@ COMMANDS: dict[str, type] = {
     "data": Data,
     "compress": Compress,
     "demo": Demo,
+    "merge": Merge,
     "export": Export,
     "info": Info,
 }

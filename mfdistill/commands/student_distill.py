@@ -18,6 +18,7 @@ from mfdistill.data.tts_config import TTSOptions
 from mfdistill.distill.objectives.config import IntegralConfig, MeanFlowConfig
 from mfdistill.distill.settings import TrainConfig
 from mfdistill.errors import UserError
+from mfdistill.networks.lora_config import LoraConfig
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class StudentDistill:
     """Compute blocks again in the backward pass instead of keeping them: less memory, a third more
     time (text-to-speech networks).
     """
+    lora: LoraConfig = field(default_factory=LoraConfig)
     guidance: GuidanceOptions = field(default_factory=GuidanceOptions)
     tts: TTSOptions = field(default_factory=TTSOptions)
     scratch: ScratchOptions = field(default_factory=ScratchOptions)
@@ -102,6 +104,7 @@ def repeat(config: Mapping[str, Any], where: str) -> StudentDistill:
         predictor=repeated_predictor(config, where) if causal else None,
         objective=name,
         scratch=from_dict(ScratchOptions, config.get("scratch") or {}, f"{where}: scratch"),
+        lora=from_dict(LoraConfig, config.get("adapter") or {}, f"{where}: adapter"),
         tts=from_dict(TTSOptions, config.get("tts") or {}, f"{where}: tts"),
         guidance=from_dict(GuidanceOptions, config.get("guidance") or {}, f"{where}: guidance"),
         data=corpus(config.get("data"), where),
@@ -162,7 +165,9 @@ def run(command: StudentDistill) -> Path:
         "sha256": digest_tensors(teacher.network.state_dict()),
     }
     start = causal_start(teacher, _replaced(command, task)) if command.causal else teacher
-    student = Student.from_teacher(start, command.nfe, parent, command.interval)
+    student = Student.from_teacher(
+        start, command.nfe, parent, command.interval, adapter=command.lora
+    )
     task = start.task
     assert task is not None
     dataset = open_task_train(command.data, task)

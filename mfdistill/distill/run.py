@@ -22,6 +22,8 @@ from mfdistill.errors import UserError
 from mfdistill.integrity import check_finite
 from mfdistill.networks.predictor import with_predictor
 from mfdistill.parts import clean_parts
+from mfdistill.students import Student
+from mfdistill.students.adapter import ADAPTER, ADAPTER_CONFIG, save_adapter
 
 
 @dataclass
@@ -133,7 +135,7 @@ def prepare_folder(config: TrainConfig, found: state.Found | None) -> None:
             (out / name).unlink(missing_ok=True)
         # only what a run writes, since the folder may be anything; the state goes last, or a kill
         # here would orphan the model
-        for name in ("model.safetensors", "config.json", FILE):
+        for name in ("model.safetensors", ADAPTER, ADAPTER_CONFIG, "config.json", FILE):
             (out / name).unlink(missing_ok=True)
         for folder in (out / "best", out / "tensorboard", *state.folders(out)):
             remove_folder(folder)
@@ -208,11 +210,12 @@ def save_model(run: Run, folder: Path) -> None:
         "processes": run.accelerator.num_processes,
     }
     with run.ema.applied():
-        save_folder(
-            folder,
-            with_predictor(run.model.state_dict(), run.task),
-            {**run.model_config, "training": training, "version": mfdistill.__version__},
-        )
+        version = {"version": mfdistill.__version__}
+        config = {**run.model_config, "training": training, **version}
+        if isinstance(run.model, Student) and run.model.adapter is not None:
+            save_adapter(run.model, folder, config)
+        else:
+            save_folder(folder, with_predictor(run.model.state_dict(), run.task), config)
     if folder != Path(run.config.out):
         copy_companions(Path(run.config.out), folder, run.model_config.get(SECTION) or {})
 

@@ -22,6 +22,7 @@ from mfdistill.checkpoint import load_tensors, remove_folder, sync, write_json, 
 from mfdistill.errors import UserError
 from mfdistill.integrity import check_folder, file_digest, opened, sealed
 from mfdistill.reading import read_json
+from mfdistill.students import Student
 
 FOLDER = "training_state"
 RECORD = "state.json"
@@ -164,8 +165,17 @@ def check_info(info: Mapping[str, Any], folder: Path) -> None:
 
 
 def module_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name; a tensor that two modules share appears once."""
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    """Parameters and buffers by name; a tensor that two modules share appears once, and what an
+    adapter's student borrows from its teacher not at all.
+    """
+    borrowed = {
+        f"{name}.{own}" if name else own
+        for name, part in module.named_modules()
+        if isinstance(part, Student)
+        for own in part.borrowed()
+    }
+    found = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return {name: value for name, value in found.items() if name not in borrowed}
 
 
 @torch.no_grad()

@@ -90,7 +90,10 @@ def words(text: str) -> str:
 
 @functools.cache
 def _sphinx() -> Any:
-    return load_package("pocketsphinx", "wer").Decoder(samprate=MODEL_RATE, loglevel="FATAL")
+    # narrower than its default: half the time, and no more errors on clean read speech
+    beam = {"maxhmmpf": 3000, "maxwpf": 10}
+    package = load_package("pocketsphinx", "wer")
+    return package.Decoder(samprate=MODEL_RATE, loglevel="FATAL", **beam)
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from typing import Any
 from mfdistill.checkpoint import write_text
 from mfdistill.metrics import direction
 from mfdistill.report.story import utterance
-from mfdistill.report.tables import DIGITS, best_rows, cell, header, shown_columns
+from mfdistill.report.tables import best_rows, cell, digits_of, header, shown_columns
 
 _SECTIONS = {
     "summary": "In short",
@@ -139,7 +139,7 @@ def utterance_scores(
         "names": names,
         "systems": systems,
         "columns": [
-            {"name": header(c), "direction": direction(c), "digits": DIGITS.get(c, 2)}
+            {"name": header(c), "direction": direction(c), "digits": digits_of(c) or 2}
             for c in columns
         ],
         "values": values,

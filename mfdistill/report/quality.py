@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
-_LINES = ("teacher", "student")  # every other model is a single reference: a horizontal line
+# every other model is a single reference: a horizontal line
+_LINES = ("teacher", "student", "finished")
 _STYLES = ("--", ":", "-.", (0, (1, 3)), (0, (6, 2, 1, 2, 1, 2)))
 _NUDGE = 0.02  # of a factor of ten: series at the same NFE would hide each other's intervals
 
@@ -28,8 +29,8 @@ def quality_plot(
     columns: Sequence[str] | None = None,
     title: str | None = None,
 ) -> Path:
-    """PNG of metric against NFE with 95 % intervals; teacher and student as curves, every other
-    model as a horizontal line.
+    """PNG of metric against NFE with 95 % intervals; teacher, student and finished student as
+    curves, every other model as a horizontal line.
 
     Args:
         rows: ``{"model", "nfe", "schedule", "task"?, "objective"?, <metric>, <metric>_ci95}``; a
@@ -79,7 +80,7 @@ def _key(row: Row) -> tuple[Any, ...]:
         return (
             row["model"],
             row.get("run"),
-            row.get("objective") if row["model"] == "student" else None,
+            row.get({"student": "objective", "finished": "start"}.get(row["model"], "")),
             row.get("schedule"),
         )
     return row.get("model"), row.get("run"), None, None

@@ -8,8 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mfdistill.metrics import direction
-from mfdistill.report.tables import DIGITS, cell, header
+from mfdistill.metrics import column_of, direction
+from mfdistill.report.tables import cell, digits_of, header
 
 Row = Mapping[str, Any]
 _FEW = 20  # utterances: below, intervals are wide and say little
@@ -96,7 +96,7 @@ def tiles(rows: Sequence[Row]) -> list[dict[str, Any]]:
     found = [
         {
             "label": system_label(row),
-            "value": f"{row[column]:.{DIGITS.get(column, 2)}f}",
+            "value": f"{row[column]:.{digits_of(column)}f}",
             "note": header(column) + _interval(row, column),
             "main": row is main,
         }
@@ -116,7 +116,7 @@ def tiles(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def _interval(row: Row, column: str) -> str:
     half = _value(row, f"{column}_ci95")
-    return "" if half is None else f" ± {half:.{DIGITS.get(column, 2)}f}"
+    return "" if half is None else f" ± {half:.{digits_of(column)}f}"
 
 
 def sentences(rows: Sequence[Row]) -> list[str]:
@@ -125,7 +125,8 @@ def sentences(rows: Sequence[Row]) -> list[str]:
     for column in dict.fromkeys(key for row in rows for key in row if direction(key)):
         teachers, sign = _of(rows, "teacher", column), direction(column)
         one, best = _fewest(teachers), _best(teachers, column)
-        if one is None or best is None or column.startswith("dnsmos_") and "ovrl" not in column:
+        metric = column_of(column)
+        if one is None or best is None or metric is None or metric.minor:
             continue
         gain = sign * (best[column] - one[column])
         widths = (_value(one, f"{column}_ci95"), _value(best, f"{column}_ci95"))
@@ -138,7 +139,7 @@ def sentences(rows: Sequence[Row]) -> list[str]:
             kinds.append(f"{share:.0f} % in {_steps(row.get('nfe'))}")
         kept = [("with placed steps " if placed else "") + _listed(shares[placed]) for placed in sorted(shares)]  # fmt: skip
         if kept:
-            amount = f"{abs(best[column] - one[column]):.{DIGITS.get(column, 2)}f}"
+            amount = f"{abs(best[column] - one[column]):.{digits_of(column)}f}"
             found.append(
                 f"{header(column)}: {_steps(best['nfe'])} of the teacher are worth {amount} over {_steps(one['nfe'])}; "
                 f"the student keeps {'; '.join(kept)}."

@@ -36,6 +36,12 @@ def header(column: str) -> str:
     return f"{metric.label} ({metric.unit})" if metric.unit in ("dB", "cents") else metric.label
 
 
+def digits_of(column: str) -> int | None:
+    """Digits behind the point of a metric's column or another one that has a fixed number."""
+    metric = column_of(column)
+    return DIGITS.get(column) if metric is None else metric.digits
+
+
 def shown_columns(rows: Sequence[Row]) -> list[str]:
     """Every column that some row fills, what names a row first, without the intervals and counts
     that belong to another one.
@@ -64,8 +70,7 @@ def cell(row: Row, column: str) -> str:
         return " ".join(f"{item:.3g}" if isinstance(item, float) else str(item) for item in value)
     if not isinstance(value, float) and not (direction(column) and isinstance(value, int)):
         return str(value)
-    metric = column_of(column)
-    digits = DIGITS.get(column) if metric is None else metric.digits
+    digits = digits_of(column)
     text = f"{value:.4g}" if digits is None else f"{value:.{digits}f}"
     half_width = row.get(f"{column}_ci95")
     if isinstance(half_width, (int, float)) and math.isfinite(half_width):

@@ -9,15 +9,16 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from mfdistill.checkpoint import digest_tensors
 from mfdistill.errors import UserError
 from mfdistill.search.o3s import Schedule, rounded
+
+__all__ = ["ScoreCache", "digest_tensors", "digest_text"]
 
 log = logging.getLogger(__name__)
 
@@ -97,16 +98,6 @@ def _end_line(path: Path) -> None:
             return
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)
-
-
-def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and values; the device does not matter."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        value = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def digest_text(parts: Iterable[object]) -> str:

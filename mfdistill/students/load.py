@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mfdistill.checkpoint import load_tensors, resolve, save_folder
+from mfdistill.checkpoint import load_config, load_tensors, resolve, save_folder
 from mfdistill.errors import UserError
 from mfdistill.networks.predictor import with_predictor
 from mfdistill.students.interval import IntervalEmbedding
@@ -91,6 +91,11 @@ def _open_folder(path: Path, config: Mapping[str, Any] | None, streaming: bool) 
     """A student trained here."""
     if config is not None:
         raise UserError(f"{path}: holds its own sizes; leave config out")
+    if load_config(path).get("adapter"):
+        from mfdistill.students.adapter import load_adapter
+
+        student = load_adapter(path, load_config(path))
+        return _streaming(student, path) if streaming else student
     saved, network, task = open_folder(path, "student")
     try:
         student = Student(
@@ -106,14 +111,19 @@ def _open_folder(path: Path, config: Mapping[str, Any] | None, streaming: bool) 
     except (TypeError, UserError) as error:
         raise UserError(f"{path}/config.json: schedule: {error}") from error
     load_parts(student, task, load_tensors(path), path)
-    if streaming:
-        system = SYSTEMS.get(task.config.name)
-        facts = own_facts(network) if system is None else system.facts(network)
-        if facts.streams == "chunks":
-            network.streaming = True  # type: ignore[assignment]
-        else:
-            stream_by_frames(network, task, path)
-            student.streaming = True
+    return _streaming(student, path) if streaming else student
+
+
+def _streaming(student: Student, path: Path) -> Student:
+    task, network = student.task, student.network
+    assert task is not None
+    system = SYSTEMS.get(task.config.name)
+    facts = own_facts(network) if system is None else system.facts(network)
+    if facts.streams == "chunks":
+        network.streaming = True  # type: ignore[assignment]
+    else:
+        stream_by_frames(network, task, path)
+        student.streaming = True
     return student
 
 

@@ -5,7 +5,7 @@ sampled.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +16,8 @@ from mfdistill.flow import jump, time_per_sample
 from mfdistill.flow import schedule as make_schedule
 from mfdistill.networks.causal_layers import freeze_norms
 from mfdistill.networks.delta import DeltaEmbedding
+from mfdistill.networks.lora import add_deltas, shared_copy, target_layers
+from mfdistill.networks.lora_config import LoraConfig
 from mfdistill.networks.memory import frame_by_frame
 from mfdistill.students.guidance import GuidedEmbedding
 from mfdistill.students.interval import Interval, replace_module, two_times
@@ -75,6 +77,9 @@ class Student(nn.Module):
         self.parent = parent
         self.interval = interval
         self.guidance_input = guidance_input
+        self.time_embedding = time_embedding
+        self.adapter: LoraConfig | None = None
+        """Set where all but low-rank deltas and the embedding of times is the teacher's."""
         self.streaming = False
         """Run the network frame by frame with a state (``load_student(..., streaming=True)``)."""
 
@@ -86,13 +91,20 @@ class Student(nn.Module):
         parent: Any = None,
         interval: Interval = "mixed",
         guidance_input: float | None = None,
+        adapter: LoraConfig | None = None,
     ) -> Student:
         """A student that equals ``teacher`` at guidance strength 0 for every r, bit for bit in
         fp32, unless ``interval`` is "unit"; the teacher is not touched.
 
         Parameters that the teacher's network marks as not trainable stay so, unless all of them are
         (a frozen teacher).
+
+        Args:
+            adapter: with a rank: the student shares the teacher's weights, which are frozen, and
+                has low-rank deltas of its own (``networks.lora``).
         """
+        if adapter is not None and adapter.rank is not None:
+            return cls._of_deltas(teacher, schedule, parent, interval, guidance_input, adapter)
         network = copy.deepcopy(teacher.network)
         if not any(p.requires_grad for p in network.parameters()):
             network.requires_grad_(True)
@@ -106,6 +118,43 @@ class Student(nn.Module):
             interval,
             guidance_input,
         ).train()
+
+    @classmethod
+    def _of_deltas(
+        cls,
+        teacher: Field,
+        schedule: int | Sequence[float],
+        parent: Any,
+        interval: Interval,
+        guidance_input: float | None,
+        adapter: LoraConfig,
+    ) -> Student:
+        teacher.network.requires_grad_(False)
+        names = target_layers(teacher.network, adapter, teacher.time_embedding)
+        student = cls(
+            shared_copy(teacher.network),
+            teacher.time_embedding,
+            teacher.task,
+            schedule,
+            teacher.config.get("network"),
+            parent,
+            interval,
+            guidance_input,
+        )
+        add_deltas(student.network, adapter, names)
+        student.adapter = adapter
+        return student.train()
+
+    def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """What an optimiser changes, by name."""
+        return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
+
+    def borrowed(self) -> set[str]:
+        """Names of the parameters and buffers that are the teacher's: none of a full student."""
+        if self.adapter is None:
+            return set()
+        frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
+        return frozen | {name for name, _ in self.named_buffers()}
 
     @classmethod
     def from_network(
@@ -140,6 +189,7 @@ class Student(nn.Module):
             "parent": self.parent,
             "interval": self.interval,
             **({} if self.guidance_input is None else {"guidance_input": self.guidance_input}),
+            **({} if self.adapter is None else {"adapter": to_dict(self.adapter)}),
             **({} if predictor is None else {"predictor": predictor.description}),
         }
 

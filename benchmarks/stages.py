@@ -1,0 +1,76 @@
+"""Trainings that are given minutes instead of updates, each done once and continued where it was
+stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from record import hours_of
+
+from mfdistill.checkpoint import load_config, write_json
+from mfdistill.distill.settings import TrainConfig
+
+PLAN = "plan.json"
+PILOT = 10
+"""Updates that tell how long one takes."""
+
+
+def train_for(
+    minutes: float,
+    train: Callable[[TrainConfig], Any],
+    out: Path,
+    settings: TrainConfig,
+    pilot: int = PILOT,
+) -> Path:
+    """``train(settings)`` into ``out`` for about so many minutes of updates, with a learning rate
+    that comes down at their end.
+
+    A few updates in a folder beside it, which is removed, tell how many fit; the number is kept in
+    ``plan.json``, so that a run that was stopped goes on to the same end. Validation and reading
+    are not counted, as in a run's "hours".
+    """
+    plan = out.with_name(f"{out.name}-{PLAN}")
+    if not plan.is_file():
+        trial = out.with_name(f"{out.name}-pilot")
+        shutil.rmtree(trial, ignore_errors=True)
+        train(fitted(replace(settings, out=str(trial), resume=False), pilot))
+        each = 3600 * hours_of(trial) / pilot
+        shutil.rmtree(trial)
+        steps = max(1, round(60 * minutes / each))
+        write_json(plan, {"minutes": minutes, "seconds_per_update": each, "steps": steps})
+    steps = int(planned(plan)["steps"])
+    if not done(out, steps):
+        train(fitted(replace(settings, out=str(out), resume=True), steps))
+    return out
+
+
+def planned(plan: Path) -> dict[str, float]:
+    """What a ``plan.json`` says: minutes, seconds per update, updates."""
+    return json.loads(plan.read_text(encoding="utf-8"))
+
+
+def fitted(settings: TrainConfig, steps: int) -> TrainConfig:
+    """Settings for a run of so many updates: warm-up of at most a tenth of them, an average that
+    forgets the first half.
+    """
+    return replace(
+        settings,
+        steps=steps,
+        warmup=min(settings.warmup, steps // 10),
+        ema_decay=min(settings.ema_decay, 1 - 10 / max(20, steps)),
+        valid_every=0,
+        save_every=max(1, min(settings.save_every, steps)),
+    )
+
+
+def done(out: Path, steps: int) -> bool:
+    """Whether a run has reached its last update."""
+    if not (out / "model.safetensors").is_file():
+        return False
+    return int((load_config(out).get("training") or {}).get("step", 0)) >= steps
