@@ -110,6 +110,9 @@ def test_other_starts(work: Path) -> None:
     }.items():
         do("student-finish", *options, "--out", work / name, *quick)
         load_student(work / name)
+    log = (work / "from-nothing" / "log.jsonl").read_text().splitlines()
+    (line,) = [line for line in map(json.loads, log) if line["kind"] == "train"]
+    assert line["grad_norm"] > 1e-3, "a network that answers silence never learns from magnitudes"
     config = load_config(work / "from-teacher")
     assert config["parent"]["start"] == "teacher"
     assert config["parent"]["teacher"] == str(work / "teacher")

@@ -161,7 +161,13 @@ def opened(command: StudentFinish) -> tuple[Student, dict[str, Any]]:
     if command.random:
         torch.manual_seed(command.training.seed)
         name, sizes = student.description["name"], student.description["config"]
-        student = Student.from_network(build_network(name, sizes), own, 1, student.description)
+        network = build_network(name, sizes)
+        # an output layer of zeros answers the prior's mean, and where that is silence a loss of
+        # magnitudes has no gradient
+        for parameter in network.parameters():
+            if parameter.ndim > 1 and not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.02)
+        student = Student.from_network(network, own, 1, student.description)
     student.task = get_task(
         replace(own.config, temperature=command.finish.temperature), own.predictor
     )
