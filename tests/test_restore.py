@@ -96,7 +96,7 @@ def test_a_folder_made_with_other_settings_is_told(
     # what a killed process left, and one of a process that lives
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    left = part_of(target / "0.wav")
+    left = part_of(target / "another.wav")
     gone = left.with_name(left.name.replace(f"-{os.getpid()}.", f"-{dead.pid}."))
     target.mkdir()
     for file in (left, gone):

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import TypeVar
 
+import numpy as np
+
 from mfdistill.data.config import DataConfig
 from mfdistill.errors import UserError
 
@@ -47,7 +49,9 @@ class BadFiles:
                 f"{len(self.found)} of {self.total} recordings are unusable, more than --bad-share {self.share:g}, the last: {error}"
             ) from error
 
-    def draw(self, order: Sequence[int], position: int, read: Callable[[int], T]) -> tuple[int, T]:
+    def draw(
+        self, order: Sequence[int] | np.ndarray, position: int, read: Callable[[int], T]
+    ) -> tuple[int, T]:
         """What ``read`` gives of the recording at ``position`` in ``order``, or of the next one
         there that is not bad; and its number.
 
