@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 import stat
 from collections.abc import Callable, Mapping
@@ -239,43 +238,3 @@ def write_pickle(path: Path, value: Any) -> None:
     import torch
 
     _replace(path, lambda part: torch.save(value, part))
-
-
-def resolve(path: str | Path) -> Path:
-    """A local path as it is; a hub id ("user/name") that is no local path is downloaded to the
-    hub's cache.
-
-    Where a folder "user" is here the name is taken for a mistyped local one, and the hub is not
-    asked.
-
-    Raises:
-        UserError: neither there nor on the hub.
-    """
-    place = Path(path)
-    if place.exists():
-        return place.parent if place.name == "config.json" else place
-    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(path)):
-        raise UserError(f"{path}: no such file or folder; check the name")
-    if place.parent.is_dir():
-        raise UserError(
-            f"{path}: no such file or folder in {place.parent}; check the name (for a hub id, move to a folder without one "
-            f"called {place.parent})"
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(
-                str(path),
-                # not the training state, which is four times as large
-                allow_patterns=[
-                    *("config.json", "model.safetensors", "front.safetensors", "vocab.txt"),
-                    "adapter_model.safetensors",
-                ],
-            )
-        )
-    except (OSError, ValueError, RuntimeError) as error:  # what hub and HTTP errors derive from
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{path}: neither a file or folder here nor a model that the hub gave ({reason})"
-        ) from error

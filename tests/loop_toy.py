@@ -10,12 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import finish_toy
 import torch
 from torch import Tensor, nn
 
 from mfdistill.config import from_dict
 from mfdistill.distill import TrainConfig
-from mfdistill.distill.finishing.config import FinishConfig, schedules
+from mfdistill.distill.finishing.config import CriticConfig, FinishConfig, schedules
 from mfdistill.distill.interrupt import Interrupted
 from mfdistill.distill.objectives import (
     CFMObjective,
@@ -60,6 +61,7 @@ class Data:
 
 class Task:
     sample_rate = 16
+    predictor = None
     path = GaussianPath(sigma_0=0.5, temperature=0.7)
 
     def gain(self, wave: Tensor) -> Tensor:
@@ -115,6 +117,8 @@ def build(kind: str, config: TrainConfig, arguments: dict[str, Any]) -> nn.Modul
     if kind == "cfm":
         return CFMObjective(network, path, seed=config.seed)
     teacher = Field(network)
+    if kind == "critics":
+        return finish_toy.finish(CriticConfig(0.1, warmup=2, ramp=2, r1=0.1, lr=1e-4))
     if kind == "finish":
         finish = FinishConfig(features=1.0, anchor=0.5, temperature=Task.path.temperature)
         return FinishObjective(
@@ -138,6 +142,11 @@ def build(kind: str, config: TrainConfig, arguments: dict[str, Any]) -> nn.Modul
     )
 
 
+def sources(kind: str) -> tuple[Any, Any]:
+    """Data set and task of a job."""
+    return (finish_toy.Waves(), finish_toy.TASK) if kind == "critics" else (Data(), Task())
+
+
 def main() -> None:
     """``loop_toy.py RESULT JOBS``: JOBS is a JSON list of [kind, settings, arguments of the toy].
 
@@ -154,8 +163,7 @@ def main() -> None:
         try:
             train(
                 objective,
-                Data(),
-                Task(),
+                *sources(kind),
                 config,
                 model_config=MODEL_CONFIG,
                 accelerator=accelerator,

@@ -16,6 +16,7 @@ import soundfile
 import torch
 from cli_corpus import QUICK, SMALL, make_corpus, voice
 
+from mfdistill.checkpoint import load_config, write_config
 from mfdistill.cli import main
 from mfdistill.commands.results import evaluations
 from mfdistill.errors import UserError
@@ -61,11 +62,11 @@ def test_card_and_page_follow_what_the_folder_holds(work: Path) -> None:
         assert value in card(folder) and "Not evaluated" not in card(folder)
         assert value in (folder / "report.html").read_text()
     # a later search takes away the row of the schedule that it replaced, and no other
-    config = json.loads((student / "config.json").read_text())
-    (student / "config.json").write_text(json.dumps(config | {"schedules": {"2": [0, 0.1, 1]}}))
+    config = load_config(student)
+    write_config(student, config | {"schedules": {"2": [0, 0.1, 1]}})
     (entry,) = evaluations(student)
     assert entry["dropped"] == 1 and len(entry["rows"]) == len(rows) - 1
-    (student / "config.json").write_text(json.dumps(config))
+    write_config(student, config)
     # an evaluation of other weights is none of these
     file = student / "model.safetensors"
     held = file.read_bytes()

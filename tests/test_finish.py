@@ -161,10 +161,11 @@ def test_weights_are_the_tasks_where_none_is_given() -> None:
     for config, task in (
         (FinishConfig(mel=1.0), "vocode"),
         (FinishConfig(log_mel=1.0), "token2mel"),
-        (FinishConfig(log_mel=0.0), "vocode"),
     ):
         with pytest.raises(UserError):
             completed(config, task)
+    with pytest.raises(UserError):
+        objective(Linear(), Plain(), features=0.0)
     with pytest.raises(UserError):
         replace(once, nfe=(1, 1))
     with pytest.raises(UserError):

@@ -106,6 +106,7 @@ def test_other_starts(work: Path) -> None:
         "from-teacher": ["--teacher", work / "teacher"],
         "from-regression": ["--regression", work / "regression"],
         "from-nothing": ["--student", work / "student", "--random"],
+        "with-critics": ["--student", work / "student", "--critic.weight", "0.1"],
         "anchored": ["--student", work / "student", "--anchor", "0.1", "--temperature", "0.5"],
     }.items():
         do("student-finish", *options, "--out", work / name, *quick)

@@ -23,6 +23,7 @@ BASE = {
     "integrity",
     "lazy",
     "parts",
+    "places",
     "reading",
     "walk",
     "weights",

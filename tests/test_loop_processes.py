@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from loop_toy import MODEL_CONFIG, Data, Task, Toy, build
+from loop_toy import MODEL_CONFIG, Data, Task, Toy, build, sources
 from test_loop import assert_same, log, one_thread, settings, state_tensors  # noqa: F401
 
 from mfdistill.distill import TrainConfig, state
@@ -67,6 +67,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
         ("integral", replace(base, out=str(tmp_path / "integral"), lr=1e-3), {}),
         ("meanflow", replace(base, out=str(tmp_path / "meanflow"), lr=1e-3, accumulation=2), {}),
         ("finish", replace(base, out=str(tmp_path / "finish"), lr=1e-3, accumulation=2), {}),
+        ("critics", replace(base, out=str(tmp_path / "critics"), lr=1e-3), {}),
     ]
     cut = replace(base, out=str(tmp_path / "cut"))
     process = start(
@@ -78,7 +79,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     for number, (kind, config, arguments) in enumerate(jobs):
         alone = replace(config, out=config.out + "-alone", accumulation=1)
         objective = build(kind, alone, arguments)
-        train(objective, Data(), Task(), alone, model_config=MODEL_CONFIG)
+        train(objective, *sources(kind), alone, model_config=MODEL_CONFIG)
         if isinstance(objective, Toy):
             parts = [rank[number] for rank in ranks]
             k = config.accumulation
@@ -93,7 +94,8 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
             torch.testing.assert_close(
                 two[key],
                 one[key],
-                atol=1e-6,
+                # Adam makes steps of almost nothing where critics' gradients almost cancel
+                atol=1e-5 if kind == "critics" else 1e-6,
                 rtol=1e-5,
                 msg=lambda text, key=key, kind=kind: f"{kind} {key}: {text}",
             )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from mfdistill.commands.evaluate import Evaluate
+from mfdistill.commands.heartbeat import heartbeat
 from mfdistill.commands.options import Corpus, ValidOptions
 from mfdistill.commands.os3_search import OS3Search
 from mfdistill.commands.student_distill import StudentDistill
@@ -44,9 +48,32 @@ def run(command: Demo) -> list[dict[str, Any]]:
         UserError: bad options, or espeakng-loader is missing. Interrupted: stopped by a signal,
             after saving.
     """
+    began, stage = time.monotonic(), ["getting ready"]
+
+    def tell(text: str) -> None:
+        stage[0] = text
+        if os.environ.get("RANK", "0") == "0":
+            sys.stderr.write(f"--- {(time.monotonic() - began) / 60:.1f} min: {text}\n")
+            sys.stderr.flush()
+
+    def alive() -> str:
+        return (
+            f"    {(time.monotonic() - began) / 60:.1f} of {command.minutes:g} min: {stage[0]} ..."
+        )
+
+    tell(
+        "a corpus is made on this machine, then a teacher, its student, the place of its steps and a page; "
+        f"{command.minutes:g} minutes in all, into {command.out}"
+    )
+    quiet = os.environ.get("RANK", "0") != "0"
+    with contextlib.nullcontext() if quiet else heartbeat(alive):
+        return _chain(command, tell, began)
+
+
+def _chain(command: Demo, tell: Callable[[str], None], began: float) -> list[dict[str, Any]]:
     from mfdistill.commands import evaluate, os3_search, student_distill, teacher_train
+    from mfdistill.commands.pages import FILE, write_report
     from mfdistill.commands.plan import AFTER_S, BATCH, BEFORE_S, make_plan, plan_student
-    from mfdistill.distill.logs import say
     from mfdistill.errors import UserError
 
     least = (BEFORE_S + AFTER_S) / 60
@@ -54,67 +81,69 @@ def run(command: Demo) -> list[dict[str, Any]]:
         raise UserError(
             f"--minutes {command.minutes:g}: what surrounds the training takes {least:.1f} minutes; give more"
         )
-    began = time.monotonic()
     out, data = Path(command.out), command.data
     teacher, student = str(out / "teacher"), str(out / "student")
 
-    def tell(text: str) -> None:
-        if os.environ.get("RANK", "0") == "0":
-            say(f"--- {(time.monotonic() - began) / 60:.1f} min: {text}")
-
-    def training(folder: str, steps: int, lr: float) -> TrainConfig:
+    def training(folder: str, steps: int, lr: float, batch: int, limit_s: float) -> TrainConfig:
         return TrainConfig(
-            out=folder, steps=steps, batch_size=BATCH, lr=lr, warmup=min(100, steps // 5), ema_decay=0.995,
-            valid_every=0, save_every=200, log_every=max(1, steps // 20), resume=True,
+            out=folder, steps=steps, batch_size=batch, lr=lr, warmup=min(100, steps // 5), ema_decay=0.995,
+            valid_every=0, save_every=200, log_every=max(1, steps // 40), resume=True, time_limit_hours=limit_s / 3600,
         )  # fmt: skip
 
     valid = ValidOptions(valid_files=4, valid_metrics=("pesq",))
+    tell("corpus, and how fast this machine is")
     plan = make_plan(command)
-    tell(
-        f"1 of 4, a teacher; {plan['steps']['teacher']} updates fit into {command.minutes:g} minutes on this machine"
-    )
+    steps = plan["steps"]["teacher"]
+    tell(f"1 of 4, a teacher: {steps} updates, at most {plan['limit_s']['teacher'] / 60:.1f} min")
     teacher_train.run(
         TeacherTrain(
             task=command.task,
             sample_rate=command.sample_rate,
             data=data,
-            training=training(teacher, plan["steps"]["teacher"], 2e-3),
+            training=training(teacher, steps, 2e-3, BATCH, plan["limit_s"]["teacher"]),
             valid=replace(valid, valid_nfe=(1, 10)),
             network=command.network,
         )
     )
     plan = plan_student(command, plan, time.monotonic() - began)
-    tell(f"2 of 4, its student: {plan['steps']['student']} updates")
+    steps, batch = plan["steps"]["student"], plan["batch"]
+    tell(
+        f"2 of 4, its student: {steps} updates of {batch}, at most {plan['limit_s']['student'] / 60:.1f} min"
+    )
     student_distill.run(
         StudentDistill(
             teacher=teacher,
             data=data,
-            training=training(student, plan["steps"]["student"], 1e-3),
+            training=training(student, steps, 1e-3, batch, plan["limit_s"]["student"]),
             valid=replace(valid, valid_nfe=(1, 2)),
             integral=IntegralConfig(interval=IntervalConfig(p_full=0.3, p_equal=0.1)),
         )
     )
-    tell("3 of 4, O3S search")
+    late = time.monotonic() - began > 60 * command.minutes - AFTER_S / 2
+    tell("3 of 4, where two steps belong (O3S)")
     os3_search.run(
         OS3Search(
             student=student,
             data=data,
-            search=SearchConfig(nfe=2, metric="pesq", limit=6, iterations=4),
+            search=SearchConfig(
+                nfe=2, metric="pesq", limit=4 if late else 6, iterations=2 if late else 4
+            ),
         )
     )
     tell("4 of 4, evaluation")
-    metrics = ("pesq", "estoi", "lsd", "spksim")
-    results = str(out / "evaluation")
+    results = out / "evaluation"
     rows = evaluate.run(
         Evaluate(
             student=student,
             teacher=teacher,
-            out=results,
-            limit=8,
+            out=str(results),
+            limit=4 if late else 8,
             audio=2,
             data=data,
-            metrics=metrics,
+            metrics=("pesq", "estoi", "lsd", "spksim"),
         )
     )
-    tell(f"done; look at {results}/quality.png, listen to {results}/audio")
+    if os.environ.get("RANK", "0") == "0":
+        write_report(out)
+    tell(f"done; open {out / FILE} in a browser")
     return rows

@@ -73,8 +73,8 @@ def vocabulary_file(command: StudentDistill) -> Path:
     Raises:
         UserError: neither is there.
     """
-    from mfdistill.checkpoint import resolve
     from mfdistill.companions import companion
+    from mfdistill.places import resolve
     from mfdistill.systems.f5 import VOCAB
 
     if command.tts.vocab is not None:
@@ -96,8 +96,9 @@ def foreign_teacher(command: StudentDistill) -> tuple[str, Mapping[str, Any]] | 
     Raises:
         UserError: nothing there, or a file that cannot be read.
     """
-    from mfdistill.checkpoint import load_config, resolve
+    from mfdistill.checkpoint import load_config
     from mfdistill.commands.teacher_import import read_sizes
+    from mfdistill.places import resolve
     from mfdistill.systems.table import recognise
     from mfdistill.tasks.foreign import FOREIGN_TASKS
 

@@ -170,7 +170,7 @@ def open_vocabulary(command: StudentDistill, teacher: Any) -> Vocabulary:
 
 def open_front(command: StudentDistill, teacher: Any, device: Any) -> TokenFront | None:
     """CosyVoice's front end, frozen; None where its file has none (features are then mu)."""
-    from mfdistill.checkpoint import resolve
+    from mfdistill.places import resolve
     from mfdistill.systems.cosyvoice_front import has_front, load_front
 
     if not teacher.task.config.name.startswith("cosyvoice"):

@@ -32,11 +32,12 @@ def run(command: Merge) -> Path:
     Raises:
         UserError: no adapter, a teacher that is not there or another one, a folder in use.
     """
-    from mfdistill.checkpoint import load_config, resolve, save_folder
+    from mfdistill.checkpoint import load_config, save_folder
     from mfdistill.companions import copy_companions, named_companions
     from mfdistill.distill.logs import say
     from mfdistill.errors import UserError
     from mfdistill.networks.predictor import with_predictor
+    from mfdistill.places import resolve
     from mfdistill.students.adapter import load_adapter
 
     folder, out = resolve(command.student), Path(command.out)

@@ -30,9 +30,12 @@ from mfdistill.commands.evaluate import Evaluate
 from mfdistill.commands.export import Export
 from mfdistill.commands.info import Info
 from mfdistill.commands.merge import Merge
+from mfdistill.commands.models import Models
 from mfdistill.commands.options import corpus
 from mfdistill.commands.os3_search import OS3Search
+from mfdistill.commands.push import Push
 from mfdistill.commands.restore import Restore
+from mfdistill.commands.short_help import overview, short_help
 from mfdistill.commands.solver_train import SolverTrain
 from mfdistill.commands.stream import Stream
 from mfdistill.commands.student_distill import StudentDistill
@@ -62,7 +65,9 @@ COMMANDS: dict[str, type] = {
     "demo": Demo,
     "merge": Merge,
     "export": Export,
+    "models": Models,
     "info": Info,
+    "push": Push,
 }
 ALIASES = {"o3s-search": "os3-search"}
 CHECKPOINTS = {
@@ -99,6 +104,12 @@ def parse(arguments: list[str]) -> Any:
             + _nearest(name, [*COMMANDS, *ALIASES], ", ".join(COMMANDS))
         )
     rest = arguments[1:]
+    if {"-h", "--help"} & {name, *rest}:
+        text = overview(COMMANDS, ALIASES) if name[0] == "-" else short_help(name, COMMANDS[name])
+        if text is not None:
+            sys.stdout.write(text)
+            raise SystemExit(0)
+    rest = ["--help" if word == "--help-all" else word for word in rest]
     default = _default(name, rest) if not {"-h", "--help"} & set(rest) else None
     told = io.StringIO()
     try:

@@ -17,9 +17,13 @@ if TYPE_CHECKING:
     from mfdistill.commands.demo import Demo
 
 BATCH = 8
-TEACHER_SHARE = 0.62  # of the training time
-BEFORE_S, AFTER_S = 20.0, 60.0  # corpus; search and evaluation, on two cores
-LEAST = {"teacher": 20, "student": 10}
+STUDENT_BATCHES = (8, 4, 2)  # fewer crops where the full batch would leave too few updates
+TEACHER_SHARE = 0.62  # of the training time, unless the student needs more
+LEAST_SHARE = 0.2
+SLACK = 1.2  # on the planned time of a stage, before its deadline ends it
+BEFORE_S, AFTER_S = 20.0, 90.0  # corpus; search and evaluation, on two cores
+LEAST_S = 30.0  # of the student's training, however late it is
+LEAST = {"teacher": 20, "student": 300}
 
 
 def make_plan(command: Demo) -> dict[str, Any]:
@@ -43,12 +47,15 @@ def make_plan(command: Demo) -> dict[str, Any]:
         accelerator = Accelerator()
         threads, teacher_s, student_s = seconds_per_update(command, accelerator)
         training_s = 60 * command.minutes - BEFORE_S - AFTER_S
-        steps = {"teacher": max(LEAST["teacher"], round(TEACHER_SHARE * training_s / teacher_s))}
+        needed_s = LEAST["student"] * student_s * STUDENT_BATCHES[-1] / BATCH
+        share = max(LEAST_SHARE, min(TEACHER_SHARE, 1 - needed_s / training_s))
+        steps = {"teacher": max(LEAST["teacher"], round(share * training_s / teacher_s))}
         plan = {
             "options": options,
             "threads": threads,
             "seconds": {"teacher": teacher_s, "student": student_s},
             "steps": steps,
+            "limit_s": {"teacher": SLACK * share * training_s},
         }
         plan = broadcast_object_list([plan])[0]
         if accelerator.is_main_process:
@@ -58,8 +65,8 @@ def make_plan(command: Demo) -> dict[str, Any]:
 
 
 def plan_student(command: Demo, plan: dict[str, Any], elapsed_s: float) -> dict[str, Any]:
-    """The plan with the student's updates: what fits into the time left, at the pace that the
-    teacher really had.
+    """The plan with the student's updates, their batch and their deadline: what fits into the time
+    left at the pace that the teacher really had, in the largest batch that leaves enough updates.
     """
     from accelerate import Accelerator
     from accelerate.utils import broadcast_object_list
@@ -69,8 +76,15 @@ def plan_student(command: Demo, plan: dict[str, Any], elapsed_s: float) -> dict[
     done = load_config(Path(command.out) / "teacher")["training"]
     slower = 3600 * done["hours"] / done["step"] / plan["seconds"]["teacher"]
     left_s = 60 * command.minutes - AFTER_S - elapsed_s
-    student = max(LEAST["student"], round(left_s / (slower * plan["seconds"]["student"])))
-    plan = broadcast_object_list([{**plan, "steps": {**plan["steps"], "student": student}}])[0]
+    crop_s = slower * plan["seconds"]["student"] / BATCH  # seconds per crop
+    fits = {batch: round(left_s / (crop_s * batch)) for batch in STUDENT_BATCHES}
+    batch = next((b for b in STUDENT_BATCHES if fits[b] >= LEAST["student"]), STUDENT_BATCHES[-1])
+    made = {
+        "steps": {**plan["steps"], "student": max(LEAST["student"], fits[batch])},
+        "batch": batch,
+        "limit_s": {**plan["limit_s"], "student": max(left_s, LEAST_S)},
+    }
+    plan = broadcast_object_list([{**plan, **made}])[0]
     if Accelerator().is_main_process:
         write_json(Path(command.out) / "plan.json", plan)
     return plan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -29,12 +29,18 @@ class Restore:
     A vocoder takes speech, makes its Mel spectrogram and gives back the speech made from that.
     """
 
-    model: Positional[Annotated[str, tyro.conf.arg(metavar="STUDENT")]]
-    """The model's folder."""
+    model: Positional[Annotated[str, tyro.conf.arg(metavar="[MODEL]")]]
+    """The model's folder or hub id (owner/name or owner/name@revision); may be left out, or named
+    with --model.
+    """
     source: Positional[Annotated[str, tyro.conf.arg(metavar="IN")]]
     """An audio file, or a folder (with everything below it)."""
-    target: Positional[Annotated[str, tyro.conf.arg(metavar="OUT")]]
+    target: Positional[Annotated[str | None, tyro.conf.arg(metavar="OUT")]] = None
     """A file for a file, a folder for a folder."""
+    shipped: Annotated[str | None, tyro.conf.arg(name="model", metavar="NAME")] = None
+    """A model that came with the program (mfdistill models), a folder or a hub id, in front of IN
+    and OUT alone; 'enhance' by default.
+    """
     nfe: int | None = None
     """Network evaluations; default: the schedule saved with a student, 10 for a teacher."""
     schedule: tuple[float, ...] | None = None
@@ -82,7 +88,8 @@ def run(command: Restore) -> list[Path]:
     from mfdistill.errors import UserError
     from mfdistill.tasks import MelTask
 
-    jobs = _jobs(Path(command.source), Path(command.target))
+    command = _chosen(command)
+    jobs = _jobs(Path(command.source), Path(str(command.target)))
     single = Path(command.source).is_file()
     accelerator = Accelerator()
     main, rank, world = (
@@ -112,6 +119,8 @@ def run(command: Restore) -> list[Path]:
     model = model if command.sampler is None else model.sampled_by(command.sampler)
     if main and settings is not None:
         keep_settings(command, settings)
+    if main:
+        say(naming(command.model, model, steps))
     own = waiting[rank::world]
     done: list[Path] = []
     failed: list[str] = []
@@ -151,6 +160,39 @@ def run(command: Restore) -> list[Path]:
             f"{command.source}: {len(failed)} of {len(jobs)} files could not be restored ({failed[0]}, ...); see above"
         )
     return done
+
+
+def _chosen(command: Restore) -> Restore:
+    """With its model in the first place: IN and OUT alone take --model, or what came with the
+    program.
+    """
+    from mfdistill.errors import UserError
+    from mfdistill.places import RESTORES
+
+    if command.target is None:
+        name = command.shipped or RESTORES
+        return replace(command, model=name, source=command.model, target=command.source)
+    if command.shipped is not None:
+        raise UserError(
+            f"--model {command.shipped}: {command.model} is the model already; give IN and OUT alone, or leave --model out"
+        )
+    return command
+
+
+def naming(name: str, model: Model, steps: Steps | None) -> str:
+    """What a model is and how it is run: ``enhance: student 'enhance' at 16000 Hz, 1 evaluation,
+    times 0 1``.
+    """
+    times = steps if steps is not None else model.config.get("schedule")
+    if model.role == "regression":
+        how = "1 evaluation"
+    elif isinstance(times, Sequence):
+        count = len(times) - 1
+        listed = " ".join(f"{t:.4g}" for t in times)
+        how = f"{count} evaluation{'s' if count != 1 else ''}, times {listed}"
+    else:
+        how = f"{times or 10} steps" if model.role == "teacher" else f"{times} evaluations"
+    return f"{name}: {model.role} '{model.task.config.name}' at {model.task.sample_rate} Hz, {how}"
 
 
 def _together(count: int, failed: list[str], world: int) -> tuple[int, list[str]]:

@@ -60,7 +60,7 @@ def keep_settings(command: Restore, settings: dict[str, Any]) -> None:
 
 def _digest(model: str) -> str:
     """Of the files that a model's folder (or the model's file) is made of."""
-    from mfdistill.checkpoint import resolve
+    from mfdistill.places import resolve
 
     place = resolve(model)
     names = ("config.json", "model.safetensors")

@@ -15,13 +15,14 @@ import mfdistill
 from mfdistill.checkpoint import load_config, write_json
 
 FILE = "results.json"
+WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
 _KEY = ("data", "split")
 
 
 def weights_digest(folder: Path) -> str | None:
-    """SHA-256 of ``model.safetensors``; None where there is none."""
-    file = folder / "model.safetensors"
-    if not file.is_file():
+    """SHA-256 of ``model.safetensors``, or of an adapter's weights; None where there is none."""
+    file = next((file for name in WEIGHTS if (file := folder / name).is_file()), None)
+    if file is None:
         return None
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
@@ -29,7 +30,7 @@ def weights_digest(folder: Path) -> str | None:
 
 def is_model(folder: Path) -> bool:
     """Whether ``folder`` is a model folder of ours."""
-    return (folder / "config.json").is_file() and (folder / "model.safetensors").is_file()
+    return (folder / "config.json").is_file() and any((folder / name).is_file() for name in WEIGHTS)
 
 
 def holds_results(folder: Path) -> bool:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -35,8 +35,10 @@ class Stream:
     """An audio file, '-' for raw samples on stdin, or 'mic'."""
     target: Positional[Annotated[str | None, tyro.conf.arg(metavar="OUT")]] = None
     """An audio file, '-' for raw samples on stdout, or 'speaker'."""
-    student: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """The model's folder: a student, a teacher, or a regression network."""
+    student: Annotated[str | None, tyro.conf.arg(metavar="MODEL", aliases=["--model"])] = None
+    """A student, a teacher or a regression network: its folder, its hub id, or the name of a model
+    that came with the program (mfdistill models), which 'enhance-causal' is by default.
+    """
     nfe: int | None = None
     """Network evaluations; default: the schedule saved with a student, 1 for a teacher."""
     solver: str | None = None
@@ -75,6 +77,7 @@ def run(command: Stream) -> list[dict[str, Any]]:
     import torch
 
     from mfdistill.errors import UserError
+    from mfdistill.places import STREAMS
 
     most = max(64, os.cpu_count() or 1)
     if not 1 <= command.threads <= most:
@@ -83,7 +86,7 @@ def run(command: Stream) -> list[dict[str, Any]]:
     if command.verify is not None:
         return _verify(command)
     if command.student is None:
-        raise UserError("stream: needs --student FOLDER (or --verify CHECKPOINT)")
+        command = replace(command, student=STREAMS)
     if command.export is not None:
         return _export(command)
     if command.source is None or command.target is None:
@@ -96,7 +99,8 @@ def run(command: Stream) -> list[dict[str, Any]]:
 
 
 def _open(path: str) -> Any:
-    from mfdistill.checkpoint import load_config, resolve
+    from mfdistill.checkpoint import load_config
+    from mfdistill.places import resolve
     from mfdistill.students import load_student
     from mfdistill.teachers import load_network, load_teacher
     from mfdistill.teachers.field import Field

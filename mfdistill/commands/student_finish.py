@@ -12,7 +12,7 @@ from tyro.conf import OmitArgPrefixes
 
 from mfdistill.commands.options import Corpus, ValidOptions, corpus
 from mfdistill.config import from_dict, to_dict
-from mfdistill.distill.finishing.config import FinishConfig, completed, schedules
+from mfdistill.distill.finishing.config import CriticConfig, FinishConfig, completed, schedules
 from mfdistill.distill.settings import TrainConfig
 from mfdistill.errors import UserError
 
@@ -40,6 +40,7 @@ class StudentFinish:
     config: str | None = None
     """config.json of a run to repeat; the other options override it."""
     finish: OmitArgPrefixes[FinishConfig] = field(default_factory=FinishConfig)
+    critic: CriticConfig = field(default_factory=CriticConfig)
     data: Corpus = field(default_factory=Corpus)
     """By default what the start was trained on."""
     training: OmitArgPrefixes[TrainConfig] = field(
@@ -75,6 +76,7 @@ def repeat(config: Mapping[str, Any], where: str) -> StudentFinish:
         teacher=started.get("teacher"),
         regression=started.get("regression"),
         random=bool(parent.get("random")),
+        critic=from_dict(CriticConfig, objective.pop("critic", {}), f"{where}: objective.critic"),
         finish=from_dict(FinishConfig, objective, f"{where}: objective"),
         data=corpus(config.get("data"), where),
         training=saved_training(dict(config), where),
@@ -101,12 +103,18 @@ def run(command: StudentFinish) -> Path:
     times = schedules(settings, saved)
     student.schedule = times[settings.nfe[0]]
     objective = FinishObjective(
-        student, task, times, settings, _teacher(command, student), command.training.seed
+        student,
+        task,
+        times,
+        settings,
+        _teacher(command, student),
+        command.training.seed,
+        command.critic,
     )
     model_config = {
         **student.config,
         "schedules": {str(k): grid for k, grid in times.items() if k > 1},
-        "objective": {"name": "finish", **to_dict(settings)},
+        "objective": {"name": "finish", **to_dict(settings), "critic": to_dict(command.critic)},
         "data": to_dict(command.data),
         "valid": to_dict(command.valid),
     }
@@ -132,8 +140,9 @@ def opened(command: StudentFinish) -> tuple[Student, dict[str, Any]]:
     """
     import torch
 
-    from mfdistill.checkpoint import load_config, resolve
+    from mfdistill.checkpoint import load_config
     from mfdistill.networks import build_network
+    from mfdistill.places import resolve
     from mfdistill.search.cache import digest_tensors
     from mfdistill.students import Student, load_student
     from mfdistill.tasks import get_task

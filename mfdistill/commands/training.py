@@ -62,7 +62,7 @@ def launch(
             objective, role, task, utterances, valid.valid_nfe, metrics, training.seed, data.crop_s
         )
     if accelerator.is_main_process:
-        params = sum(p.numel() for p in objective.parameters() if p.requires_grad)
+        params = sum(p.numel() for p in objective.model.parameters() if p.requires_grad)  # type: ignore[union-attr, operator]
         processes = f" x {accelerator.num_processes}" if accelerator.num_processes > 1 else ""
         say(
             f"{role} '{task.config.name}' at {task.sample_rate} Hz, {params / 1e6:.2f} M parameters, on {accelerator.device}{processes}"

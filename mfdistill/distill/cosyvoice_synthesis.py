@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mfdistill.checkpoint import resolve
 from mfdistill.companions import companion
 from mfdistill.distill.foreign_speaker import device_of, open_speaker
 from mfdistill.distill.inference import Model, Steps
@@ -20,6 +19,7 @@ from mfdistill.distill.mel_vocoder import MelVocoder, open_mel_vocoder
 from mfdistill.distill.synthesis import LEAST_PROMPT_S, LONGEST_S, Speech, now
 from mfdistill.errors import UserError
 from mfdistill.flow import noise
+from mfdistill.places import resolve
 from mfdistill.systems.cosyvoice_front import FRONT, TokenFront, load_front
 from mfdistill.tasks.foreign import ForeignTask
 

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from mfdistill.audio.crossfade import crossfade
 from mfdistill.audio.speech_mel import prompt_gain
-from mfdistill.checkpoint import resolve
 from mfdistill.companions import companion
 from mfdistill.data.chunks import text_chunks
 from mfdistill.data.transcripts import Vocabulary, f5_symbols
@@ -23,6 +22,7 @@ from mfdistill.distill.logs import say
 from mfdistill.distill.mel_vocoder import MelVocoder, open_mel_vocoder
 from mfdistill.distill.synthesis import LEAST_PROMPT_S, Speech, now
 from mfdistill.errors import UserError
+from mfdistill.places import resolve
 from mfdistill.systems.f5 import VOCAB
 from mfdistill.systems.f5_inputs import f5_condition, f5_duration, paste_prompt
 from mfdistill.tasks.foreign import ForeignTask, noise

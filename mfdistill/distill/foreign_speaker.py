@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mfdistill.checkpoint import load_config, resolve
+from mfdistill.checkpoint import load_config
 from mfdistill.distill.inference import Endpoint, Model, Steps
 from mfdistill.errors import UserError
 from mfdistill.flow import cosine_times, f5_times, solve
+from mfdistill.places import resolve
 from mfdistill.students import load_student, sample
 from mfdistill.systems.f5 import GUIDANCE
 from mfdistill.tasks.foreign import FOREIGN_TASKS

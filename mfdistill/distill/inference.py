@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mfdistill.checkpoint import load_config, resolve
+from mfdistill.checkpoint import load_config
 from mfdistill.data.texts import prepared
 from mfdistill.distill.objectives.regression import estimate
 from mfdistill.errors import UserError
 from mfdistill.flow import Tableau, noise, solve
+from mfdistill.places import resolve
 from mfdistill.students import STUDENTS, load_student, sample
 from mfdistill.systems.lightning import read_checkpoint
 from mfdistill.systems.table import recognise

@@ -17,6 +17,7 @@ from mfdistill.config import to_dict
 from mfdistill.distill import state
 from mfdistill.distill.ema import EMA
 from mfdistill.distill.logs import FILE, RunLog
+from mfdistill.distill.players import parameter_groups
 from mfdistill.distill.settings import TrainConfig, check, identity
 from mfdistill.errors import UserError
 from mfdistill.integrity import check_finite
@@ -152,19 +153,8 @@ def build_run(
     saved: dict[str, Any] | None,
 ) -> Run:
     """Everything on its device, with the saved values where there are any."""
-    named = [(name, value) for name, value in objective.named_parameters() if value.requires_grad]
-    # biases and gains, which have no decay, come first
-    named.sort(key=lambda item: item[1].ndim >= 2)
-    vectors, matrices = (
-        [value for _, value in named if (value.ndim >= 2) == big] for big in (False, True)
-    )
-    groups = [
-        {"params": vectors, "weight_decay": 0.0},
-        {"params": matrices, "weight_decay": config.weight_decay},
-    ]
-    optimizer = torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=config.lr, betas=config.betas
-    )
+    groups, names = parameter_groups(objective, config)
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
     # micro-batches are averaged by the loop, whatever the launcher was told
     accelerator.gradient_accumulation_steps = 1
     teacher = objective.__dict__.get("teacher")
@@ -183,7 +173,7 @@ def build_run(
         wrapped=wrapped,
         optimizer=optimizer,
         ema=EMA(objective.model, config.ema_decay),  # type: ignore[arg-type]
-        names=[name for name, _ in named],
+        names=names,
         log=RunLog(out, config.steps, saved["step"] if saved else 0, accelerator.is_main_process),
     )
     if saved is not None:

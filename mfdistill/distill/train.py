@@ -2,8 +2,9 @@
 objective(batch)`` and what belongs around it.
 
 One step in order: micro-batches -> features -> objective -> gradients averaged over micro-batches
-and processes -> clipping -> AdamW -> EMA. Every draw is a function of (seed, global sample index)
-and the learning rate one of the step, so the number of processes and a resume change nothing.
+and processes -> clipping -> AdamW (of every player, see ``players``) -> EMA. Every draw is a
+function of (seed, global sample index) and the learning rate one of the step, so the number of
+processes and a resume change nothing.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from mfdistill.distill.batch import loss_count, make_batch
 from mfdistill.distill.disk import disk_need
 from mfdistill.distill.interrupt import Interrupted, Signals
 from mfdistill.distill.logs import say
+from mfdistill.distill.players import MODEL, clip, learning_rates, leave_out_resting, set_rates
 from mfdistill.distill.processes import make_accelerator
 from mfdistill.distill.run import (
     Run,
@@ -37,7 +39,7 @@ from mfdistill.distill.run import (
     save_model,
     save_run,
 )
-from mfdistill.distill.settings import TrainConfig, check_end, lr_factor
+from mfdistill.distill.settings import TrainConfig, check_end
 from mfdistill.errors import UserError
 
 Validate = Callable[[nn.Module, int, Any], Mapping[str, float]]
@@ -58,8 +60,9 @@ def train(
     """Optimise all trainable parameters of ``objective`` and save its ``model``.
 
     Args:
-        objective: ``forward(batch) -> (loss (), logs {name: ()})``, the same names every time, with
-            the trained module at ``.model``; a teacher at ``.teacher`` is moved to the device.
+        objective: ``forward(batch) -> (loss (), logs {name: ()})``, the same names on every rank,
+            with the trained module at ``.model``; a teacher at ``.teacher`` is moved to the device;
+            for parts that are trained beside the model see ``players``.
         data: a ``TrainSet`` (see ``mfdistill.data.batches``).
         task: makes features of waveforms (see ``batch.make_batch``).
         model_config: sections of ``config.json`` beside "training"; on a resume all but "schedule"
@@ -217,9 +220,8 @@ def training_step(
     config, accelerator = run.config, run.accelerator
     # dropout, the one thing that draws from global generators, then depends on the step alone
     torch.manual_seed(((config.seed << 32) + run.step * 4096 + accelerator.process_index) % 2**63)
-    rate = config.lr * lr_factor(run.step, config)
-    for group in run.optimizer.param_groups:
-        group["lr"] = rate
+    rates = learning_rates(run.objective, config, run.step)
+    set_rates(run.optimizer, rates)
     count = loss_count(raws, accelerator)
     totals: dict[str, torch.Tensor] = {}
     for number, raw in enumerate(raws, start=1):
@@ -236,18 +238,23 @@ def training_step(
                 value, dtype=torch.float32, device=accelerator.device
             ).detach() / len(raws)
             totals[name] = totals[name] + value if name in totals else value
-    norm = accelerator.clip_grad_norm_(run.objective.parameters(), config.grad_clip or math.inf)
+    norms = clip(run.objective, config, accelerator)
 
     # one exchange and one wait for the device per step: what was measured, and who wants to stop
     asked = torch.tensor([float(wish) for wish in wishes()], device=accelerator.device)
     measured = accelerator.reduce(
-        torch.cat([torch.stack([*totals.values(), norm.float()]), asked]), "mean"
+        torch.cat(
+            [torch.stack([*totals.values(), *map(torch.Tensor.float, norms.values())]), asked]
+        ),
+        "mean",
     ).tolist()
-    values = dict(zip([*totals, "grad_norm"], measured, strict=False)) | {"lr": rate}
+    values = dict(zip([*totals, *norms], measured, strict=False)) | {"lr": rates[MODEL]}
 
-    if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
+    if all(math.isfinite(values[name]) for name in ("loss", *norms)):
+        trained = leave_out_resting(run.objective, run.step)
         run.optimizer.step()
-        run.ema.update()
+        if trained:
+            run.ema.update()
         run.skipped_in_a_row = 0
     else:
         if accelerator.scaler is not None:
@@ -260,7 +267,7 @@ def training_step(
             f"{config.out}: loss or gradient not finite for {run.skipped_in_a_row} updates in a row, up to step {run.step}; "
             "lower --lr or --grad-clip, or resume in another --mixed-precision"
         )
-    return values, [share > 0 for share in measured[len(totals) + 1 :]]
+    return values, [share > 0 for share in measured[len(totals) + len(norms) :]]
 
 
 def _account(

@@ -75,7 +75,7 @@ def model_card(
         ("Objective", _objective(config.get("objective"))),
         ("Schedule", _schedule(config)),
         ("Distilled from", _parent(config.get("parent"))),
-        ("Data", _data(config.get("data"))),
+        ("Data", (config.get("about") or {}).get("data") or _data(config.get("data"))),
         ("Training", ", ".join(f"{key} {training[key]}" for key in _RUN if training.get(key) is not None)),
         ("Made by", f"mfdistill {config['version']}" if config.get("version") else ""),
         ("Repeated by", _repeat(role, where) if training and where else ""),
@@ -83,6 +83,9 @@ def model_card(
     lines += ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts if value)]
     lines += ["", "## Use", "", *_usage(role, task, where or "MODEL", stft), "", "## Licence", ""]
     lines += [_licence(config, license), ""]
+    about = config.get("about") or {}
+    for key, title in (("recipe", "How it was made"), ("limits", "Limits")):
+        lines += [f"## {title}", "", str(about[key]), ""] if about.get(key) else []
     if searches:
         lines += ["## Schedules", "", *(line for found in searches for line in _search(found))]
     lines += ["## Results", ""]

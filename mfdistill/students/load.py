@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from mfdistill.checkpoint import load_config, load_tensors, resolve, save_folder
+from mfdistill.checkpoint import load_config, load_tensors, save_folder
 from mfdistill.errors import UserError
 from mfdistill.networks.predictor import with_predictor
+from mfdistill.places import resolve
 from mfdistill.students.interval import IntervalEmbedding
 from mfdistill.students.student import Student
 from mfdistill.systems.base import Opened, own_facts

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mfdistill.checkpoint import load_config, load_tensors, resolve
+from mfdistill.checkpoint import load_config, load_tensors
 from mfdistill.errors import UserError
 from mfdistill.networks import build_network
 from mfdistill.networks.build import bounded
 from mfdistill.networks.int8 import put_int8
 from mfdistill.networks.memory import check_streams
 from mfdistill.networks.predictor import build_predictor, without_predictor
+from mfdistill.places import resolve
 from mfdistill.reading import reason
 from mfdistill.systems.files import mismatches
 from mfdistill.systems.table import SYSTEMS

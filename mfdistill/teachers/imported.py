@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mfdistill.checkpoint import load_config, remove_folder, resolve, save_folder
+from mfdistill.checkpoint import load_config, remove_folder, save_folder
 from mfdistill.companions import SECTION, checksums, write_companions
 from mfdistill.config import to_dict
 from mfdistill.errors import UserError
 from mfdistill.networks.predictor import with_predictor
+from mfdistill.places import resolve
 from mfdistill.systems.base import no_files
 from mfdistill.systems.table import SYSTEMS
 from mfdistill.teachers.field import Field

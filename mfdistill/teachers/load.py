@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from mfdistill.checkpoint import load_config, load_tensors, resolve
+from mfdistill.checkpoint import load_config, load_tensors
 from mfdistill.errors import UserError
 from mfdistill.networks import build_network
 from mfdistill.networks.build import bounded
+from mfdistill.places import resolve
 from mfdistill.systems.base import Opened, own_facts
 from mfdistill.systems.table import SYSTEMS, recognise, telling_what_it_is
 from mfdistill.teachers.field import Field

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from mfdistill.errors import UserError
 
@@ -18,6 +18,47 @@ DEFAULTS: Mapping[str, Mapping[str, float]] = {
     "token2mel": {"mel": 1.0}, "text2mel": {"mel": 1.0},
 }  # fmt: skip
 """Weights by task. Where the input says the phases, the waveform is compared too."""
+
+
+@dataclass(frozen=True)
+class CriticConfig:
+    """Critics (discriminators) beside the student, on signals, or on noisy Mel states."""
+
+    weight: float = 0.0
+    """Of what the critics say, beside the other losses; 0 is no critics, 0.03 a beginning. Let them
+    improve a student that is finished already, with a lower --lr than without them.
+    """
+    warmup: int = 300
+    """Updates at the start in which critics are trained alone: untrained ones only do harm."""
+    ramp: int = 200
+    """Updates after them over which the weight rises."""
+    size: Literal["slim", "published"] = "slim"
+    """0.1 million parameters, for CPUs, or EnCodec's and HiFi-GAN's 40 millions."""
+    loss: Literal["hinge", "least-squares"] = "hinge"
+    matching: float = 2.0
+    """Weight of feature matching, in units of 'weight'."""
+    lr: float = 5e-4
+    """Of the critics; it does not fall."""
+    beta: float = 0.8
+    """AdamW's first."""
+    grad_clip: float = 1.0
+    """Highest norm of the critics' gradient; 0 is no limit."""
+    r1: float = 0.0
+    """Weight of half the squared gradient of the score at real speech, which calms critics."""
+    noise: float = 0.0
+    """Of signals, shown with both kinds, relative to the real ones' level; Mel states have noise
+    anyway.
+    """
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "warmup", "ramp", "matching", "grad_clip", "r1", "noise"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise UserError(f"--critic.{name.replace('_', '-')} {value}: must be 0 or more")
+        if not self.lr > 0:
+            raise UserError(f"--critic.lr {self.lr}: must be positive")
+        if not 0 <= self.beta < 1:
+            raise UserError(f"--critic.beta {self.beta}: must be at least 0 and less than 1")
 
 
 @dataclass(frozen=True)
@@ -70,7 +111,7 @@ def completed(config: FinishConfig, task: str) -> FinishConfig:
     """With the weights of ``task`` where none is given, and 0 for those that are not.
 
     Raises:
-        UserError: a loss of signals for a Mel task or the other way round, or no loss at all.
+        UserError: a loss of signals for a Mel task or the other way round.
     """
     given = {name: getattr(config, name) for name in LOSSES}
     if all(value is None for value in given.values()):
@@ -81,8 +122,6 @@ def completed(config: FinishConfig, task: str) -> FinishConfig:
         if getattr(whole, name):
             what = "spectral tasks" if is_mel else "token2mel and text2mel"
             raise UserError(f"--{name.replace('_', '-')}: is for {what}, and this is {task}")
-    if not whole.weights and not whole.anchor:
-        raise UserError("student-finish: every loss has weight 0; give one of them more")
     return whole
 
 

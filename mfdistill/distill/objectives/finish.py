@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from mfdistill.distill.finishing.catalog import LOSS_FUNCTIONS
-from mfdistill.distill.finishing.config import FinishConfig
+from mfdistill.distill.finishing.config import CriticConfig, FinishConfig
+from mfdistill.distill.finishing.critics import Adversary
 from mfdistill.distill.finishing.sampler import drawn, reached, start
 from mfdistill.distill.objectives.base import Batch, Logs, hold, reduce
 from mfdistill.distill.objectives.config import IntegralConfig
 from mfdistill.distill.objectives.integral import IntegralObjective
+from mfdistill.distill.players import Player
 from mfdistill.errors import UserError
 from mfdistill.flow import IntervalConfig
 from mfdistill.students.student import Student
@@ -39,9 +41,11 @@ class FinishObjective(nn.Module):
         schedules: times of each number of steps in ``config.nfe``. config: with its weights
             (``finishing.config.completed``).
         teacher: outside the module tree; needed for the anchor only.
-        seed: of all draws.
+        seed: of all draws. critic: critics beside the student; None, or of weight 0, is none.
 
-    Logs: ``loss``, each loss unweighted, and ``loss_k`` of the number of steps k that was drawn.
+    Logs: ``loss`` (with the critics', where there are some), each loss unweighted, ``loss_k`` of
+    the number of steps k that was drawn; ``critic``, ``deceit``, ``matching`` and ``r1`` of the
+    critics (``finishing.critics``).
     """
 
     teacher: Field | None
@@ -55,6 +59,7 @@ class FinishObjective(nn.Module):
         config: FinishConfig,
         teacher: Field | None = None,
         seed: int = 0,
+        critic: CriticConfig | None = None,
     ):
         super().__init__()
         self.model = student
@@ -70,24 +75,51 @@ class FinishObjective(nn.Module):
             anchor = IntegralObjective(student, teacher, task.path, settings, seed)
         # outside the module tree, where the student would have two names
         object.__setattr__(self, "anchor", anchor)
+        self.adversary: Adversary | None = None
+        self.alone = 0
+        self.players: dict[str, Player] = {}
+        if critic is not None and critic.weight:
+            self.adversary = Adversary(task, critic, seed)
+            self.alone = critic.warmup
+            self.players = {"critics": self.adversary.player}
+        if not (config.weights or config.anchor or self.players):
+            raise UserError("student-finish: every loss has weight 0; give one of them more")
 
     def forward(self, batch: Batch) -> tuple[Tensor, Logs]:
+        step = batch.get("step")
+        if self.adversary is not None and step is not None and step < self.alone:
+            return self._critics_alone(self.adversary, batch)
         logs: Logs = {}
         total: Any = 0.0
         chosen = drawn(self.config.nfe, batch, self.seed)
         for k in chosen:
-            times = self.schedules[k]
-            z_0 = start(self.task.path, batch, self.seed, times[0])
-            z_1 = reached(self.model, z_0, batch["cond"], times)
+            z_1 = self._reached(k, batch)
             loss: Any = 0.0
             for name, weight in self.config.weights.items():
                 part = reduce(LOSS_FUNCTIONS[name](self.task, z_1, batch), batch)
                 logs[name] = logs.get(name, 0.0) + part.detach() / len(chosen)
                 loss = loss + weight * part
             logs[f"loss_{k}"] = torch.as_tensor(loss).detach()
+            if self.adversary is not None and step is not None:
+                critic, deceit, said = self.adversary(z_1, batch, deceive=True)
+                loss = loss + critic + self.adversary.weight(step) * deceit
+                logs |= said
             total = total + loss / len(chosen)
         if self.anchor is not None:
             loss, _ = self.anchor(batch)
             logs["anchor"] = loss.detach()
             total = total + self.config.anchor * loss
         return total, {"loss": total.detach(), **logs}
+
+    def _reached(self, k: int, batch: Batch) -> Tensor:
+        times = self.schedules[k]
+        z_0 = start(self.task.path, batch, self.seed, times[0])
+        return reached(self.model, z_0, batch["cond"], times)
+
+    def _critics_alone(self, adversary: Adversary, batch: Batch) -> tuple[Tensor, Logs]:
+        with torch.no_grad():
+            z_1 = self._reached(drawn(self.config.nfe, batch, self.seed)[0], batch)
+        loss, _, logs = adversary(z_1, batch, deceive=False)
+        # several processes exchange the gradients of all that is trained
+        loss = loss + 0.0 * torch.stack([p.sum() for p in self.model.parameters()]).sum()
+        return loss, {"loss": loss.detach(), **logs}
