@@ -303,6 +303,42 @@ def test_a_dead_worker_costs_one_value(count: int, monkeypatch: pytest.MonkeyPat
     )
 
 
+def hang_when_loud(estimate: np.ndarray, reference: np.ndarray, rate: int) -> dict[str, float]:
+    if np.abs(estimate).max() > 0.5:
+        hang()
+    return {"slow": 1.0}
+
+
+def test_an_interruption_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Metric("slow", (Column("slow", "S", 1),), hang_when_loud, worker=True)
+    monkeypatch.setitem(METRICS, "slow", slow)
+    quiet, loud = np.full(400, 0.1), np.full(400, 0.9)
+
+    def utterances():
+        for k in range(5):
+            yield f"loud{k}", loud, loud
+        raise KeyboardInterrupt
+
+    workers, futures, submit = Workers(1), [], Workers.submit
+
+    def watched(*call):
+        futures.append(submit(*call))
+        return futures[-1]
+
+    monkeypatch.setattr(Workers, "submit", watched)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            score_utterances(utterances(), ["slow"], RATE, pool=workers)
+        # each would take ten minutes, or two until its limit
+        assert len(futures) == 5
+        for future in futures:
+            assert future.cancelled() or "longer" not in str(future.exception())
+        (row,) = score_utterances([("it", quiet, quiet)], ["slow"], RATE, pool=workers)
+        assert row["slow"] == 1.0
+    finally:
+        workers.close()
+
+
 def test_long_recordings_in_equal_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = []
 

@@ -118,20 +118,25 @@ def _score(
     utterances: Iterable[Utterance], metrics: Sequence[Metric], sample_rate: int, pool: Workers
 ) -> list[dict[str, Any]]:
     pending: list[tuple[str, dict[str, Values | Future[Values]]]] = []
-    for name, estimate, reference, *prompt in utterances:
-        pair = aligned(estimate, reference, sample_rate, name)
-        limit_s = _LIMIT_S + _LIMIT_FACTOR * len(pair[0]) / sample_rate
-        values: dict[str, Values | Future[Values]] = {}
-        # submitted first, so that the workers work while this process scores the rest
-        for metric in sorted(metrics, key=lambda metric: not metric.worker):
-            own = (pair[0], prompt[0]) if metric.voice and prompt else pair
-            values[metric.name] = (
-                pool.submit(limit_s, score_one, metric, *own, sample_rate)
-                if metric.worker
-                else score_one(metric, *own, sample_rate)
-            )
-        pending.append((name, values))
-    rows = [_row(name, values, metrics) for name, values in pending]
+    try:
+        for name, estimate, reference, *prompt in utterances:
+            pair = aligned(estimate, reference, sample_rate, name)
+            limit_s = _LIMIT_S + _LIMIT_FACTOR * len(pair[0]) / sample_rate
+            values: dict[str, Values | Future[Values]] = {}
+            pending.append((name, values))
+            # submitted first, so that the workers work while this process scores the rest
+            for metric in sorted(metrics, key=lambda metric: not metric.worker):
+                own = (pair[0], prompt[0]) if metric.voice and prompt else pair
+                values[metric.name] = (
+                    pool.submit(limit_s, score_one, metric, *own, sample_rate)
+                    if metric.worker
+                    else score_one(metric, *own, sample_rate)
+                )
+        rows = [_row(name, values, metrics) for name, values in pending]
+    except BaseException:  # Ctrl-C too: nobody waits for what was submitted
+        found = [value for _, values in pending for value in values.values()]
+        pool.abandon([value for value in found if isinstance(value, Future)])
+        raise
     failed = [f"{row['name']}: {row['failed']}" for row in rows if row["failed"]]
     if failed:
         log.warning(

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -41,8 +41,10 @@ class Workers:
     def __init__(self, count: int = 1):
         self._threads = ThreadPoolExecutor(count, "metrics")
         self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
-        for _ in range(count):
-            self._idle.put(_Process())
+        self._epoch = 0  # counts abandonments
+        self._all = [_Process() for _ in range(count)]
+        for process in self._all:
+            self._idle.put(process)
 
     def submit(self, limit_s: float, fn: Callable[..., Any], *args: Any) -> Future[Any]:
         """``fn(*args)`` in a process, ended after ``limit_s`` seconds. ``fn`` is found by its
@@ -51,14 +53,25 @@ class Workers:
         Raises (from the future):
             Died: the process ended before it answered. UserError: no process can be started.
         """
-        return self._threads.submit(self._call, limit_s, fn, args)
+        return self._threads.submit(self._call, self._epoch, limit_s, fn, args)
 
-    def _call(self, limit_s: float, fn: Callable[..., Any], args: Any) -> Any:
+    def _call(self, epoch: int, limit_s: float, fn: Callable[..., Any], args: Any) -> Any:
         process = self._idle.get()
         try:
+            process.begin(lambda: epoch == self._epoch)
             return process.call(limit_s, fn, args)
         finally:
             self._idle.put(process)
+
+    def abandon(self, futures: Iterable[Future[Any]]) -> None:
+        """Drop what was submitted, and end what is being computed: after Ctrl-C nobody waits for
+        it.
+        """
+        self._epoch += 1
+        for future in futures:
+            future.cancel()
+        for process in self._all:
+            process.kill()
 
     def close(self) -> None:
         """End the processes once what was submitted is done."""
@@ -78,10 +91,34 @@ def default_workers() -> Workers:
 class _Process:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self._greeted = False
+        self._lock = threading.Lock()  # an abandoned call must not start what nobody ends
+
+    def begin(self, wanted: Callable[[], bool]) -> None:
+        """Start the process if there is none, for a call that is still ``wanted``."""
+        with self._lock:
+            if not wanted():
+                raise Died("was abandoned")
+            if self._process is None:
+                path = json.dumps([item for item in sys.path if isinstance(item, str)])
+                self._greeted = False
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", _COMMAND, path],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                )
 
     def call(self, limit_s: float, fn: Callable[..., Any], args: Any) -> Any:
-        process = self._process = self._process or self._start()
-        assert process.stdin is not None and process.stdout is not None
+        process = self._process
+        assert process is not None and process.stdin is not None and process.stdout is not None
+        if not self._greeted and process.stdout.read(1) != b"+":
+            why = _ended(self.end())
+            if "SIGKILL" in why:
+                raise Died("was abandoned")
+            raise UserError(
+                f"metrics: a scoring process cannot be started with {sys.executable} ({why})"
+            )
+        self._greeted = True
         late = threading.Event()
 
         def expire() -> None:
@@ -108,19 +145,11 @@ class _Process:
             raise result
         return result
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        path = json.dumps([item for item in sys.path if isinstance(item, str)])
-        process = subprocess.Popen(
-            [sys.executable, "-c", _COMMAND, path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        assert process.stdout is not None
-        if process.stdout.read(1) != b"+":
-            raise UserError(
-                f"metrics: a scoring process cannot be started with {sys.executable} ({_ended(process.wait())})"
-            )
-        return process
+    def kill(self) -> None:
+        """End the process at once; a call that it works on raises ``Died``."""
+        with self._lock:
+            if self._process is not None:
+                self._process.kill()
 
     def end(self) -> int:
         process, self._process = self._process, None
