@@ -31,7 +31,7 @@ def same_settings(command: Restore, there: bool) -> dict[str, Any]:
     own = {"model": _digest(command.model)} | {
         key: list(value) if isinstance(value, tuple) else value for key, value in own.items()
     }
-    file = Path(command.target) / FILE
+    file = Path(str(command.target)) / FILE
     if not there or not file.is_file():
         return own
     before = read_json(file, "remove it to go on without it")
@@ -53,7 +53,7 @@ def keep_settings(command: Restore, settings: dict[str, Any]) -> None:
     from mfdistill.checkpoint import write_json
     from mfdistill.parts import clean_parts
 
-    target = Path(command.target)
+    target = Path(str(command.target))
     write_json(target / FILE, settings)
     clean_parts([target, *(place for place in target.rglob("*") if place.is_dir())])
 
