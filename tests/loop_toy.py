@@ -30,6 +30,7 @@ from mfdistill.distill.train import make_accelerator, train
 from mfdistill.flow import GaussianPath
 from mfdistill.networks.compact import CompactConfig, CompactNet
 from mfdistill.students import Student
+from mfdistill.tasks import Restoration
 from mfdistill.teachers.field import Field
 
 MODEL_CONFIG = {
@@ -59,9 +60,12 @@ class Data:
         )
 
 
-class Task:
+class Task(Restoration):
     sample_rate = 16
     predictor = None
+
+    def __init__(self) -> None: ...
+
     path = GaussianPath(sigma_0=0.5, temperature=0.7)
 
     def gain(self, wave: Tensor) -> Tensor:
@@ -70,7 +74,7 @@ class Task:
     def target(self, wave: Tensor) -> Tensor:
         return wave.reshape(len(wave), 2, 2, 8)
 
-    def condition(self, wave: Tensor) -> dict[str, Tensor]:
+    def condition(self, wave: Tensor, text: str | None = None) -> dict[str, Tensor]:
         return {"y": wave.reshape(len(wave), 2, 2, 8)}
 
 

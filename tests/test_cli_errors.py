@@ -158,7 +158,7 @@ def test_checkpoints_in_the_wrong_place(work: Path, capsys: pytest.CaptureFixtur
     assert "holds a student" in where(
         "teacher-train", *init, "--init", str(work / "student"), "--out", str(work / "new")
     )
-    assert "is of a teacher" in where(
+    assert "made by teacher-train, not by student-distill" in where(
         "student-distill", "--config", str(work / "teacher" / "config.json")
     )
     assert "already holds files" in where(

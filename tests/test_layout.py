@@ -25,6 +25,7 @@ BASE = {
     "parts",
     "places",
     "reading",
+    "version",
     "walk",
     "weights",
 }

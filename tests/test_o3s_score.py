@@ -17,6 +17,7 @@ from mfdistill.errors import UserError
 from mfdistill.flow import GaussianPath
 from mfdistill.search import SearchConfig, StudentScorer, run_search
 from mfdistill.search.cache import ScoreCache, digest_tensors
+from mfdistill.tasks import Restoration
 
 RATE, LENGTH, BEST = 16000, 1600, 0.3
 
@@ -26,17 +27,19 @@ class ToyConfig:
     name: str = "toy"
 
 
-class ToyTask:
+class ToyTask(Restoration):
     """Features are the samples themselves, (b, 2, 1, s / 2)."""
 
     config = ToyConfig()
     sample_rate = RATE
     path = GaussianPath(sigma_0=1e-3)
 
+    def __init__(self): ...
+
     def gain(self, degraded):
         return 0.5 / degraded.abs().amax(-1, keepdim=True)
 
-    def condition(self, degraded):
+    def condition(self, degraded, text=None):
         return {"y": degraded.reshape(len(degraded), 2, 1, -1)}
 
     def waveform(self, z_1, length):

@@ -171,7 +171,7 @@ def test_interval_embedding_is_the_identity_on_the_current_time_in_any_matmul_pr
 
 
 def test_what_is_no_time_embedding_is_refused():
-    with pytest.raises(ValueError, match="no time embedding"):
+    with pytest.raises(UserError, match="must map times"):
         IntervalEmbedding(nn.Identity())
     with pytest.raises(AttributeError):
         replace_module(ToyNetwork(), "time.missing", nn.Identity())

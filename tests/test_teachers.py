@@ -13,7 +13,7 @@ from mfdistill.errors import UserError
 from mfdistill.networks import build_network
 from mfdistill.networks.compact import CompactConfig
 from mfdistill.tasks import default_task, get_task
-from mfdistill.teachers import TEACHERS, Field, load_network, load_teacher
+from mfdistill.teachers import Field, load_network, load_teacher, teacher_kinds
 
 NETWORK = CompactConfig(channels=8, blocks=1, recurrent=0, embedding=8)
 
@@ -88,7 +88,10 @@ def test_what_cannot_be_loaded_gives_one_clear_line(tmp_path):
     (tmp_path / "foreign.ckpt").write_bytes(b"x")
     write_tensors(tmp_path / "other.safetensors", {"a": torch.zeros(1)})
     for arguments, message in (
-        ({"path": tmp_path, "kind": "wavegan"}, f"wavegan: unknown kind.*{', '.join(TEACHERS)}"),
+        (
+            {"path": tmp_path, "kind": "wavegan"},
+            f"wavegan: unknown kind.*{', '.join(teacher_kinds())}",
+        ),
         ({"path": tmp_path / "foreign.ckpt"}, "foreign.ckpt: damaged or no PyTorch checkpoint"),
         ({"path": tmp_path / "other.safetensors"}, "not recognised as a teacher.*cfm"),
         ({"path": tmp_path / "nothing" / "here"}, "no such file"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,12 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from tyro.conf import OmitArgPrefixes
 
-from mfdistill.commands.options import Corpus, ValidOptions, corpus
+from mfdistill.commands.options import Corpus, ValidOptions
+from mfdistill.commands.saved import recorded
 from mfdistill.config import to_dict
 from mfdistill.distill.settings import TrainConfig
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from mfdistill.distill.inference import Model
 
 
 @dataclass(frozen=True)
@@ -46,22 +48,6 @@ class Compress:
     )
     """--keep: of the fine-tuning, in which the smaller network imitates the whole one."""
     valid: OmitArgPrefixes[ValidOptions] = field(default_factory=ValidOptions)
-
-
-def repeat(config: Mapping[str, Any], where: str) -> Compress:
-    """The command that made a run, from its ``config.json``."""
-    from mfdistill.commands.training import saved_training
-    from mfdistill.errors import UserError
-
-    objective = config.get("objective") or {}
-    if objective.get("name") != "imitation":
-        raise UserError(f"{where}: is not of a model that compress made")
-    return Compress(
-        model=(config.get("parent") or {}).get("model", ""),
-        keep=objective.get("keep"),
-        data=corpus(config.get("data"), where),
-        training=saved_training(dict(config), where),
-    )
 
 
 def run(command: Compress) -> Path:
@@ -107,9 +93,9 @@ def _decoupled(
     assert command.keep is not None
     training = command.training
     accelerator = make_accelerator(training)
-    network = decouple(inner(model.module), command.keep)
+    network = decouple(inner(model), command.keep)
     section["config"] = to_dict(network.config)  # type: ignore[arg-type]
-    module = with_inner(model.module, network)
+    module = with_inner(model, network)
     freeze_norms(module)
     before, after = (sum(p.numel() for p in part.parameters()) for part in (model.module, module))
     if accelerator.is_main_process:
@@ -119,6 +105,7 @@ def _decoupled(
     objective = ImitationObjective(module, model.module, model.task.path, model.role, training.seed)
     dataset = open_train(command.data, model.task.degradation, model.task.sample_rate)
     config |= {
+        **recorded(command),
         "network": section, "objective": {"name": "imitation", "keep": command.keep}, "valid": to_dict(command.valid),
     }  # fmt: skip
     after_it = f"compress --model {training.out} --int8, or evaluate"
@@ -159,7 +146,7 @@ def _int8(command: Compress, model: Any, section: dict[str, Any], config: dict[s
     )
 
     def use(network: nn.Module) -> None:
-        module = with_inner(model.module, network)
+        module = with_inner(model, network)
         sampled = endpoint(model.role, module, model.task)
         for i in range(len(utterances)):
             restore(
@@ -173,14 +160,14 @@ def _int8(command: Compress, model: Any, section: dict[str, Any], config: dict[s
             if model.role == "student":
                 restore(model.task, sampled, utterances[i]["degraded"], 1, 0, i)
 
-    network, names = quantize(inner(model.module), use)
+    network, names = quantize(inner(model), use)
     section["int8"] = names
     config |= {
         "network": section,
         "objective": {"name": "int8"},
         "training": dict(model.config.get("training") or {}),
     }
-    tensors = with_inner(model.module, network).state_dict()
+    tensors = with_inner(model, network).state_dict()
     save_folder(out, with_predictor(tensors, model.task), config)
     refresh(out)
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
@@ -188,19 +175,15 @@ def _int8(command: Compress, model: Any, section: dict[str, Any], config: dict[s
     return out
 
 
-def inner(module: nn.Module) -> nn.Module:
-    """The network inside a student; any other is one."""
-    from mfdistill.students import Student
-
-    return module.network if isinstance(module, Student) else module
+def inner(model: Model) -> nn.Module:
+    """The network inside a student; any other model is one."""
+    return model.module.get_submodule("network") if model.role == "student" else model.module
 
 
-def with_inner(module: nn.Module, network: nn.Module) -> nn.Module:
-    """A copy of a model with another network inside."""
-    from mfdistill.students import Student
-
-    if not isinstance(module, Student):
+def with_inner(model: Model, network: nn.Module) -> nn.Module:
+    """A copy of a model's module with another network inside."""
+    if model.role != "student":
         return network
-    new = copy.deepcopy(module)
+    new = copy.deepcopy(model.module)
     new.network = network
     return new

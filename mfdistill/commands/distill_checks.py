@@ -38,7 +38,7 @@ def check_foreign(command: StudentDistill, kind: str, sizes: Mapping[str, Any]) 
             "--causal: not for teachers of other systems; CosyVoice's stream as they are "
             "(--tts.streaming-share)"
         )
-    if getattr(getattr(command, command.objective), "spectral", 0.0):
+    if command.objective == "integral" and command.integral.spectral:
         raise UserError(
             "--integral.spectral: compares waveforms, which this student does not make; leave it "
             "out"

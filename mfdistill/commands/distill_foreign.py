@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mfdistill.commands.extend import objective_settings
+from mfdistill.commands.saved import recorded
 from mfdistill.config import to_dict
 from mfdistill.errors import UserError
 
@@ -63,7 +65,7 @@ def run_foreign(command: StudentDistill, teacher: Any, accelerator: Any) -> Path
     student.task = task
     if command.checkpoint_activations:
         recompute_activations(student.network)
-    settings: Any = getattr(command, command.objective)
+    settings: Any = objective_settings(command.objective, command, command.own)
     if options.data_free:
         settings = replace(settings, state="rollout")
     vocabulary = open_vocabulary(command, teacher) if task.frames_first else None
@@ -87,6 +89,7 @@ def run_foreign(command: StudentDistill, teacher: Any, accelerator: Any) -> Path
         student, teacher, task.path, settings, training.seed
     )
     model_config = {
+        **recorded(command),
         **student.config, "objective": {"name": command.objective, **to_dict(settings)}, "data": to_dict(command.data),
         "tts": to_dict(options), "guidance": to_dict(guidance), "valid": to_dict(command.valid),
         **({"checkpoint_activations": True} if command.checkpoint_activations else {}),

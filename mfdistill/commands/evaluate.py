@@ -14,7 +14,7 @@ from mfdistill.commands.runs import wav_name
 
 if TYPE_CHECKING:
     from mfdistill.distill.inference import Model, Steps
-    from mfdistill.tasks import Task
+    from mfdistill.tasks import Restoration
 
 
 _WIDE = 140  # columns of a terminal that the whole table fits into
@@ -182,7 +182,7 @@ def run(command: Evaluate) -> list[dict[str, Any]]:
     return rows
 
 
-def _entries(command: Evaluate, device: Any) -> tuple[Task, list[Entry]]:
+def _entries(command: Evaluate, device: Any) -> tuple[Restoration, list[Entry]]:
     from mfdistill.commands.predictor import same_features
     from mfdistill.commands.training import same_task
     from mfdistill.distill.inference import open_model
@@ -236,7 +236,7 @@ def _solved(solvers: Sequence[str], teacher: Model, path: str) -> list[Entry]:
 def _score(
     command: Evaluate,
     entry: Entry,
-    task: Task,
+    task: Restoration,
     utterances: Any,
     accelerator: Any,
     pool: Any,
@@ -274,7 +274,7 @@ def _score(
 
 
 def _restored(
-    command: Evaluate, entry: Entry, task: Task, utterances: Any, wave: Any, index: int
+    command: Evaluate, entry: Entry, task: Restoration, utterances: Any, wave: Any, index: int
 ) -> Any:
     """Waveform (s,) of one system from the degraded one; the input itself where there is none."""
     from mfdistill.distill.inference import restore, text_of
@@ -302,7 +302,7 @@ def _heard(
     return first + [index for index in found if index not in first]
 
 
-def _keep_wave(command: Evaluate, entry: Entry, task: Task, name: str, wave: Any) -> None:
+def _keep_wave(command: Evaluate, entry: Entry, task: Restoration, name: str, wave: Any) -> None:
     from mfdistill.audio.io import write_audio
 
     write_audio(_wav(command, name, entry.label), wave, task.sample_rate, subtype="FLOAT")
@@ -314,7 +314,7 @@ def _wav(command: Evaluate, name: str, label: str) -> Path:
 
 def _write(
     command: Evaluate,
-    task: Task,
+    task: Restoration,
     utterances: Any,
     rows: list[dict[str, Any]],
     details: list[dict[str, Any]],

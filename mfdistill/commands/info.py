@@ -12,10 +12,10 @@ from typing import Any
 
 from tyro.conf import Positional
 
-import mfdistill
 from mfdistill.companions import companion, named_companions
 from mfdistill.errors import UserError
 from mfdistill.integrity import check_folder, recorded
+from mfdistill.version import __version__
 from mfdistill.weights import tensor_sizes
 
 
@@ -179,7 +179,7 @@ def _versions() -> dict[str, str]:
     from mfdistill.metrics.base import distribution
 
     facts = {
-        "mfdistill": mfdistill.__version__,
+        "mfdistill": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
     }

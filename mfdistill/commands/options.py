@@ -122,30 +122,6 @@ def task_config(
     return replace(preset, stft=replace(preset.stft, **stft), **own)
 
 
-def task_options(
-    config: Mapping[str, Any], where: str
-) -> tuple[str, int, TaskOptions, bool, str | None]:
-    """The inverse of ``task_config``: name, sample rate, options that differ from the preset's,
-    whether it is causal, framing.
-    """
-    from mfdistill.tasks import FRAMINGS, default_task, predicted, read_task_config
-
-    task = read_task_config(config, where)
-    stft = task.stft
-    milliseconds = 1000 * stft.n_fft / stft.sample_rate, 1000 * stft.hop / stft.sample_rate
-    framing = next((name for name, values in FRAMINGS.items() if values == milliseconds), None)
-    preset = default_task(task.name, stft.sample_rate, stft.causal, framing)
-    preset = predicted(preset) if task.prior_mean == "e" else preset
-    changed: dict[str, Any] = {}
-    for item in fields(TaskOptions):
-        own, other = (
-            whole.stft if hasattr(whole.stft, item.name) else whole for whole in (task, preset)
-        )
-        if getattr(own, item.name) != getattr(other, item.name):
-            changed[item.name] = getattr(own, item.name)
-    return task.name, stft.sample_rate, TaskOptions(**changed), stft.causal, framing
-
-
 def corpus(section: Mapping[str, Any] | None, where: str) -> Corpus:
     """The section "data" of a ``config.json``; the embedded corpus where there is none."""
     return from_dict(Corpus, section or {}, f"{where}: data")

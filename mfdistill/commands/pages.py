@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import mfdistill
 from mfdistill.commands.runs import Run, read_run, wav_name
+from mfdistill.version import __version__
 
 FILE = "report.html"
 _ALGORITHMIC, _TOTAL = "latency (ms)", "with a hop (ms)"
@@ -57,7 +57,7 @@ def footer() -> str:
     import datetime
 
     now = datetime.datetime.now(datetime.UTC)
-    return f"Made by mfdistill {mfdistill.__version__} on {now:%Y-%m-%d %H:%M} UTC. One file, nothing is loaded from elsewhere."
+    return f"Made by mfdistill {__version__} on {now:%Y-%m-%d %H:%M} UTC. One file, nothing is loaded from elsewhere."
 
 
 def _subtitle(run: Run) -> str:

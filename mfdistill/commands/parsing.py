@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import importlib
 import io
 import re
 import sys
@@ -19,7 +18,6 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-import mfdistill
 from mfdistill.checkpoint import load_config
 from mfdistill.commands.compare import Compare
 from mfdistill.commands.compress import Compress
@@ -28,6 +26,7 @@ from mfdistill.commands.degrade import Degrade
 from mfdistill.commands.demo import Demo
 from mfdistill.commands.evaluate import Evaluate
 from mfdistill.commands.export import Export
+from mfdistill.commands.extend import extend
 from mfdistill.commands.info import Info
 from mfdistill.commands.merge import Merge
 from mfdistill.commands.models import Models
@@ -35,17 +34,21 @@ from mfdistill.commands.options import corpus
 from mfdistill.commands.os3_search import OS3Search
 from mfdistill.commands.push import Push
 from mfdistill.commands.restore import Restore
+from mfdistill.commands.resume import Resume
+from mfdistill.commands.saved import saved_command
 from mfdistill.commands.short_help import overview, short_help
 from mfdistill.commands.solver_train import SolverTrain
 from mfdistill.commands.stream import Stream
 from mfdistill.commands.student_distill import StudentDistill
 from mfdistill.commands.student_finish import StudentFinish
 from mfdistill.commands.synthesize import Synthesize
+from mfdistill.commands.table import TRAINED
 from mfdistill.commands.teacher_import import TeacherImport
 from mfdistill.commands.teacher_train import TeacherTrain
 from mfdistill.commands.tts_options import preset
 from mfdistill.config import check_finite
 from mfdistill.errors import UserError
+from mfdistill.version import __version__
 
 COMMANDS: dict[str, type] = {
     "teacher-train": TeacherTrain,
@@ -67,6 +70,7 @@ COMMANDS: dict[str, type] = {
     "export": Export,
     "models": Models,
     "info": Info,
+    "resume": Resume,
     "push": Push,
 }
 ALIASES = {"o3s-search": "os3-search"}
@@ -75,10 +79,6 @@ CHECKPOINTS = {
     "evaluate": ("student", "teacher", "regression"), "student-finish": ("student", "regression", "teacher"),
 }  # fmt: skip
 """Options that name a checkpoint; the data of the first one given are the default."""
-ROLES = {
-    "teacher-train": ("teacher", "regression"), "solver-train": ("solver",), "compress": ("student", "teacher", "regression"),
-}  # fmt: skip
-"""Of the runs that a command can repeat; of students where none is named."""
 _STYLE = (
     tyro.conf.CascadeSubcommandArgs,
     tyro.conf.OmitSubcommandPrefixes,
@@ -92,10 +92,15 @@ def parse(arguments: list[str]) -> Any:
     Raises:
         UserError: no such command, option or value. SystemExit: help or version was asked for.
     """
+    while arguments[:1] == ["--extend"]:
+        if len(arguments) < 2:
+            raise UserError("--extend: name a Python file (docs/extending.md)")
+        extend(arguments[1])
+        arguments = arguments[2:]
     if not arguments:
         arguments = ["--help"]
     if arguments[0] == "--version":
-        sys.stdout.write(f"mfdistill {mfdistill.__version__}\n")
+        sys.stdout.write(f"mfdistill {__version__}\n")
         raise SystemExit(0)
     name = ALIASES.get(arguments[0], arguments[0])
     if name not in COMMANDS and name not in ("-h", "--help"):
@@ -145,19 +150,13 @@ def _default(name: str, rest: list[str]) -> Any:
     named.
     """
     cls = COMMANDS[name] if name in COMMANDS else None
-    module = importlib.import_module(cls.__module__) if cls is not None else None
-    if (path := _value(rest, "config")) is not None and hasattr(module, "repeat"):
+    if (path := _value(rest, "config")) is not None and cls is not None and cls in TRAINED:
         if (name_ := _value(rest, "preset")) is not None and name == "student-distill":
             raise UserError(
                 f"--preset {name_}: --config {path} repeats the numbers of its own run; leave one of them out"
             )
-        config = load_config(path)
-        roles = ROLES.get(name, ("student",))
-        if config.get("role") not in roles:
-            raise UserError(
-                f"--config {path}: is of a {config.get('role')}; {name} repeats runs of a {' or '.join(roles)}"
-            )
-        return replace(module.repeat(config, str(path)), config=str(path))  # type: ignore[union-attr]
+        made: Any = saved_command(load_config(path), cls, path)
+        return replace(made, config=path)
     defaults = {} if cls is None else {item.name: item.default for item in fields(cls)}
     chosen = (
         preset(name_)

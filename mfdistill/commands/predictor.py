@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mfdistill.errors import UserError
@@ -52,17 +50,6 @@ def open_predictor(path: str, config: TaskConfig) -> Predictor:
         )
     same_features(config, model.task.config, what)
     return found
-
-
-def repeated_predictor(config: Mapping[str, Any], where: str) -> str | None:
-    """What to name with --predictor to repeat the run of a ``config.json``: its own folder, which
-    holds it, or, before the first save, where it came from; None where the run has none.
-    """
-    section = config.get("predictor")
-    if not section:
-        return None
-    folder = Path(where) if Path(where).is_dir() else Path(where).parent
-    return str(folder) if (folder / "model.safetensors").is_file() else section.get("source")
 
 
 def same_features(own: TaskConfig, other: TaskConfig, what: str) -> None:

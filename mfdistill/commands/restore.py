@@ -86,7 +86,6 @@ def run(command: Restore) -> list[Path]:
     from mfdistill.distill.inference import open_model
     from mfdistill.distill.logs import say
     from mfdistill.errors import UserError
-    from mfdistill.tasks import MelTask
 
     command = _chosen(command)
     jobs = _jobs(Path(command.source), Path(str(command.target)))
@@ -111,7 +110,7 @@ def run(command: Restore) -> list[Path]:
         else None
     )
     model = open_model(command.model, accelerator.device, role)
-    if isinstance(model.task, MelTask):
+    if not model.task.restores:
         raise UserError(
             f"{command.model}: generates speech from units or text; use mfdistill synthesize"
         )

@@ -17,7 +17,7 @@ from mfdistill.networks.sizes import Backbone, UNetSizes
 if TYPE_CHECKING:
     from mfdistill.commands.student_distill import StudentDistill
     from mfdistill.students import Student
-    from mfdistill.tasks import Task
+    from mfdistill.tasks import Restoration
 
 MEANFLOWSE = "meanflowse-vbdmd"
 
@@ -90,7 +90,7 @@ def meanflowse_preset() -> dict[str, Any]:
     }
 
 
-def scratch_student(command: StudentDistill) -> tuple[Student, Task, Any]:
+def scratch_student(command: StudentDistill) -> tuple[Student, Restoration, Any]:
     """An untrained student, its task and its training data.
 
     Raises:

@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mfdistill.checkpoint import load_config
+from mfdistill.commands.tts_options import GuidanceOptions
 from mfdistill.companions import companion
+from mfdistill.config import from_dict
+from mfdistill.data.tts_config import TTSOptions
 from mfdistill.errors import UserError
 
 if TYPE_CHECKING:
     from mfdistill.commands.os3_search import OS3Search
+    from mfdistill.teachers import Field
 
 
 def search_foreign(command: OS3Search, folder: Path, accelerator: Any) -> dict[str, Any]:
@@ -22,7 +26,6 @@ def search_foreign(command: OS3Search, folder: Path, accelerator: Any) -> dict[s
         UserError: a teacher, data, vocabulary, vocoder or front end that is not there any more.
     """
     from mfdistill.commands.distill_foreign import valid_batches
-    from mfdistill.commands.student_distill import repeat
     from mfdistill.data.transcripts import Vocabulary
     from mfdistill.data.tts import TTSSet
     from mfdistill.distill.foreign import ForeignBatches
@@ -38,9 +41,12 @@ def search_foreign(command: OS3Search, folder: Path, accelerator: Any) -> dict[s
     from mfdistill.systems.cosyvoice_front import FRONT, load_front
 
     search, config = command.search, load_config(folder)
-    made = repeat(config, f"{folder}/config.json")
+    where, training = f"{folder}/config.json", config.get("training") or {}
+    tts = from_dict(TTSOptions, config.get("tts") or {}, f"{where}: tts")
+    guidance = from_dict(GuidanceOptions, config.get("guidance") or {}, f"{where}: guidance")
+    seed, batch_size = int(training.get("seed", 0)), int(training.get("batch_size", 16))
     by_teacher = search.metric == TEACHER_MSE
-    teacher = open_teacher(command, folder, config, made) if by_teacher else None
+    teacher = open_teacher(command, folder, config, guidance) if by_teacher else None
     student = load_student(folder, device=accelerator.device)
     task: Any = student.task
     if task.config.name == "matcha" and not by_teacher:
@@ -50,10 +56,8 @@ def search_foreign(command: OS3Search, folder: Path, accelerator: Any) -> dict[s
     vocabulary = Vocabulary.read(_vocab(folder)) if task.frames_first else None
     front = load_front(folder, accelerator.device) if companion(folder, FRONT) is not None else None
     ratio = 1 if task.config.name == "matcha" else 2 if front is None else front.ratio
-    dataset = TTSSet(
-        command.data.source, made.tts, task, vocabulary, ratio, made.training.seed, "valid"
-    )
-    batches = ForeignBatches(task, front, 0.0, made.guidance.range, made.training.seed)
+    dataset = TTSSet(command.data.source, tts, task, vocabulary, ratio, seed, "valid")
+    batches = ForeignBatches(task, front, 0.0, guidance.range, seed)
     vocoder = None if by_teacher else open_mel_vocoder(search.vocoder, task, accelerator.device)
     if teacher is not None:
         teacher.to(accelerator.device)
@@ -79,7 +83,7 @@ def search_foreign(command: OS3Search, folder: Path, accelerator: Any) -> dict[s
         def blocks() -> Iterator[Block]:
             seen = 0  # whole micro-batches, so that a block may have a few more than its span
             for _, last in spans(len(dataset.rows), search.limit):
-                raws = valid_batches(dataset, last, made.training.batch_size)
+                raws = valid_batches(dataset, last, batch_size)
                 raws, seen = raws[seen:], len(raws)
                 if raws:
                     yield (
@@ -107,7 +111,9 @@ def _vocab(folder: Path) -> Path:
     return file
 
 
-def open_teacher(command: OS3Search, folder: Path, config: Any, made: Any) -> Any:
+def open_teacher(
+    command: OS3Search, folder: Path, config: Mapping[str, Any], guidance: GuidanceOptions
+) -> Field:
     """The student's teacher, with the guidance that it learnt from.
 
     Raises:
@@ -117,15 +123,15 @@ def open_teacher(command: OS3Search, folder: Path, config: Any, made: Any) -> An
     from mfdistill.commands.teacher_import import read_sizes
     from mfdistill.teachers import load_teacher
 
-    own = command.search.teacher
-    if own is None and made.teacher is None:
+    own, parent = command.search.teacher, config.get("parent") or {}
+    if own is None and parent.get("teacher") is None:
         raise UserError(f"--teacher: {folder} does not say whose student it is; name its teacher")
-    teacher: Any = load_teacher(
-        own or str(made.teacher),
-        None if own else made.kind,
-        config=None if own else read_sizes(made.sizes),
+    teacher = load_teacher(
+        own or str(parent["teacher"]),
+        None if own else parent.get("kind"),
+        config=None if own else read_sizes(parent.get("sizes")),
     )
-    told = made.guidance.range
-    strength = None if told else (config.get("parent") or {}).get("guidance_strength")
-    set_guidance(teacher, strength, told, made.guidance.rule, str(own or made.teacher))
+    told = guidance.range
+    strength = None if told else parent.get("guidance_strength")
+    set_guidance(teacher, strength, told, guidance.rule, str(own or parent["teacher"]))
     return teacher

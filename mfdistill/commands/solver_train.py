@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 from tyro.conf import OmitArgPrefixes
 
-from mfdistill.commands.options import Corpus, ValidOptions, corpus
-from mfdistill.config import from_dict, to_dict
+from mfdistill.commands.options import Corpus, ValidOptions
+from mfdistill.commands.saved import recorded
+from mfdistill.config import to_dict
 from mfdistill.distill.settings import TrainConfig
 from mfdistill.search.config import SolverConfig
 
@@ -48,20 +48,6 @@ class SolverTrain:
     """Utterances of the validation split that the loss is measured on; 0 is no validation."""
 
 
-def repeat(config: Mapping[str, Any], where: str) -> SolverTrain:
-    """The command that made a run, from its ``config.json``."""
-    from mfdistill.commands.training import saved_training
-
-    parent = config.get("parent") or {}
-    return SolverTrain(
-        teacher=parent.get("teacher", ""),
-        kind=parent.get("kind"),
-        solver=from_dict(SolverConfig, config.get("solver") or {}, f"{where}: solver"),
-        data=corpus(config.get("data"), where),
-        training=saved_training(dict(config), where),
-    )
-
-
 def run(command: SolverTrain) -> Path:
     """Train as ``command`` says; returns the run's folder.
 
@@ -74,8 +60,7 @@ def run(command: SolverTrain) -> Path:
     from mfdistill.errors import UserError
     from mfdistill.search.cache import digest_tensors
     from mfdistill.search.solver_train import SolverObjective, start
-    from mfdistill.tasks import MelTask
-    from mfdistill.tasks.foreign import ForeignTask
+    from mfdistill.tasks import with_audio
     from mfdistill.teachers import load_teacher
 
     training = command.training
@@ -86,11 +71,12 @@ def run(command: SolverTrain) -> Path:
         raise UserError(
             f"{command.teacher}: has no task of this program; name a folder that teacher-train wrote"
         )
-    if isinstance(task, (MelTask, ForeignTask)):
+    if not task.restores:
         raise UserError(
             f"--teacher {command.teacher}: makes Mel spectrograms ({task.config.name}); solvers are learnt behind teachers "
             "that restore recordings"
         )
+    task = with_audio(task, command.teacher)
     if teacher.branches != 1:
         raise UserError(
             f"{command.teacher}: has guidance, which a solver is not learned through; load it with guidance strength 0"
@@ -103,6 +89,7 @@ def run(command: SolverTrain) -> Path:
     dataset = open_train(command.data, task.degradation, task.sample_rate)
     objective = SolverObjective(solver, teacher, task, command.solver, training.seed)
     model_config = {
+        **recorded(command),
         "role": "solver",
         "task": to_dict(task.config),
         "solver": to_dict(command.solver),

@@ -4,20 +4,20 @@ statistics), and the frame network.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mfdistill.commands.options import Corpus
-from mfdistill.config import from_dict, to_dict
+from mfdistill.commands.saved import recorded
+from mfdistill.config import to_dict
 from mfdistill.data.config import DataConfig
 from mfdistill.networks.frames_config import FramesConfig, FramesSizes
 
 if TYPE_CHECKING:
     from mfdistill.commands.teacher_train import TeacherTrain
     from mfdistill.distill.inference import Model
-    from mfdistill.tasks import MelTask, MelTaskConfig
+    from mfdistill.tasks import MelTask
 
 MEL_TASKS = ("token2mel", "text2mel")
 CROP_S = {"token2mel": 4.0, "text2mel": 8.0}
@@ -176,6 +176,7 @@ def run(command: TeacherTrain) -> Path:
         network, description = start.module, dict(start.config["network"])
         parent = {"init": command.init, "sha256": digest_tensors(network.state_dict())}
     model_config = {
+        **recorded(command),
         "role": "teacher",
         "task": to_dict(task.config),
         "network": description,
@@ -190,29 +191,3 @@ def run(command: TeacherTrain) -> Path:
     return launch(
         objective, task, dataset, data, training, command.valid, model_config, accelerator, after
     )
-
-
-def repeated(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The options of ``TeacherTrain`` that only Mel tasks have, from the ``config.json`` of a
-    run.
-    """
-    from mfdistill.audio.units import unpack_codebook
-    from mfdistill.tasks import read_task_config
-
-    task: MelTaskConfig = read_task_config(config.get("task") or {}, f"{where}: task")  # type: ignore[assignment]
-    network = from_dict(
-        FramesConfig, (config.get("network") or {}).get("config") or {}, f"{where}: network"
-    )
-    units = (
-        unpack_codebook(task.codebook, task.unit_levels).shape[1]
-        if task.codebook
-        else SpeechOptions.units
-    )
-    return {
-        "speech": SpeechOptions(
-            units, task.unit_levels, task.text, task.language, task.prompt_s, task.vocoder
-        ),
-        "frames": FramesSizes(
-            **{item.name: getattr(network, item.name) for item in fields(FramesSizes)}
-        ),
-    }

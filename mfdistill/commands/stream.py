@@ -134,11 +134,10 @@ def _steps(command: Stream, model: Any) -> tuple[int | None, Any]:
     """Number of steps, and the solver."""
     from mfdistill.commands.sampling import solver_steps
     from mfdistill.errors import UserError
-    from mfdistill.students import Student
 
     if command.solver is None:
         return command.nfe, "euler"
-    if isinstance(model, Student):
+    if model.config.get("role") == "student":
         raise UserError(
             f"--solver {command.solver}: a student is not integrated; solvers are for teachers"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,10 +9,12 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes
 
-from mfdistill.commands.options import Corpus, ValidOptions, corpus
+from mfdistill.commands.extend import objective_settings
+from mfdistill.commands.options import Corpus, ValidOptions
+from mfdistill.commands.saved import recorded
 from mfdistill.commands.scratch import ScratchOptions
 from mfdistill.commands.tts_options import GuidanceOptions, Preset
-from mfdistill.config import from_dict, to_dict
+from mfdistill.config import to_dict
 from mfdistill.data.tts_config import TTSOptions
 from mfdistill.distill.objectives.config import IntegralConfig, MeanFlowConfig
 from mfdistill.distill.settings import TrainConfig
@@ -40,7 +41,7 @@ class StudentDistill:
     """JSON file with the sizes of another system's network, where they are not the published
     ones.
     """
-    objective: Literal["integral", "meanflow"] = "integral"
+    objective: str = "integral"
     """'integral' learns the teacher's displacements and needs no derivative; 'meanflow' learns the
     MeanFlow identity.
     """
@@ -79,39 +80,8 @@ class StudentDistill:
     )
     integral: IntegralConfig = field(default_factory=IntegralConfig)
     meanflow: MeanFlowConfig = field(default_factory=MeanFlowConfig)
-
-
-def repeat(config: Mapping[str, Any], where: str) -> StudentDistill:
-    """The command that made a run, from its ``config.json``."""
-    from mfdistill.commands.predictor import repeated_predictor
-    from mfdistill.commands.training import saved_training, saved_valid
-
-    causal = bool(((config.get("task") or {}).get("stft") or {}).get("causal", False))
-    objective = dict(config.get("objective") or {})
-    name = objective.pop("name", "integral")
-    if name == "finish":
-        raise UserError(f"--config {where}: is of a finished student; student-finish repeats it")
-    kinds = {"integral": IntegralConfig, "meanflow": MeanFlowConfig}
-    parent = config.get("parent") or {}
-    return StudentDistill(
-        teacher=parent.get("teacher"),
-        kind=parent.get("kind"),
-        sizes=parent.get("sizes"),
-        nfe=max(1, len(config.get("schedule") or ()) - 1),
-        checkpoint_activations=bool(config.get("checkpoint_activations", False)),
-        interval=config.get("interval") or "mixed",
-        causal=causal,
-        predictor=repeated_predictor(config, where) if causal else None,
-        objective=name,
-        scratch=from_dict(ScratchOptions, config.get("scratch") or {}, f"{where}: scratch"),
-        lora=from_dict(LoraConfig, config.get("adapter") or {}, f"{where}: adapter"),
-        tts=from_dict(TTSOptions, config.get("tts") or {}, f"{where}: tts"),
-        guidance=from_dict(GuidanceOptions, config.get("guidance") or {}, f"{where}: guidance"),
-        data=corpus(config.get("data"), where),
-        training=saved_training(dict(config), where),
-        **saved_valid(config, where),
-        **{name: from_dict(kinds[name], objective, f"{where}: objective")} if name in kinds else {},
-    )
+    own: tuple[str, ...] = ()
+    """NAME=VALUE settings of an objective of --extend."""
 
 
 def run(command: StudentDistill) -> Path:
@@ -133,7 +103,8 @@ def run(command: StudentDistill) -> Path:
     from mfdistill.search.cache import digest_tensors
     from mfdistill.students import Student
     from mfdistill.students.causal import causal_start
-    from mfdistill.tasks.foreign import ForeignTask
+    from mfdistill.systems.table import SYSTEMS
+    from mfdistill.tasks import with_audio
     from mfdistill.teachers import load_teacher
 
     training = command.training
@@ -151,7 +122,7 @@ def run(command: StudentDistill) -> Path:
         check_foreign(command, *foreign)
     teacher = load_teacher(command.teacher, command.kind, config=read_sizes(command.sizes))
     task = teacher.task
-    if isinstance(task, ForeignTask):
+    if task is not None and task.config.name in SYSTEMS:
         return run_foreign(command, teacher, accelerator)
     check_preset(command.preset, None, command.teacher)
     check_unused({"tts": command.tts, "guidance": command.guidance}, command.teacher)
@@ -168,10 +139,9 @@ def run(command: StudentDistill) -> Path:
     student = Student.from_teacher(
         start, command.nfe, parent, command.interval, adapter=command.lora
     )
-    task = start.task
-    assert task is not None
+    task = with_audio(start.task, str(command.teacher))
     dataset = open_task_train(command.data, task)
-    settings = getattr(command, command.objective)
+    settings: Any = objective_settings(command.objective, command, command.own)
     if (
         isinstance(settings, IntegralConfig)
         and settings.state == "data"
@@ -185,6 +155,7 @@ def run(command: StudentDistill) -> Path:
         student, teacher, task.path, settings, training.seed
     )
     model_config = {
+        **recorded(command),
         **student.config,
         "objective": {"name": command.objective, **to_dict(settings)},
         "data": to_dict(command.data),
@@ -228,6 +199,7 @@ def run_scratch(command: StudentDistill, accelerator: Any) -> Path:
     student, task, dataset = scratch_student(command)
     objective = MeanFlowObjective(student, None, task.path, command.meanflow, command.training.seed)
     model_config = {
+        **recorded(command),
         **student.config,
         "objective": {"name": "meanflow", **to_dict(command.meanflow)},
         "scratch": to_dict(command.scratch),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from tyro.conf import OmitArgPrefixes
 
-from mfdistill.commands.options import Corpus, ValidOptions, corpus
-from mfdistill.config import from_dict, to_dict
+from mfdistill.commands.options import Corpus, ValidOptions
+from mfdistill.commands.saved import recorded
+from mfdistill.config import to_dict
 from mfdistill.distill.finishing.config import CriticConfig, FinishConfig, completed, schedules
 from mfdistill.distill.settings import TrainConfig
 from mfdistill.errors import UserError
@@ -58,32 +58,6 @@ class StudentFinish:
     )
 
 
-def repeat(config: Mapping[str, Any], where: str) -> StudentFinish:
-    """The command that made a run, from its ``config.json``.
-
-    Raises:
-        UserError: a student that was not finished.
-    """
-    from mfdistill.commands.training import saved_training, saved_valid
-
-    objective = dict(config.get("objective") or {})
-    if objective.pop("name", None) != "finish":
-        raise UserError(f"--config {where}: was not finished; student-distill repeats it")
-    parent = dict(config.get("parent") or {})
-    started = {"teacher": parent.get("teacher"), parent.get("start", "student"): parent.get("from")}
-    return StudentFinish(
-        student=started.get("student"),
-        teacher=started.get("teacher"),
-        regression=started.get("regression"),
-        random=bool(parent.get("random")),
-        critic=from_dict(CriticConfig, objective.pop("critic", {}), f"{where}: objective.critic"),
-        finish=from_dict(FinishConfig, objective, f"{where}: objective"),
-        data=corpus(config.get("data"), where),
-        training=saved_training(dict(config), where),
-        valid=saved_valid(config, where).get("valid", ValidOptions(valid_nfe=(1, 2))),
-    )
-
-
 def run(command: StudentFinish) -> Path:
     """Finish as ``command`` says; returns the run's folder.
 
@@ -112,6 +86,7 @@ def run(command: StudentFinish) -> Path:
         command.critic,
     )
     model_config = {
+        **recorded(command),
         **student.config,
         "schedules": {str(k): grid for k, grid in times.items() if k > 1},
         "objective": {"name": "finish", **to_dict(settings), "critic": to_dict(command.critic)},
@@ -145,8 +120,8 @@ def opened(command: StudentFinish) -> tuple[Student, dict[str, Any]]:
     from mfdistill.places import resolve
     from mfdistill.search.cache import digest_tensors
     from mfdistill.students import Student, load_student
+    from mfdistill.systems.table import SYSTEMS
     from mfdistill.tasks import get_task
-    from mfdistill.tasks.foreign import ForeignTask
     from mfdistill.teachers import load_network, load_teacher
 
     role, path = start_of(command)
@@ -159,7 +134,7 @@ def opened(command: StudentFinish) -> tuple[Student, dict[str, Any]]:
         student = Student.from_network(network, task, 1, config["network"])
     place, what = resolve(path), f"--{role} {path}"
     own: Any = student.task
-    if own is None or isinstance(own, ForeignTask) or not student.description:
+    if own is None or own.config.name in SYSTEMS or not student.description:
         raise UserError(
             f"{what}: is a flow of another system, which student-finish cannot train yet; name a model that was trained here"
         )

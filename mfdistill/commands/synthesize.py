@@ -164,11 +164,10 @@ def own_voice(command: Synthesize) -> tuple[int, Voice]:
     from mfdistill.distill.inference import attach_vocoder, open_model
     from mfdistill.distill.synthesis import synthesise
     from mfdistill.errors import UserError
-    from mfdistill.tasks import MelTask
 
     where = device()
     model = open_model(command.model, where)
-    if not isinstance(model.task, MelTask):
+    if model.task.restores:
         raise UserError(
             f"{command.model}: is a {model.task.config.name} model, which restores recordings; use mfdistill restore"
         )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,20 +12,19 @@ from mfdistill.commands.options import (
     Corpus,
     TaskOptions,
     ValidOptions,
-    corpus,
     task_config,
-    task_options,
 )
-from mfdistill.commands.speech_train import MEL_TASKS, SpeechOptions, repeated
+from mfdistill.commands.saved import recorded
+from mfdistill.commands.speech_train import MEL_TASKS, SpeechOptions
 from mfdistill.config import from_dict, to_dict
 from mfdistill.distill.settings import TrainConfig
 from mfdistill.flow.config import TimeConfig
-from mfdistill.networks.config import CompactConfig, CompactSizes
+from mfdistill.networks.config import CompactSizes
 from mfdistill.networks.frames_config import FramesSizes
-from mfdistill.networks.sizes import CONFIGS, Backbone, UNetSizes, chosen_sizes
+from mfdistill.networks.sizes import Backbone, UNetSizes
 
 if TYPE_CHECKING:
-    from mfdistill.tasks import Task, TaskConfig
+    from mfdistill.tasks import Restoration, TaskConfig
 
 
 @dataclass(frozen=True)
@@ -35,11 +33,10 @@ class TeacherTrain:
     of the same size).
     """
 
-    task: Literal[
-        "vocode", "enhance", "phase", "dereverb", "codec", "bandwidth", "token2mel", "text2mel"
-    ] = "vocode"
-    """Mel spectrogram to speech, noisy to clean speech, STFT magnitudes to speech, reverberant to
-    dry, coded to what was coded, or band-limited to full-band speech, speech units or text (with a
+    task: str = "vocode"
+    """vocode, enhance, phase, dereverb, codec, bandwidth, token2mel, text2mel, or one of --extend:
+    Mel spectrogram to speech, noisy to clean speech, STFT magnitudes to speech, reverberant to dry,
+    coded to what was coded, or band-limited to full-band speech, speech units or text (with a
     prompt) to a Mel spectrogram.
     """
     sample_rate: int = 16000
@@ -89,65 +86,6 @@ class TeacherTrain:
     """Network of token2mel and text2mel (the others have 'network')."""
 
 
-def repeat(config: Mapping[str, Any], where: str) -> TeacherTrain:
-    """The command that made a run, from its ``config.json``."""
-    from mfdistill.commands.predictor import repeated_predictor
-    from mfdistill.commands.training import saved_training, saved_valid
-
-    name, sample_rate, options, causal, framing = task_options(
-        config.get("task") or {}, f"{where}: task"
-    )
-    objective = dict(config.get("objective") or {})
-    mel = repeated(config, where) if name in MEL_TASKS else {}
-    sizes = {} if mel else (config.get("network") or {}).get("config") or {}
-    backbone = "compact" if mel else (config.get("network") or {}).get("name", "compact")
-    network = from_dict(CompactConfig, sizes if backbone == "compact" else {}, f"{where}: network")
-    large = {}
-    if backbone in CONFIGS:
-        large = {
-            "backbone": backbone,
-            "unet": chosen_sizes(
-                backbone, from_dict(CONFIGS[backbone], sizes, f"{where}: network")
-            ),
-        }
-    parent = config.get("parent") or {}
-    return TeacherTrain(
-        task=name,  # type: ignore[arg-type]
-        sample_rate=sample_rate,
-        causal=causal,
-        framing=framing,  # type: ignore[arg-type]
-        spread="data" if own_profile(config.get("task") or {}, causal, framing) else "preset",
-        objective="regression" if config.get("role") == "regression" else "cfm",
-        spectral=float(objective.get("spectral", 0.0)),
-        predictor=repeated_predictor(config, where),
-        init=parent.get("init"),
-        data=corpus(config.get("data"), where),
-        training=saved_training(dict(config), where),
-        **saved_valid(config, where),
-        network=CompactSizes(
-            **{item.name: getattr(network, item.name) for item in fields(CompactSizes)}
-        ),
-        times=from_dict(TimeConfig, objective.get("times") or {}, f"{where}: objective.times"),
-        task_options=options,
-        **large,
-        **mel,
-    )
-
-
-def own_profile(task: Mapping[str, Any], causal: bool, framing: str | None) -> bool:
-    """Whether a run's spread over the frequencies is not its preset's: it was measured, and is too
-    long to be an option.
-    """
-    from mfdistill.tasks import default_task
-
-    profile = tuple(task.get("prior_profile") or ())
-    return (
-        bool(profile)
-        and profile
-        != default_task(task["name"], task["stft"]["sample_rate"], causal, framing).prior_profile
-    )
-
-
 def run(command: TeacherTrain) -> Path:
     """Train as ``command`` says; returns the run's folder.
 
@@ -155,6 +93,7 @@ def run(command: TeacherTrain) -> Path:
         UserError: bad options or data. Interrupted: stopped by a signal, after saving.
     """
     from mfdistill.errors import UserError
+    from mfdistill.tasks import TASKS
 
     if command.spectral and command.objective != "regression":
         raise UserError(
@@ -170,6 +109,8 @@ def run(command: TeacherTrain) -> Path:
         from mfdistill.commands.speech_train import run as run_mel
 
         return run_mel(command)
+    if command.task not in TASKS:
+        raise UserError(f"--task {command.task}: unknown; this version has: {', '.join(TASKS)}")
     import torch
 
     from mfdistill.commands.predictor import open_predictor
@@ -237,6 +178,7 @@ def run(command: TeacherTrain) -> Path:
         told = {"name": "cfm", "times": to_dict(command.times)}
     role = "regression" if command.objective == "regression" else "teacher"
     model_config = {
+        **recorded(command),
         "role": role,
         "task": to_dict(task.config),
         "network": description,
@@ -270,7 +212,7 @@ def same_role(init: str) -> None:
     raise UserError(f"--init {init}: holds a student; name a teacher or a regression network")
 
 
-def spread_of(training: TrainConfig, task: Task, dataset: Any, given: bool) -> TaskConfig:
+def spread_of(training: TrainConfig, task: Restoration, dataset: Any, given: bool) -> TaskConfig:
     """The task with its prior's spread measured on the data, or as the run to be resumed has
     measured it.
 

@@ -4,26 +4,24 @@ figure and card.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mfdistill.checkpoint import load_config
 from mfdistill.commands.options import Corpus, ValidOptions
-from mfdistill.config import from_dict
 from mfdistill.distill.settings import TrainConfig, in_steps
 from mfdistill.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from mfdistill.tasks import Task
+    from mfdistill.tasks import Restoration
 
 
 def launch(
     objective: nn.Module,
-    task: Task,
+    task: Restoration,
     dataset: Any,
     data: Corpus,
     training: TrainConfig,
@@ -40,7 +38,6 @@ def launch(
     from mfdistill.distill.logs import say
     from mfdistill.distill.train import train
     from mfdistill.distill.validation import make_validate
-    from mfdistill.tasks import MelTask
 
     role, training = model_config["role"], in_steps(training, dataset)
     before = begun(training).get("training") or {}
@@ -53,7 +50,7 @@ def launch(
             data, "valid", task.degradation, task.sample_rate, limit=valid.valid_files
         )
         metrics = valid.valid_metrics
-        if isinstance(task, MelTask):
+        if not task.restores:
             # PESQ says nothing about generated speech
             metrics = () if metrics == ValidOptions.valid_metrics else metrics
             if metrics:
@@ -100,30 +97,7 @@ def finish(out: Path) -> None:
     refresh(out)
 
 
-def saved_training(config: dict[str, Any], where: str) -> TrainConfig:
-    """The settings of a run from its ``config.json``, ready to be given again."""
-    section = {
-        key: value
-        for key, value in config.get("training", {}).items()
-        if key not in ("step", "hours", "processes")
-    }
-    return from_dict(
-        TrainConfig, {**section, "resume": False, "overwrite": False}, f"{where}: training"
-    )
-
-
-def saved_valid(config: Mapping[str, Any], where: str) -> dict[str, ValidOptions]:
-    """What a run measured in validation, as a field of its command; nothing where its
-    ``config.json`` does not say.
-    """
-    return (
-        {"valid": from_dict(ValidOptions, config["valid"], f"{where}: valid")}
-        if config.get("valid")
-        else {}
-    )
-
-
-def same_task(own: Task, other: Task, what: str) -> None:
+def same_task(own: Restoration, other: Restoration, what: str) -> None:
     """Raise ``UserError`` unless a checkpoint's task is the one that is trained for, whatever the
     temperature, which is one of sampling.
     """

@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mfdistill.data.config import DataConfig
+from mfdistill.lazy import exports
 
 if TYPE_CHECKING:
     from mfdistill.data.evaluation import EvalSet, open_eval
@@ -15,11 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["DataConfig", "EvalSet", "TrainSet", "open_eval", "open_train"]
 
 
-def __getattr__(name: str) -> Any:
-    if name in ("open_train", "TrainSet"):
-        from mfdistill.data import training as module
-    elif name in ("open_eval", "EvalSet"):
-        from mfdistill.data import evaluation as module
-    else:
-        raise AttributeError(f"module 'mfdistill.data' has no attribute {name!r}")
-    return getattr(module, name)
+__getattr__ = exports(
+    __name__, {"training": "TrainSet open_train", "evaluation": "EvalSet open_eval"}
+)

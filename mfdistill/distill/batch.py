@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-# keys of a raw micro-batch: "clean" (b, s), "degraded" (b, s), "index" (b,) global sample indices,
-# optionally "loss_mask" (b, 1, 1, n)
+if TYPE_CHECKING:
+    from mfdistill.tasks import Task
 
 
-def make_batch(task: Any, raw: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
-    """Features of one micro-batch on ``device``, in fp32.
-
-    Returns:
-        ``{"z_1": (b, 2, f, n) clean features, "cond": {name: features of the degraded input},
-        "loss_mask": (b, 1, 1, n) or None, "index": (b,) int64, "gain": (b, 1) the level
-        normalisation, which ``task.waveform(z_1, length) / gain`` undoes}``
+def make_batch(task: Task, raw: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
+    """``task.batch`` of one micro-batch, with indices of its own where the data gives none (every
+    random number is a function of them).
     """
-    # Mel tasks, whose conditions are more than features of the degraded input
-    if hasattr(task, "batch"):
-        return task.batch(raw, device)
-    clean = raw["clean"].to(device, non_blocking=True)
-    degraded = raw["degraded"].to(device, non_blocking=True)
-    mask = raw.get("loss_mask")
-    with torch.no_grad():
-        gain = task.gain(degraded)
-        return {
-            "z_1": task.target(clean * gain),
-            "cond": task.condition(degraded * gain),
-            "loss_mask": None if mask is None else mask.to(device),
-            "index": torch.as_tensor(raw["index"], device=device),
-            "gain": gain,
-        }
+    batch = task.batch(raw, device)
+    if batch.get("index") is None:
+        batch["index"] = torch.randint(2**31, (len(batch["z_1"]),)).to(device)
+    return batch
 
 
 def loss_count(raws: Sequence[Mapping[str, Any]], accelerator: Any) -> Tensor | None:

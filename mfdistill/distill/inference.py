@@ -17,15 +17,16 @@ from mfdistill.distill.objectives.regression import estimate
 from mfdistill.errors import UserError
 from mfdistill.flow import Tableau, noise, solve
 from mfdistill.places import resolve
-from mfdistill.students import STUDENTS, load_student, sample
+from mfdistill.students import load_student, sample, student_kinds
 from mfdistill.systems.lightning import read_checkpoint
 from mfdistill.systems.table import recognise
+from mfdistill.tasks import with_audio
 from mfdistill.tasks.foreign import FOREIGN_TASKS
-from mfdistill.tasks.mel import GRIFFIN_LIM, MelTask
+from mfdistill.tasks.mel import GRIFFIN_LIM
 from mfdistill.teachers import load_network, load_teacher, own_facts
 
 if TYPE_CHECKING:
-    from mfdistill.tasks import Task
+    from mfdistill.tasks import Restoration
 
 Steps = int | Sequence[float]
 Sampler = Literal["displacement", "euler"]
@@ -39,7 +40,7 @@ class Model:
 
     role: str
     """teacher, student or regression."""
-    task: Task
+    task: Restoration
     module: nn.Module
     endpoint: Endpoint
     config: Mapping[str, Any]
@@ -116,13 +117,13 @@ def open_model(
     found = role or config.get("role")
     if found == "student":
         student = load_student(place, device=device)
-        if student.task is None:
-            raise UserError(f"{path}: has no task; train it again")
-        attach_vocoder(student.task, device)
-        return Model(found, student.task, student, endpoint(found, student, student.task), config)
+        task = with_audio(student.task, str(path))
+        attach_vocoder(task, device)
+        return Model(found, task, student, endpoint(found, student, task), config)
     if found not in ("teacher", "regression"):
         raise UserError(f"{path}: holds a {found}; known are teacher, student and regression")
-    network, task, config = load_network(place, found, device)
+    network, own, config = load_network(place, found, device)
+    task = with_audio(own, str(path))
     attach_vocoder(task, device)
     return Model(found, task, network, endpoint(found, network, task), config)
 
@@ -138,7 +139,7 @@ def _refuse_mel_flow(place: Path, kind: str | None) -> None:
 def _open_foreign(place: Path, device: torch.device | str, role: str | None) -> Model:
     _refuse_mel_flow(place, recognise(place))
     if role is None:
-        average = recognise(place) in STUDENTS and read_checkpoint(place).settings.get(
+        average = recognise(place) in student_kinds() and read_checkpoint(place).settings.get(
             "use_mfse", True
         )
         role = "student" if average else "teacher"
@@ -161,7 +162,8 @@ def _open_foreign(place: Path, device: torch.device | str, role: str | None) -> 
             f"{place}: does not say its prior's spread, so it cannot be run on audio files; make a folder of it with "
             "teacher-import --sizes FILE (JSON with sigma_y) and name that"
         )
-    return Model(role, task, module, endpoint(role, module, task), config)
+    own = with_audio(task, str(place))
+    return Model(role, own, module, endpoint(role, module, own), config)
 
 
 def attach_vocoder(
@@ -181,9 +183,9 @@ def attach_vocoder(
     Raises:
         UserError: no such model, no vocoder, or one of another Mel spectrogram.
     """
-    if not isinstance(task, MelTask):
+    path = path or task.vocoder_name
+    if task.vocoder_name is None or path is None:
         return
-    path = path or task.config.vocoder
     if path == GRIFFIN_LIM:
         task.vocoder = None
         return
@@ -212,7 +214,9 @@ def attach_vocoder(
     task.vocoder = vocode
 
 
-def endpoint(role: str, module: nn.Module, task: Task, solver: str | Tableau = "euler") -> Endpoint:
+def endpoint(
+    role: str, module: nn.Module, task: Restoration, solver: str | Tableau = "euler"
+) -> Endpoint:
     """How ``module`` comes from z_0 to z_1: a teacher by steps of ``solver`` (where no number is
     named 10 of Euler's, one of any other), a student along its schedule, a regression network at
     once. Steps of a teacher that was not trained up to t = 1 are FlowSE's: equal ones to there, and
@@ -243,7 +247,7 @@ def _sample(
 
 @torch.no_grad()
 def restore(
-    task: Task,
+    task: Restoration,
     model: Endpoint,
     degraded: Tensor,
     steps: Steps | None = None,
@@ -281,7 +285,7 @@ def restore(
 
 @torch.no_grad()
 def restore_batch(
-    task: Task,
+    task: Restoration,
     model: Endpoint,
     waves: Sequence[Tensor],
     gains: Sequence[Tensor],
@@ -303,7 +307,7 @@ def restore_batch(
 
 
 def _restored(
-    task: Task,
+    task: Restoration,
     model: Endpoint,
     waves: Sequence[Tensor],
     gains: Sequence[Tensor],
@@ -331,31 +335,32 @@ def _restored(
     return [(task.waveform(one[None], wave.shape[-1]) / gain)[0] for one, wave, gain in found]
 
 
-def condition(task: Task, wave: Tensor, text: str | None = None) -> dict[str, Tensor]:
+def condition(task: Restoration, wave: Tensor, text: str | None = None) -> dict[str, Tensor]:
     """``task.condition`` of a waveform (b, s) at the task's level, with its text where the task
     reads one.
     """
-    return task.condition(wave, text) if isinstance(task, MelTask) else task.condition(wave)
+    return task.condition(wave, text)
 
 
-def text_of(task: Task, utterance: Mapping[str, Any]) -> str | None:
+def text_of(task: Restoration, utterance: Mapping[str, Any]) -> str | None:
     """The text of an utterance of ``data.open_eval`` as the task wants it; None where it wants
     none.
 
     Raises:
         UserError: the task wants one, and the utterance has none.
     """
-    if not (isinstance(task, MelTask) and task.needs_text):
+    if not task.needs_text:
         return None
     if not utterance.get("text"):
         raise UserError(
             f"{utterance['name']}: has no text for {task.config.name}; add it to transcripts.tsv (path, speaker, text)"
         )
-    return prepared([str(utterance["text"])], task.config)[0]
+    config: Any = task.config
+    return prepared([str(utterance["text"])], config)[0]
 
 
-def judged(task: Task, estimate: Any, clean: Any) -> tuple[Any, ...]:
+def judged(task: Restoration, estimate: Any, clean: Any) -> tuple[Any, ...]:
     """What metrics compare of a whole utterance: (estimate, clean), and for Mel tasks their
     generated parts and the prompt.
     """
-    return task.judged(estimate, clean) if isinstance(task, MelTask) else (estimate, clean)
+    return (estimate, clean) if task is None else task.judged(estimate, clean)

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-import mfdistill
 from mfdistill.checkpoint import remove_folder, save_folder
 from mfdistill.companions import SECTION, copy_companions, named_companions
 from mfdistill.config import to_dict
@@ -25,6 +24,7 @@ from mfdistill.networks.predictor import with_predictor
 from mfdistill.parts import clean_parts
 from mfdistill.students import Student
 from mfdistill.students.adapter import ADAPTER, ADAPTER_CONFIG, save_adapter
+from mfdistill.version import __version__
 
 
 @dataclass
@@ -99,13 +99,16 @@ def find_run(config: TrainConfig, model_config: dict[str, Any]) -> state.Found |
             )
         return None
     state.check_info(found.info, found.folder)
-    different = state.first_difference(
-        found.info["identity"], json.loads(json.dumps(identity(config, model_config)))
-    )
+    before = found.info["identity"]
+    now = json.loads(json.dumps(identity(config, model_config)))
+    if config.extend and config.steps >= before["training"]["steps"]:
+        before = {**before, "training": {**before["training"], "steps": config.steps}}
+        found.info["finished"] = found.info["step"] >= config.steps
+    different = state.first_difference(before, now)
     if different is not None:
-        key, before, now = different
+        key, own, given = different
         raise UserError(
-            f"{out}: cannot resume with {key} = {now!r}: the run was started with {before!r}; give that, or name another --out"
+            f"{out}: cannot resume with {key} = {given!r}: the run was started with {own!r}; give that, or name another --out"
         )
     return found
 
@@ -200,7 +203,7 @@ def save_model(run: Run, folder: Path) -> None:
         "processes": run.accelerator.num_processes,
     }
     with run.ema.applied():
-        version = {"version": mfdistill.__version__}
+        version = {"version": __version__}
         config = {**run.model_config, "training": training, **version}
         if isinstance(run.model, Student) and run.model.adapter is not None:
             save_adapter(run.model, folder, config)
@@ -235,5 +238,6 @@ def save_run(run: Run, with_model: bool = True) -> None:
         if run.accelerator.scaler is not None
         else None,
         "identity": identity(run.config, run.model_config),
+        "command": run.model_config.get("command"),
     }
     state.save_state(out, tensors, info, run.config.keep_states)

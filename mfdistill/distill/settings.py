@@ -15,6 +15,7 @@ FREE_DATA = ("on_bad_file", "bad_share")
 FREE = (
     *("out", "resume", "overwrite", "time_limit_hours", "num_workers", "accumulation"),
     *("valid_every", "valid_epochs", "save_every", "keep_states", "log_every", "max_skipped"),
+    "extend",
 )
 
 
@@ -75,6 +76,8 @@ class TrainConfig:
     """
     resume: bool = False
     """Continue the run in 'out' exactly where it was saved."""
+    extend: bool = False
+    """With 'resume': 'steps' may be more than the run was started with."""
     overwrite: bool = False
     """Replace a run that is already in 'out'."""
 
@@ -159,7 +162,7 @@ def identity(config: TrainConfig, model_config: dict[str, Any]) -> dict[str, Any
     """What must be the same for a run to be continued: all settings that decide what is learnt."""
     training = {key: value for key, value in to_dict(config).items() if key not in FREE}
     # a search writes schedules, validation teaches nothing
-    free = ("format", "training", "schedule", "schedules", "valid")
+    free = ("format", "command", "training", "schedule", "schedules", "valid")
     same = {key: value for key, value in model_config.items() if key not in free}
     if isinstance(same.get("data"), Mapping):  # a run that a bad file stopped goes on without it
         same["data"] = {key: value for key, value in same["data"].items() if key not in FREE_DATA}

@@ -16,7 +16,7 @@ from mfdistill.networks.config import CausalNCSNppConfig, DCUNetConfig, NCSNppCo
 from mfdistill.networks.sizes import UNetSizes, unet_config
 
 if TYPE_CHECKING:
-    from mfdistill.tasks import Task, TaskConfig
+    from mfdistill.tasks import Restoration, TaskConfig
 
 
 def fit_task(config: TaskConfig, backbone: str) -> TaskConfig:
@@ -38,7 +38,7 @@ def fit_task(config: TaskConfig, backbone: str) -> TaskConfig:
 
 
 def fit_network(
-    task: Task,
+    task: Restoration,
     dataset: Any,
     backbone: str,
     compact: CompactSizes,
@@ -63,7 +63,7 @@ def fit_network(
 
 
 def fit_network_config(
-    task: Task,
+    task: Restoration,
     dataset: Any,
     config: CompactSizes | None = None,
     count: int = 4,
@@ -108,7 +108,7 @@ def fit_network_config(
     )
 
 
-def _residual_std(task: Task, dataset: Any, count: int, batch_size: int) -> float:
+def _residual_std(task: Restoration, dataset: Any, count: int, batch_size: int) -> float:
     residual = level = 0.0
     stream = batches(dataset, global_batch=batch_size, num_workers=0)
     for _ in range(count):

@@ -14,7 +14,7 @@ from torch import Tensor
 from mfdistill.data.batches import batches
 from mfdistill.distill.batch import make_batch
 from mfdistill.errors import UserError
-from mfdistill.tasks import Task, get_task
+from mfdistill.tasks import Restoration, get_task
 
 if TYPE_CHECKING:
     from mfdistill.tasks import TaskConfig
@@ -27,7 +27,7 @@ CROPS = 512
 
 
 def measure_spread(
-    task: Task, dataset: Any, crops: int = CROPS, batch_size: int = 16
+    task: Restoration, dataset: Any, crops: int = CROPS, batch_size: int = 16
 ) -> TaskConfig:
     """The task's configuration with its spread measured on the first ``crops`` training samples, to
     three digits.

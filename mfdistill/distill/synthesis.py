@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,7 +15,6 @@ from mfdistill.audio.units import spread_units
 from mfdistill.data.texts import prepared
 from mfdistill.errors import UserError
 from mfdistill.flow import noise
-from mfdistill.tasks.mel import Text2Mel, Token2Mel
 
 if TYPE_CHECKING:
     from mfdistill.distill.inference import Model, Steps
@@ -62,7 +61,7 @@ def synthesise(
             does not know, too long a result, or an input of the other task.
     """
     began = time.perf_counter()
-    task = model.task
+    task: Any = model.task
     hop, rate = task.config.stft.hop, task.sample_rate
     if len(prompt) < LEAST_PROMPT_S * rate:
         raise UserError(
@@ -71,7 +70,9 @@ def synthesise(
     gain = task.gain(prompt[None])
     z = task.target(prompt[None] * gain)
     cond: dict[str, Tensor] = {}
-    if isinstance(task, Token2Mel):
+    if task.restores:
+        raise UserError(f"{task.config.name}: restores recordings; use mfdistill restore")
+    if not task.needs_text:
         if source is None or text is not None:
             raise UserError(
                 "--text: this model says units, not text; give --tokens-from a recording of what is to be said"
@@ -90,7 +91,7 @@ def synthesise(
             raise UserError(f"--prompt: {error}; give a recording of one voice") from error
         cond["speaker"] = torch.from_numpy(voice).float().to(z.device)[None]
         cond["pitch"] = mean_pitch(task.pitch(prompt))[None]
-    elif isinstance(task, Text2Mel):
+    else:
         if source is not None or text is None:
             raise UserError("--tokens-from: this model reads text; give --text and --prompt-text")
         if not (prompt_text or "").strip():
@@ -102,8 +103,6 @@ def synthesise(
         task.encode(wanted)
         new = max(1, round(z.shape[-1] * len(wanted) / len(said) / speed))
         symbols = task.spread(f"{said} {wanted}", z.shape[-1] + new).to(z.device)
-    else:
-        raise UserError(f"{task.config.name}: restores recordings; use mfdistill restore")
     if new * hop > LONGEST_S * rate:
         raise UserError(
             f"{'--text' if text else '--tokens-from'}: makes {new * hop / rate:.0f} s; split it below {LONGEST_S:g} s"

@@ -52,7 +52,7 @@ def train(
     task: Any,
     config: TrainConfig,
     *,
-    model_config: dict[str, Any],
+    model_config: dict[str, Any] | None = None,
     validate: Validate | None = None,
     accelerator: Any = None,
     companions: Mapping[str, bytes] | None = None,
@@ -63,10 +63,11 @@ def train(
         objective: ``forward(batch) -> (loss (), logs {name: ()})``, the same names on every rank,
             with the trained module at ``.model``; a teacher at ``.teacher`` is moved to the device;
             for parts that are trained beside the model see ``players``.
-        data: a ``TrainSet`` (see ``mfdistill.data.batches``).
-        task: makes features of waveforms (see ``batch.make_batch``).
+        data: a ``TrainSet`` (see ``mfdistill.data.batches``), or batches of your own
+            (``distill.own.OwnBatches``).
+        task: makes batches of its rows (``Task.batch``).
         model_config: sections of ``config.json`` beside "training"; on a resume all but "schedule"
-            must be as they were.
+            must be as they were. None: the student's own.
         validate: ``validate(model, step, accelerator) -> {metric: value}``, called on every rank
             without gradients, with the averaged weights in evaluation mode; values must be the same
             on every rank.
@@ -90,6 +91,8 @@ def train(
             f"--mixed-precision {config.mixed_precision}: launched with {accelerator.mixed_precision}; give the same to both"
         )
     check_run(config, accelerator.num_processes)
+    if model_config is None:
+        model_config = {**objective.get_submodule("model").config, "objective": None}  # type: ignore[dict-item]
     companions = companions or {}
     if companions:
         model_config = {**model_config, SECTION: checksums(companions)}
@@ -274,13 +277,14 @@ def _account(
     run: Run, raws: Sequence[Mapping[str, Any]], values: Mapping[str, float], seconds: float
 ) -> None:
     """Add a step to the log's window; write and empty it every ``log_every`` steps."""
-    samples = sum(raw["clean"].numel() for raw in raws) * run.accelerator.num_processes
+    samples = sum(raw["clean"].numel() for raw in raws if "clean" in raw)
+    samples *= run.accelerator.num_processes
     run.seconds += seconds
     run.window = run.window or {}
     for name, value in {
         **values,
         "seconds": seconds,
-        "audio_s": samples / run.task.sample_rate,
+        "audio_s": samples / (run.task.sample_rate or 1),
     }.items():
         if math.isfinite(value):
             entry = run.window.setdefault(name, [0.0, 0])

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from mfdistill.distill.batch import make_batch
 from mfdistill.distill.inference import Steps, endpoint, judged, restore, text_of
 from mfdistill.metrics import Workers, named, score_utterances, summarise
-from mfdistill.tasks.mel import MelTask
 
 if TYPE_CHECKING:
-    from mfdistill.tasks import Task
+    from mfdistill.tasks import Restoration
 
 System = Callable[[Tensor, int], Tensor]
 """``(degraded (s,), utterance number) -> restored (s,)``"""
@@ -74,7 +73,7 @@ def score_system(
 def make_validate(
     objective: nn.Module,
     role: str,
-    task: Task,
+    task: Restoration,
     utterances: Sequence[Mapping[str, Any]],
     nfe: Sequence[int] = (1,),
     metrics: Sequence[str] = ("pesq", "estoi", "sisdr"),
@@ -92,7 +91,7 @@ def make_validate(
     raw = _crops(
         utterances,
         round(crop_s * task.sample_rate),
-        task if isinstance(task, MelTask) and task.needs_text else None,
+        task if task.needs_text else None,
     )
 
     def validate(model: nn.Module, step: int, accelerator: Any) -> dict[str, float]:
@@ -120,14 +119,20 @@ def make_validate(
 
 
 def _system(
-    task: Task, run: Any, steps: Steps | None, seed: int, utterances: Sequence[Mapping[str, Any]]
+    task: Restoration,
+    run: Any,
+    steps: Steps | None,
+    seed: int,
+    utterances: Sequence[Mapping[str, Any]],
 ) -> System:
     return lambda wave, index: restore(
         task, run, wave, steps, seed, index, text=text_of(task, utterances[index])
     )
 
 
-def _loss(objective: nn.Module, task: Task, raw: Mapping[str, Any], accelerator: Any) -> float:
+def _loss(
+    objective: nn.Module, task: Restoration, raw: Mapping[str, Any], accelerator: Any
+) -> float:
     """On every rank the same: the crops are few."""
     batch = make_batch(task, raw, accelerator.device) | {"progress": 1.0, "loss_count": None}
     with torch.enable_grad():  # some derivatives of the student are taken by backward passes

@@ -80,7 +80,8 @@ class GaussianPath:
 
     States are real tensors (b, 2, f, n): the two channels are the real and imaginary part. ``eps``
     is complex noise of total variance 1 (`noise_like`), so ``s`` is the standard deviation of the
-    complex number, not of one channel.
+    complex number: each real channel has ``s / sqrt(2)``, 0.71 at ``sigma_0 = 1``. States that are
+    not complex spectra want ``tasks.own.OwnTask(std=...)``, whose std is that of every value.
 
     Attributes:
         sigma_0: spread at the prior. sigma_1: spread at the data.

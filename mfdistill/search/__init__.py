@@ -4,8 +4,9 @@ loads when it is asked for.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mfdistill.lazy import exports
 from mfdistill.search.config import SearchConfig
 from mfdistill.search.o3s import Evaluation, SearchResult, o3s, o3s_from, rounded
 
@@ -25,11 +26,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "run_search":
-        from mfdistill.search.run import run_search as found
-    elif name == "StudentScorer":
-        from mfdistill.search.score import StudentScorer as found
-    else:
-        raise AttributeError(f"module 'mfdistill.search' has no attribute {name!r}")
-    return found
+__getattr__ = exports(__name__, {"run": "run_search", "score": "StudentScorer"})

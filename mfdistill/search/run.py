@@ -25,7 +25,7 @@ from mfdistill.teachers import load_teacher
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from mfdistill.tasks import Task
+    from mfdistill.tasks import Restoration
 
 _STARTS: dict[str, Callable[[int], Sequence[float]]] = {"uniform": make_schedule, "sway": sway}
 CACHE_FILE = "o3s_cache.jsonl"
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 def run_search(
     student: str | Path | Student,
-    task: Task | None,
+    task: Restoration | None,
     utterances: Sequence[Mapping[str, Any]],
     config: SearchConfig,
     accelerator: Accelerator | None = None,
@@ -249,7 +249,7 @@ def _folder(student: str | Path) -> Path:
     return Path(student)
 
 
-def _agreed(student: Student, task: Task | None) -> Task:
+def _agreed(student: Student, task: Restoration | None) -> Restoration:
     own = student.task
     if task is None and own is None:
         raise UserError("--student: this student has no task of its own; say which task it is for")

@@ -30,7 +30,7 @@ from mfdistill.teachers.field import Field
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from mfdistill.tasks import Task
+    from mfdistill.tasks import Restoration
 
 TEACHER_MSE = "teacher-mse"
 
@@ -81,7 +81,7 @@ class StudentScorer:
     def __init__(
         self,
         student: Student,
-        task: Task,
+        task: Restoration,
         utterances: Sequence[Mapping[str, Any]],
         metric: str,
         seed: int = 0,

@@ -11,7 +11,7 @@ from mfdistill.flow import noise
 from mfdistill.search.config import SolverConfig
 from mfdistill.search.learned import LearnedSolver, sample_learned
 from mfdistill.search.solver_losses import WaveLoss, log_stft_loss, pesq_loss, speech_feature_loss
-from mfdistill.tasks import Task
+from mfdistill.tasks import Restoration
 from mfdistill.teachers.field import Field
 
 STARTS = {1: "euler", 2: "midpoint", 3: "ralston3", 4: "rk4_3over8", 5: "rk5_ralston3_ralston2"}
@@ -41,7 +41,7 @@ class SolverObjective(nn.Module):
         self,
         solver: LearnedSolver,
         teacher: Field,
-        task: Task,
+        task: Restoration,
         config: SolverConfig,
         seed: int = 0,
     ):

@@ -1,11 +1,10 @@
 """Students: the interval embedding, ``Student``, ``sample`` and ``load_student``."""
 
 from mfdistill.students.interval import IntervalEmbedding, replace_module
-from mfdistill.students.load import STUDENTS, load_student, save_student
+from mfdistill.students.load import load_student, save_student, student_kinds
 from mfdistill.students.student import Student, given, sample
 
 __all__ = [
-    "STUDENTS",
     "IntervalEmbedding",
     "Student",
     "given",
@@ -13,4 +12,5 @@ __all__ = [
     "replace_module",
     "sample",
     "save_student",
+    "student_kinds",
 ]

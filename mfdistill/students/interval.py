@@ -110,17 +110,30 @@ def two_times(embedding: nn.Module, interval: Interval) -> nn.Module:
     return DeltaEmbedding(embedding, e.shape[-1]).to(e)
 
 
+_WANTED = (
+    "must map times (b,) to (b, d); name the module inside your network that does "
+    "(time_embedding), or put one around it that reshapes its input"
+)
+
+
 @torch.no_grad()
 def _probe(embedding: nn.Module, times: int = 1) -> Tensor:
     like = next(embedding.parameters(), torch.zeros(1))
     was_training = embedding.training
     at = torch.linspace(0, 1, times) if times > 1 else torch.full((1,), 0.5)
-    e = embedding.eval()(at.to(device=like.device, dtype=like.dtype))
-    embedding.train(was_training)
-    if not isinstance(e, Tensor) or e.ndim != 2:
-        raise ValueError(
-            f"{type(embedding).__name__} does not map (b,) times to (b, d), so it is no time embedding"
-        )
+    name = type(embedding).__name__
+    try:
+        e = embedding.eval()(at.to(device=like.device, dtype=like.dtype))
+    except (RuntimeError, IndexError, ValueError, TypeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"time embedding {name}: {_WANTED}; given (b,) it failed: {reason}"
+        ) from error
+    finally:
+        embedding.train(was_training)
+    if not isinstance(e, Tensor) or e.ndim != 2 or len(e) != len(at):
+        shape = tuple(e.shape) if isinstance(e, Tensor) else type(e).__name__
+        raise UserError(f"time embedding {name}: {_WANTED}; of {len(at)} times it made {shape}")
     return e
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mfdistill.checkpoint import load_config, load_tensors, save_folder
 from mfdistill.errors import UserError
@@ -18,11 +19,11 @@ from mfdistill.systems.base import Opened, own_facts
 from mfdistill.systems.table import SYSTEMS, recognise, telling_what_it_is
 from mfdistill.teachers.folders import load_parts, open_folder, stream_by_frames
 
-STUDENTS: tuple[str, ...] = (
-    "interval",
-    *(name for name, system in SYSTEMS.items() if system.read_student is not None),
-)
-"""The kinds of student that ``load_student`` reads; "interval" is trained here."""
+
+def student_kinds() -> list[str]:
+    """The kinds of student that ``load_student`` reads; "interval" is trained here."""
+    read = [name for name, system in SYSTEMS.items() if system.read_student is not None]
+    return ["interval", *read]
 
 
 def load_student(
@@ -31,34 +32,37 @@ def load_student(
     device: torch.device | str = "cpu",
     config: Mapping[str, Any] | None = None,
     streaming: bool = False,
+    network: nn.Module | None = None,
 ) -> Student:
     """A student in evaluation mode, with the schedule saved beside it.
 
     Args:
         path: a folder that ``student-distill`` wrote, the hub id of such a folder, or a MeanFlowSE
             checkpoint.
-        kind: one of ``STUDENTS``; found from the file where it can be.
+        kind: one of ``student_kinds()``; found from the file where it can be.
         config: sizes for files that do not hold their own; a folder of ours does.
         streaming: run the network as its streaming form, frame by frame with a state; the numbers
             are the same to rounding.
+        network: your own velocity network, freshly made, for a student of such a one; it is changed
+            in place.
 
     Raises:
         UserError: nothing there, an unrecognised file, an unknown kind, a checkpoint of another
             role, or an option that the kind lacks.
     """
     place = resolve(path)
-    if kind is None and not place.is_dir() and (kind := recognise(place)) not in STUDENTS:
+    if kind is None and not place.is_dir() and (kind := recognise(place)) not in student_kinds():
         raise UserError(
             f"{place}: not recognised as a student; this version reads folders that student-distill wrote, "
-            f"and kinds: {', '.join(STUDENTS)}"
+            f"and kinds: {', '.join(student_kinds())}"
         )
     kind = kind or "interval"
-    if kind not in STUDENTS:
+    if kind not in student_kinds():
         raise UserError(
-            f"--kind {kind}: unknown kind of student; this version has: {', '.join(STUDENTS)}"
+            f"--kind {kind}: unknown kind of student; this version has: {', '.join(student_kinds())}"
         )
     if kind == "interval":
-        return _open_folder(place, config, streaming).to(device).eval()
+        return _open_folder(place, config, streaming, network).to(device).eval()
     with telling_what_it_is():
         opened = SYSTEMS[kind].read_student(place, config, streaming)  # type: ignore[misc]
     return _student(opened, place).to(device).eval()
@@ -88,7 +92,9 @@ def _student(opened: Opened, place: Path) -> Student:
     return student
 
 
-def _open_folder(path: Path, config: Mapping[str, Any] | None, streaming: bool) -> Student:
+def _open_folder(
+    path: Path, config: Mapping[str, Any] | None, streaming: bool, given: nn.Module | None
+) -> Student:
     """A student trained here."""
     if config is not None:
         raise UserError(f"{path}: holds its own sizes; leave config out")
@@ -97,11 +103,11 @@ def _open_folder(path: Path, config: Mapping[str, Any] | None, streaming: bool) 
 
         student = load_adapter(path, load_config(path))
         return _streaming(student, path) if streaming else student
-    saved, network, task = open_folder(path, "student")
+    saved, network, task = open_folder(path, "student", given)
     try:
         student = Student(
             network,
-            str(network.time_embedding_name),
+            saved["network"].get("time_embedding") or str(network.time_embedding_name),
             task,
             saved.get("schedule") or 1,
             saved["network"],

@@ -21,6 +21,7 @@ from mfdistill.flow import Tableau, along, schedule, tableau
 from mfdistill.networks.memory import streams_by_frames
 from mfdistill.students.fold import fold_time
 from mfdistill.students.student import Student
+from mfdistill.tasks import with_audio
 from mfdistill.teachers.field import Field
 
 Gain = float | Literal["peak"]
@@ -93,11 +94,11 @@ class StreamStep(nn.Module):
         matrix: bool = False,
     ):
         super().__init__()
-        task = model.task
-        if task is None:
+        if model.task is None:
             raise UserError(
                 "stream: the model has no task, so its features and prior are unknown; load it with them in config"
             )
+        task = with_audio(model.task, "stream")
         if isinstance(model, Field) and model.branches != 1:
             raise UserError(
                 "stream: a teacher with guidance evaluates two branches; load it with guidance strength 0"

@@ -113,7 +113,8 @@ class Student(nn.Module):
             teacher.time_embedding,
             teacher.task,
             schedule,
-            teacher.config.get("network"),
+            teacher.config.get("network")
+            or {"name": "own", "time_embedding": teacher.time_embedding},
             parent,
             interval,
             guidance_input,

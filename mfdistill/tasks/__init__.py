@@ -2,10 +2,11 @@
 bandwidth extension.
 """
 
-from mfdistill.tasks.base import Predictor, Task
+from mfdistill.tasks.base import Predictor, Restoration, Task, with_audio
 from mfdistill.tasks.config import TaskConfig
 from mfdistill.tasks.enhance import Enhance
 from mfdistill.tasks.mel import MelTask, MelTaskConfig
+from mfdistill.tasks.own import OwnTask
 from mfdistill.tasks.phase import Phase
 from mfdistill.tasks.task import (
     FRAMINGS,
@@ -23,8 +24,10 @@ __all__ = [
     "Enhance",
     "MelTask",
     "MelTaskConfig",
+    "OwnTask",
     "Phase",
     "Predictor",
+    "Restoration",
     "Task",
     "TaskConfig",
     "Vocode",
@@ -32,4 +35,5 @@ __all__ = [
     "get_task",
     "predicted",
     "read_task_config",
+    "with_audio",
 ]

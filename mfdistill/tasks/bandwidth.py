@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mfdistill.audio.features import StftConfig
-from mfdistill.tasks.base import Task
+from mfdistill.tasks.base import Restoration
 from mfdistill.tasks.config import TaskConfig
 
 # what is known of Stream.FM's spread at 16 kHz: its values at these frequencies in parts of the
@@ -15,7 +15,7 @@ SPREAD = 3.0
 """Of the prior, in units of the profile (the estimated standard deviation of a band)."""
 
 
-class Bandwidth(Task):
+class Bandwidth(Restoration):
     """Band-limited speech, already at the full sample rate, to speech of the whole band."""
 
     degradation = "bandwidth"

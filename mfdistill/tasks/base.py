@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mfdistill.audio.features import inverse_features, padded_length, stft_features
+from mfdistill.errors import UserError
 from mfdistill.flow import GaussianPath, noise_like
 from mfdistill.tasks.config import Degradation, TaskConfig
 
@@ -53,11 +54,78 @@ class Predictor(Protocol):
 
 
 class Task:
-    """One task. Waveforms are ``(b, samples)``, features ``(b, 2, f, n)``; ``cond`` is ``{"y":
-    features}``, and with a predictor in front ``{"y", "e"}``.
+    """What the network does not know: the prior (``path``), how rows of data become batches, what
+    is measured. Subclasses are modalities: ``Restoration`` of recordings, Mel spectrograms
+    (``tasks.mel``, ``tasks.foreign``), or states of your own (``tasks.own``).
+
+    Attributes:
+        config: its numbers, saved in every ``config.json``; ``config.name`` is its key in the
+            tables.
+        sample_rate: of its audio; 0 where it has none.
+        path: the one prior. predictor: what stands in front of the flow, if anything.
+        restores: a recording in, the same recording restored out (``mfdistill restore``).
+        needs_text: conditions are made of a text too.
+        vocoder_name: what makes its states audible, where that is another model.
     """
 
+    config: Any
+    sample_rate: int
+    path: Any
     predictor: Predictor | None = None
+    restores = False
+    needs_text = False
+
+    degradation: Degradation = "none"
+    """How the degraded signal of a training pair comes from the clean one (see
+    ``data.open_train``).
+    """
+
+    @property
+    def vocoder_name(self) -> str | None:
+        return None
+
+    def batch(self, raw: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
+        """What an objective takes, from a raw micro-batch of its data, on ``device`` in fp32:
+        "z_1", "cond", "loss_mask" (or None) and "index" (``distill.objectives.base``).
+        """
+        raise NotImplementedError
+
+    def judged(self, estimate: Any, clean: Any) -> tuple[Any, ...]:
+        """What metrics compare of a whole utterance (s,): estimate and reference, and a prompt's
+        voice where there is one.
+        """
+        return estimate, clean
+
+    def completed(self, cond: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``cond`` with what follows from the rest of it: the predictor's estimate ``e``."""
+        if self.predictor is None or "e" in cond:
+            return cond
+        return {**cond, "e": self.predictor(cond)}
+
+    def prior(self, cond: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
+        """A draw of ``z_0`` in the shape of ``cond["y"]``, by the task's one prior, ``path``."""
+        cond, y = self.completed(dict(cond)), cond["y"]
+        eps = noise_like(y.shape, generator, device=y.device, dtype=y.dtype)
+        return self.path.prior(cond, eps)
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        """Move what it has of weights, a predictor's."""
+        if self.predictor is not None:
+            self.predictor.to(device=device, dtype=dtype)
+
+
+class Restoration(Task):
+    """A degraded recording to the one before it was degraded. Waveforms are ``(b, samples)``,
+    features ``(b, 2, f, n)``; ``cond`` is ``{"y": features}``, and with a predictor in front
+    ``{"y", "e"}``.
+    """
+
+    config: TaskConfig
+    path: GaussianPath
+    restores = True
+    degradation: Degradation = "noise"
 
     def __init__(self, config: TaskConfig):
         self.config = config
@@ -72,10 +140,22 @@ class Task:
             config.temperature,
         )
 
-    degradation: Degradation = "noise"
-    """How the degraded signal of a training pair comes from the clean one (see
-    ``data.open_train``).
-    """
+    @torch.no_grad()
+    def batch(self, raw: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
+        """From ``{"clean": (b, s), "degraded": (b, s), "index": (b,)}`` and perhaps "loss_mask" (b,
+        1, 1, n). "gain" (b, 1) is the level normalisation, which ``waveform(z_1, length) / gain``
+        undoes.
+        """
+        clean = raw["clean"].to(device, non_blocking=True)
+        degraded = raw["degraded"].to(device, non_blocking=True)
+        mask, gain = raw.get("loss_mask"), self.gain(degraded)
+        return {
+            "z_1": self.target(clean * gain),
+            "cond": self.condition(degraded * gain),
+            "loss_mask": None if mask is None else mask.to(device),
+            "index": torch.as_tensor(raw["index"], device=device),
+            "gain": gain,
+        }
 
     def gain(self, degraded: Tensor) -> Tensor:
         """Factor ``(b, 1)`` that brings the degraded signal to the level the features are made at;
@@ -107,7 +187,7 @@ class Task:
         """Features of the clean signal (already at the task's level)."""
         return self.features(clean)
 
-    def condition(self, degraded: Tensor) -> dict[str, Tensor]:
+    def condition(self, degraded: Tensor, text: str | None = None) -> dict[str, Tensor]:
         """The conditioning of the networks from the degraded signal (already at the task's
         level).
         """
@@ -116,25 +196,6 @@ class Task:
     def observe(self, z: Tensor) -> dict[str, Tensor]:
         """What the degraded signal's features ``(b, 2, f, n)`` say, every frame by itself."""
         return {"y": z}
-
-    def completed(self, cond: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``cond`` with what follows from the rest of it: the predictor's estimate ``e``."""
-        if self.predictor is None or "e" in cond:
-            return cond
-        return {**cond, "e": self.predictor(cond)}
-
-    def prior(self, cond: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
-        """A draw of ``z_0`` in the shape of ``cond["y"]``, by the task's one prior, ``path``."""
-        cond, y = self.completed(dict(cond)), cond["y"]
-        eps = noise_like(y.shape, generator, device=y.device, dtype=y.dtype)
-        return self.path.prior(cond, eps)
-
-    def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> None:
-        """Move what it has of weights, a predictor's."""
-        if self.predictor is not None:
-            self.predictor.to(device=device, dtype=dtype)
 
     def degrade(self, clean: Tensor) -> Tensor:
         """What the task's input sounds like, from what it is given; enhancement is given its noisy
@@ -145,3 +206,15 @@ class Task:
     def waveform(self, z_1: Tensor, length: int) -> Tensor:
         """Features ``(b, 2, f, n)`` back to ``(b, length)``."""
         return inverse_features(z_1, self.config.stft, self._length(length))[..., :length]
+
+
+def with_audio(task: Task | None, what: str = "this model") -> Restoration:
+    """``task`` as one that makes features of waveforms and waveforms of states.
+
+    Raises:
+        UserError: it does neither; ``what`` names the model.
+    """
+    if not isinstance(task, Restoration):
+        name = "no task" if task is None else f"the task '{task.config.name}'"
+        raise UserError(f"{what}: has {name}, whose states are no features of recordings")
+    return task

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from mfdistill.audio.features import StftConfig
-from mfdistill.tasks.base import Task
+from mfdistill.tasks.base import Restoration
 from mfdistill.tasks.config import TaskConfig
 
 
-class Codec(Task):
+class Codec(Restoration):
     """Decoded speech of a codec at a low bit rate to what went into it."""
 
     degradation = "codec"

@@ -8,9 +8,6 @@ from typing import Literal
 from mfdistill.audio.features import StftConfig
 from mfdistill.config import check_ranges
 
-TaskName = Literal[
-    "enhance", "vocode", "phase", "dereverb", "codec", "bandwidth", "token2mel", "text2mel"
-]
 Degradation = Literal["none", "noise", "reverb", "codec", "bandwidth"]
 
 
@@ -24,7 +21,8 @@ class TaskConfig:
     frames of zeros at the end up to a multiple of it (theirs is 64).
     """
 
-    name: TaskName = "enhance"
+    name: str = "enhance"
+    """Its key in ``tasks.task.TASKS``."""
     stft: StftConfig = field(default_factory=StftConfig)
     sigma_0: float = 0.3
     sigma_1: float = 0.001

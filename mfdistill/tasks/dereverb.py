@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from mfdistill.audio.features import StftConfig
-from mfdistill.tasks.base import Task
+from mfdistill.tasks.base import Restoration
 from mfdistill.tasks.config import TaskConfig
 
 
-class Dereverb(Task):
+class Dereverb(Restoration):
     """Reverberant speech to speech as it leaves the mouth (the direct path alone)."""
 
     degradation = "reverb"

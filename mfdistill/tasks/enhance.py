@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from mfdistill.audio.features import StftConfig
-from mfdistill.tasks.base import Task
+from mfdistill.tasks.base import Restoration
 from mfdistill.tasks.config import TaskConfig
 
 
-class Enhance(Task):
+class Enhance(Restoration):
     """Noisy speech to clean speech; the flow starts at the noisy features with Gaussian spread (as
     SGMSE, FlowSE, Stream.FM).
     """

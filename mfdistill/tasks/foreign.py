@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -132,17 +132,15 @@ def noise(
 
 
 class ForeignTask(Task):
-    """A Mel flow of another system. It has no waveforms and no condition of its own;
-    ``distill.foreign`` makes batches for it.
-    """
+    """A Mel flow of another system; ``distill.foreign`` makes batches for it."""
 
-    degradation = "none"
-    config: ForeignTaskConfig  # type: ignore[assignment]
+    config: ForeignTaskConfig
+    path: MelPath
 
     def __init__(self, config: ForeignTaskConfig):
         self.config = config
         self.sample_rate = config.mel.sample_rate
-        self.path = MelPath(config.temperature, config.fixed_noise)  # type: ignore[assignment]
+        self.path = MelPath(config.temperature, config.fixed_noise)
 
     def prior(self, cond: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
         """As ``Task.prior``, in the shape of ``cond["cond"]`` (b, n, mels), drawn sample by sample
@@ -173,24 +171,6 @@ class ForeignTask(Task):
         return (
             speech_log_mel(wave[None], self.config.mel)[0] - self.config.mel_mean
         ) / self.config.mel_std
-
-    def features(self, wave: Tensor) -> Tensor:
-        self._refuse()
-
-    def condition(self, degraded: Tensor) -> dict[str, Tensor]:
-        self._refuse()
-
-    def waveform(self, z_1: Tensor, length: int) -> Tensor:
-        self._refuse()
-
-    def gain(self, degraded: Tensor) -> Tensor:
-        self._refuse()
-
-    def _refuse(self) -> NoReturn:
-        raise UserError(
-            f"a model of {self.config.name} makes Mel spectrograms from text or speech tokens, it does not restore recordings; "
-            "see docs/foreign-tts.md for what can be done with it (export, sample)"
-        )
 
 
 def foreign_task(kind: str, mels: int | None = None, **changes: Any) -> ForeignTask:

@@ -34,7 +34,7 @@ from mfdistill.audio.units import (
 )
 from mfdistill.config import check_ranges
 from mfdistill.errors import UserError
-from mfdistill.tasks.base import Task
+from mfdistill.tasks.base import Restoration
 from mfdistill.tasks.config import TaskConfig
 
 GRIFFIN_LIM = "griffin-lim"
@@ -80,16 +80,16 @@ class MelTaskConfig(TaskConfig):
                 raise UserError(f"task {name}: needs one number for each of {self.n_mels} bands")
 
 
-class MelTask(Task):
+class MelTask(Restoration):
     """States are ``(b, 1, mels, n)``: standardised ln Mel magnitudes. ``cond`` is what
     ``networks.frames.FramesNet`` names.
 
     ``vocoder(y, length) -> (b, length)``, y ``(b, 2, f, n)`` the zero-phase features of a `vocode`
-    task, replaces Griffin-Lim when it is set (``distill.vocoder.attach_vocoder``).
+    task, replaces Griffin-Lim when it is set (``distill.inference.attach_vocoder``).
     """
 
     degradation = "none"
-    needs_text = False
+    restores = False
     speaker_dim = 0
     voiced = False
     """Whether ``cond`` has ``pitch`` (b, 1), the prompt's mean log2 pitch, and what follows from
@@ -103,6 +103,10 @@ class MelTask(Task):
         self.mean = torch.tensor(config.mel_mean or (0.0,) * config.n_mels)[:, None]
         self.std = torch.tensor(config.mel_std or (1.0,) * config.n_mels)[:, None]
         self.vocoder: Callable[[Tensor, int], Tensor] | None = None
+
+    @property
+    def vocoder_name(self) -> str | None:
+        return self.config.vocoder
 
     @property
     def vocabulary(self) -> int:

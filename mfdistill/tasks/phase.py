@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from mfdistill.audio.features import StftConfig
-from mfdistill.tasks.base import Task
+from mfdistill.tasks.base import Restoration
 from mfdistill.tasks.config import TaskConfig
 
 
-class Phase(Task):
+class Phase(Restoration):
     """Magnitudes to speech: the condition is the magnitude of the features at zero phase, ``|X| +
     0j`` (Stream.FM's STFT-PR).
 

@@ -13,17 +13,18 @@ from mfdistill.audio.features import StftConfig
 from mfdistill.config import from_dict
 from mfdistill.errors import UserError
 from mfdistill.tasks.bandwidth import Bandwidth, bandwidth_preset
-from mfdistill.tasks.base import Predictor, Task
+from mfdistill.tasks.base import Predictor, Restoration
 from mfdistill.tasks.codec import Codec, codec_preset
 from mfdistill.tasks.config import TaskConfig
 from mfdistill.tasks.dereverb import Dereverb, dereverb_preset
 from mfdistill.tasks.enhance import Enhance, enhance_preset
 from mfdistill.tasks.foreign import FOREIGN_TASKS, ForeignTask, ForeignTaskConfig
 from mfdistill.tasks.mel import MelTaskConfig, Text2Mel, Token2Mel, mel_preset
+from mfdistill.tasks.own import OwnTask, OwnTaskConfig
 from mfdistill.tasks.phase import Phase, phase_preset
 from mfdistill.tasks.vocode import Vocode, vocode_preset
 
-TASKS: dict[str, type[Task]] = {
+TASKS: dict[str, type[Restoration]] = {
     "enhance": Enhance, "vocode": Vocode, "phase": Phase, "dereverb": Dereverb, "codec": Codec, "bandwidth": Bandwidth,
     "token2mel": Token2Mel, "text2mel": Text2Mel,
 }  # fmt: skip
@@ -52,6 +53,8 @@ def read_task_config(section: Mapping[str, Any], where: str) -> TaskConfig:
     """
     if section.get("name") in FOREIGN_TASKS:
         return from_dict(ForeignTaskConfig, section, where)  # type: ignore[return-value]
+    if section.get("name") == "own":
+        return from_dict(OwnTaskConfig, section, where)  # type: ignore[return-value]
     return from_dict(
         MelTaskConfig if section.get("name") in ("token2mel", "text2mel") else TaskConfig,
         section,
@@ -59,14 +62,16 @@ def read_task_config(section: Mapping[str, Any], where: str) -> TaskConfig:
     )
 
 
-def get_task(config: TaskConfig, predictor: Predictor | None = None) -> Task:
+def get_task(config: TaskConfig, predictor: Predictor | None = None) -> Restoration:
     """The task of a configuration, with the predictor that stands in front of its flow.
 
     Raises:
         UserError: no such task.
     """
     if isinstance(config, ForeignTaskConfig):
-        return ForeignTask(config)
+        return ForeignTask(config)  # type: ignore[return-value]
+    if isinstance(config, OwnTaskConfig):
+        return OwnTask(config)  # type: ignore[return-value]
     if config.name not in TASKS:
         raise UserError(f"task '{config.name}' is unknown; this version has: {', '.join(TASKS)}")
     task = TASKS[config.name](config)

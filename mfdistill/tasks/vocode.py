@@ -8,11 +8,11 @@ from torch import Tensor
 
 from mfdistill.audio.features import StftConfig
 from mfdistill.audio.mel import MelConfig, MelOperator
-from mfdistill.tasks.base import Task
+from mfdistill.tasks.base import Restoration
 from mfdistill.tasks.config import TaskConfig
 
 
-class Vocode(Task):
+class Vocode(Restoration):
     """Mel magnitudes to speech: the condition is the pseudo-inverted Mel magnitude at zero phase
     (as MelFlow).
 

@@ -3,6 +3,6 @@
 from mfdistill.systems.base import FieldFacts, own_facts
 from mfdistill.teachers.field import Field
 from mfdistill.teachers.folders import load_network
-from mfdistill.teachers.load import TEACHERS, load_teacher
+from mfdistill.teachers.load import load_teacher, teacher_kinds
 
-__all__ = ["TEACHERS", "Field", "FieldFacts", "load_network", "load_teacher", "own_facts"]
+__all__ = ["Field", "FieldFacts", "load_network", "load_teacher", "own_facts", "teacher_kinds"]

@@ -42,7 +42,9 @@ def load_network(
     return network.to(device).eval(), task, config
 
 
-def open_folder(folder: Path, role: str) -> tuple[dict[str, Any], nn.Module, Task]:
+def open_folder(
+    folder: Path, role: str, given: nn.Module | None = None
+) -> tuple[dict[str, Any], nn.Module, Task]:
     """Config, freshly built network (random weights) and task of a model folder; errors as
     ``load_network``.
     """
@@ -61,8 +63,13 @@ def open_folder(folder: Path, role: str) -> tuple[dict[str, Any], nn.Module, Tas
         raise UserError(
             f"{where}: needs the sections 'task' and 'network' with 'name' and 'config'; restore it or train again"
         )
+    if (section["name"] == "own") != (given is not None):
+        what = "your own network: give it, load_student(..., network=NETWORK)"
+        raise UserError(
+            f"{folder}: is a student of {what if given is None else 'a network of this program: leave network out'}"
+        )
     with bounded(sum(tensor_sizes(folder / "model.safetensors").values()), where):
-        network = build_network(section["name"], section.get("config") or {})
+        network = given or build_network(section["name"], section.get("config") or {})
         put_int8(network, section.get("int8") or ())
         predictor = build_predictor(config["predictor"], where) if config.get("predictor") else None
     return config, network, open_task(config["task"], f"{where}: task", predictor)

@@ -19,11 +19,11 @@ from mfdistill.teachers.field import Field
 from mfdistill.teachers.folders import load_network, load_weights, open_task, stream_by_frames
 from mfdistill.weights import tensor_sizes
 
-TEACHERS: tuple[str, ...] = (
-    "cfm",
-    *(name for name, system in SYSTEMS.items() if system.read_teacher is not None),
-)
-"""The kinds of teacher that ``load_teacher`` reads; "cfm" is trained here."""
+
+def teacher_kinds() -> list[str]:
+    """The kinds of teacher that ``load_teacher`` reads; "cfm" is trained here."""
+    read = [name for name, system in SYSTEMS.items() if system.read_teacher is not None]
+    return ["cfm", *read]
 
 
 def load_teacher(
@@ -39,7 +39,7 @@ def load_teacher(
     Args:
         path: a folder that ``teacher-train`` or ``teacher-import`` wrote, the hub id of such a
             folder, or another system's checkpoint.
-        kind: one of ``TEACHERS``; found from the file where it can be.
+        kind: one of ``teacher_kinds()``; found from the file where it can be.
         config: sizes for files that do not hold their own; a folder of ours does.
         guidance_strength: s in ``v_cond + s (v_cond - v_null)``; 0 none, None the system's own
             default.
@@ -58,15 +58,16 @@ def load_teacher(
     kind = kind or held or recognise(place) or ("cfm" if place.is_dir() else None)
     if kind is None:
         raise UserError(
-            f"{place}: not recognised as a teacher; this version reads folders that teacher-train wrote, and kinds: {', '.join(TEACHERS)}"
+            f"{place}: not recognised as a teacher; this version reads folders that teacher-train wrote, "
+            f"and kinds: {', '.join(teacher_kinds())}"
         )
-    if kind not in TEACHERS and kind in SYSTEMS:
+    if kind not in teacher_kinds() and kind in SYSTEMS:
         raise UserError(
             f"{place}: holds a student of kind {kind}, not a teacher; load it with load_student"
         )
-    if kind not in TEACHERS:
+    if kind not in teacher_kinds():
         raise UserError(
-            f"--kind {kind}: unknown kind of teacher; this version has: {', '.join(TEACHERS)}"
+            f"--kind {kind}: unknown kind of teacher; this version has: {', '.join(teacher_kinds())}"
         )
     if held is not None or kind == "cfm":
         opened = _open_folder(place, kind, config, streaming)

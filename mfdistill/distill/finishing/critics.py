@@ -23,7 +23,7 @@ from mfdistill.networks.critics import (
     deceit_loss,
     matching_loss,
 )
-from mfdistill.tasks import MelTask, Task
+from mfdistill.tasks import Restoration
 
 
 class Adversary(nn.Module):
@@ -33,15 +33,16 @@ class Adversary(nn.Module):
     ``seed`` is that of the weights and of all draws.
     """
 
-    def __init__(self, task: Task, config: CriticConfig, seed: int = 0):
+    def __init__(self, task: Restoration, config: CriticConfig, seed: int = 0):
         super().__init__()
-        self.task, self.config, self.seed = task, config, seed
+        self.task: Any = task
+        self.config, self.seed = config, seed
         sizes = SIZES[config.size]
         with torch.random.fork_rng(devices=[]):  # nothing else draws differently beside critics
             torch.manual_seed(seed)
             self.critics: nn.Module = (
-                MelCritic(sizes, ["y", "prompt", "mask", *(["mu"] if task.voiced else [])])
-                if isinstance(task, MelTask)
+                MelCritic(sizes, ["y", "prompt", "mask", *(["mu"] if self.task.voiced else [])])
+                if not task.restores
                 else WaveCritics(sizes, task.sample_rate)
             )
 
@@ -85,7 +86,7 @@ class Adversary(nn.Module):
         at random times of the path, generated only where frames count.
         """
         x, index = batch["z_1"].float(), batch["index"]
-        if isinstance(self.task, MelTask):
+        if not self.task.restores:
             mask = batch.get("loss_mask")
             z_1 = z_1 if mask is None else torch.where(mask > 0, z_1, x)
             eps = noise(self.seed, index, "critic-noise", x.shape[1:], x.device)
@@ -109,7 +110,7 @@ class Adversary(nn.Module):
         self, shown: Tensor, batch: Batch, weights: Mapping[str, Tensor] | None = None
     ) -> Judgement:
         given: tuple[Any, ...] = (shown,)
-        if isinstance(self.task, MelTask):
+        if not self.task.restores:
             given = (shown, self._times(batch, shown.device), batch["cond"])
         if weights is None:
             return self.critics(*given)

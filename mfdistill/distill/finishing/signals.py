@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mfdistill.audio.mel_loss import log_mel_loss
 from mfdistill.distill.objectives.base import Batch
-from mfdistill.tasks import Task
+from mfdistill.tasks import Restoration
 
 _SILENCE = 1e-4  # of full scale: below it a signal is compared with this
 
@@ -18,7 +18,7 @@ _SILENCE = 1e-4  # of full scale: below it a signal is compared with this
 def on_signals(compare: Callable[[Tensor, Tensor, int], Tensor]) -> Any:
     """A loss ``(task, z_1, batch) -> (b,)`` of one of two signals ``(b, s), (b, s), Hz``."""
 
-    def loss(task: Task, z_1: Tensor, batch: Batch) -> Tensor:
+    def loss(task: Restoration, z_1: Tensor, batch: Batch) -> Tensor:
         clean = batch["z_1"]
         length = (clean.shape[-1] - 1) * task.config.stft.hop
         with torch.autocast(clean.device.type, enabled=False):

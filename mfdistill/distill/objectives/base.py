@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from mfdistill.audio.spectral_loss import spectral_loss
 from mfdistill.flow import GaussianPath, noise
-from mfdistill.tasks import Task
+from mfdistill.tasks import Restoration
 from mfdistill.teachers.field import Field
 
 Batch = Mapping[str, Any]
@@ -76,7 +76,7 @@ def _mean(error: Tensor, mask: Tensor | None) -> Tensor:
     return (error * mask).flatten(1).sum(1) / mask.flatten(1).sum(1).clamp(min=1)
 
 
-def magnitude_loss(task: Task, estimate: Tensor, reference: Tensor) -> Tensor:
+def magnitude_loss(task: Restoration, estimate: Tensor, reference: Tensor) -> Tensor:
     """(b,) ``audio.spectral_loss`` of the signals of two features (b, 2, f, n), in single
     precision.
     """

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mfdistill.distill.objectives.config import IntegralConfig, MeanFlowConfig
 from mfdistill.distill.objectives.integral import IntegralObjective
 from mfdistill.distill.objectives.meanflow import MeanFlowObjective
 
-OBJECTIVES = {
+OBJECTIVES: dict[str, tuple[type, Any]] = {
     "integral": (IntegralConfig, IntegralObjective),
     "meanflow": (MeanFlowConfig, MeanFlowObjective),
 }

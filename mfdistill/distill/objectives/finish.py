@@ -20,7 +20,7 @@ from mfdistill.distill.players import Player
 from mfdistill.errors import UserError
 from mfdistill.flow import IntervalConfig
 from mfdistill.students.student import Student
-from mfdistill.tasks import Task
+from mfdistill.tasks import Restoration
 from mfdistill.teachers.field import Field
 
 ANCHOR = IntegralConfig(
@@ -54,7 +54,7 @@ class FinishObjective(nn.Module):
     def __init__(
         self,
         student: Student,
-        task: Task,
+        task: Restoration,
         schedules: Mapping[int, Sequence[float]],
         config: FinishConfig,
         teacher: Field | None = None,

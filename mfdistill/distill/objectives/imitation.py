@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from mfdistill.distill.objectives.base import Batch, Logs, end_points, reduce, squared_error
 from mfdistill.flow import GaussianPath, IntervalConfig, interpolate, sample_interval, uniform
-from mfdistill.students import Student
 
 
 class ImitationObjective(nn.Module):
@@ -39,7 +38,7 @@ class ImitationObjective(nn.Module):
         z_0, z_1 = end_points(self.path, batch, self.seed)
         u = uniform(self.seed, batch["index"], "times", n=3, device=z_1.device)
         t, r = sample_interval(self.interval, u)
-        if self.role == "student" and isinstance(self.model, Student):
+        if self.role == "student":
             given: tuple[Any, ...] = (interpolate(z_0, z_1, t), t, r, cond)
         elif self.role == "teacher":
             t = u[:, 0]

@@ -33,9 +33,7 @@ from mfdistill.flow import (
     uniform,
 )
 from mfdistill.students.student import Student
-from mfdistill.tasks import Task
-from mfdistill.tasks.foreign import ForeignTask
-from mfdistill.tasks.mel import MelTask
+from mfdistill.tasks import Restoration, with_audio
 from mfdistill.teachers.field import Field
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
@@ -119,7 +117,14 @@ class IntegralObjective(nn.Module):
         return loss, logs
 
     def spectral(
-        self, task: Task, z: Tensor, t: Tensor, r: Tensor, u: Tensor, target: Tensor, batch: Batch
+        self,
+        task: Restoration,
+        z: Tensor,
+        t: Tensor,
+        r: Tensor,
+        u: Tensor,
+        target: Tensor,
+        batch: Batch,
     ) -> Tensor:
         """Magnitude loss of the rows that end at r = 1, (): their sum over all rows, so that rare
         ends weigh little.
@@ -210,17 +215,17 @@ class IntegralObjective(nn.Module):
         return torch.cat([whole, every[pick].transpose(0, 1)])
 
 
-def spectral_task(student: Student) -> Task:
+def spectral_task(student: Student) -> Restoration:
     """The task whose features the magnitude loss turns into signals.
 
     Raises:
         UserError: no task, or one whose states are Mel spectrograms.
     """
-    if student.task is None or isinstance(student.task, MelTask | ForeignTask):
+    if student.task is None or not student.task.restores:
         raise UserError(
             "--integral.spectral: needs a task whose states are STFT features, and this student has none; set it to 0"
         )
-    return student.task
+    return with_audio(student.task)
 
 
 def _repeat(value: Tensor, k: int) -> Tensor:

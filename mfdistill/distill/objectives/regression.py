@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mfdistill.distill.objectives.base import Batch, Logs, magnitude_loss, reduce, squared_error
 from mfdistill.flow import GaussianPath
 from mfdistill.networks.predictor import estimate
-from mfdistill.tasks import Task
+from mfdistill.tasks import Restoration
 
 
 class RegressionObjective(nn.Module):
@@ -25,7 +25,7 @@ class RegressionObjective(nn.Module):
         self,
         network: nn.Module,
         path: GaussianPath,
-        task: Task | None = None,
+        task: Restoration | None = None,
         spectral: float = 0.0,
     ):
         super().__init__()

@@ -1,0 +1,84 @@
+"""Runs hold the command that made them: repeated, continued from the folder alone, extended; and
+models of earlier versions still load.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from cli_corpus import QUICK, SMALL, make_corpus
+
+from mfdistill.checkpoint import load_tensors
+from mfdistill.cli import main
+from mfdistill.commands.parsing import parse
+from mfdistill.commands.saved import name_of, recorded, saved_command
+from mfdistill.commands.student_distill import StudentDistill
+from mfdistill.commands.table import TRAINED
+from mfdistill.commands.teacher_train import TeacherTrain
+from mfdistill.distill.inference import open_model
+from mfdistill.errors import UserError
+
+MODELS = Path(__file__).resolve().parents[1] / "benchmarks" / "models"
+
+
+def steps_of(folder: Path) -> tuple[int, int]:
+    training = json.loads((folder / "config.json").read_text())["training"]
+    return training["step"], training["steps"]
+
+
+def test_commands_come_back_as_they_were() -> None:
+    given = parse(
+        [
+            "student-distill", "--teacher", "t", "--objective", "meanflow", "--meanflow.p-full", "0.25", "--nfe", "2",
+            "--guidance.range", "0.5", "2", "--betas", "0.8", "0.9", "--data", "d", "--valid-nfe", "1", "3", "--epochs", "2",
+        ]
+    )  # fmt: skip
+    config = json.loads(json.dumps(recorded(given)))
+    assert saved_command(config, StudentDistill, "run") == given
+    assert [name_of(cls) for cls in TRAINED][:2] == ["teacher-train", "student-distill"]
+    with pytest.raises(UserError, match="made by student-distill, not by teacher-train"):
+        saved_command(config, TeacherTrain, "run")
+    config["command"]["options"]["nfee"] = 3
+    with pytest.raises(UserError, match="unknown key 'nfee'; did you mean 'nfe'"):
+        saved_command(config, StudentDistill, "run")
+
+
+def test_a_run_is_continued_and_extended_from_its_folder(tmp_path: Path) -> None:
+    data, run, whole = str(make_corpus(tmp_path / "corpus")), tmp_path / "run", tmp_path / "whole"
+    options = [
+        "teacher-train", "--task", "vocode", "--sample-rate", "8000", "--data", data, "--data.crop-s", "0.5", *SMALL, *QUICK,
+        "--valid-files", "0", "--num-workers", "0", "--schedule", "constant",
+    ]  # fmt: skip
+    assert main([*options, "--out", str(run)]) == 0
+    assert main(["resume", str(run)]) == 0 and steps_of(run) == (3, 3)
+    assert main(["resume", str(run), "--steps", "2"]) == 2
+    assert main(["resume", str(run), "--steps", "5"]) == 0 and steps_of(run) == (5, 5)
+    # the curve being constant, it is the run of five updates, bit for bit
+    assert main([*options, "--steps", "5", "--out", str(whole)]) == 0
+    extended, straight = (load_tensors(folder) for folder in (run, whole))
+    assert all(torch.equal(extended[name], straight[name]) for name in straight)
+    again = parse(["teacher-train", "--config", str(run / "config.json"), "--out", "elsewhere"])
+    assert again.training.out == "elsewhere" and again.training.steps == 5
+    assert not again.training.resume and not again.training.extend
+
+
+def test_what_cannot_be_resumed_is_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["resume", str(tmp_path / "nowhere")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+    assert main(["resume", str(MODELS / "vocode-student")]) == 2
+    assert "no training_state" in capsys.readouterr().err
+    config = str(MODELS / "vocode-student" / "config.json")
+    with pytest.raises(UserError, match="did not keep the command"):
+        parse(["student-distill", "--config", config])
+
+
+@pytest.mark.parametrize("folder", sorted(path.name for path in MODELS.iterdir() if path.is_dir()))
+def test_models_of_earlier_versions_load(folder: str) -> None:
+    model = open_model(MODELS / folder)
+    z = torch.zeros(1, 2, model.task.config.stft.bins, 8)
+    with torch.no_grad():
+        z_1 = model.endpoint(z, {"y": z + 0.1}, 1)
+    assert z_1.shape == z.shape and bool(z_1.isfinite().all())
