@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from mfdistill import peers
 from mfdistill.commands.parsing import parse
 from mfdistill.distill.interrupt import Interrupted
 from mfdistill.errors import UserError
@@ -42,8 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         importlib.import_module(type(command).__module__).run(command)
         _leave()
         return 0
-    except UserError as error:
-        return _tell(f"error: {error}", 2)
     except Interrupted as stop:
         return _tell(str(stop), stop.exit_code)
     except KeyboardInterrupt:
@@ -52,19 +51,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError, ValueError):  # Python flushes it once more at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except MemoryError:
-        return _tell("error: not enough memory; give smaller batches, blocks or files", 2)
-    except OSError as error:
-        # of other numbers, such as a connection that broke, the trace says more
-        if error.errno not in _DISK and (error.filename is None or error.errno not in _NAMES):
-            raise
+    except Exception as error:
+        text = _line(error)
+        if text is not None:
+            code = _tell(f"error: {text}", 2)
+            peers.farewell(failed=True)
+            return code
+        peers.end_with_others()  # what a process finds that exchanges with one that died
+        peers.farewell(failed=True)
+        raise
+
+
+def _line(error: Exception) -> str | None:
+    """What to tell of bad input; None of anything else."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "not enough memory; give smaller batches, blocks or files"
+    # of other numbers, such as a connection that broke, the trace says more
+    if isinstance(error, OSError) and (
+        error.errno in _DISK or (error.filename is not None and error.errno in _NAMES)
+    ):
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         remedy = (
             "free some space or name another folder"
             if full
             else "check the name and its permissions"
         )
-        return _tell(f"error: {str(error.filename or 'disk')[:200]}: {error.strerror}; {remedy}", 2)
+        return f"{str(error.filename or 'disk')[:200]}: {error.strerror}; {remedy}"
+    return None
 
 
 def _leave() -> None:
@@ -78,6 +93,7 @@ def _leave() -> None:
         and torch.distributed.is_initialized()
     ):
         torch.distributed.barrier()
+        peers.farewell(failed=False)
         torch.distributed.destroy_process_group()
 
 

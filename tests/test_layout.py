@@ -23,6 +23,7 @@ BASE = {
     "integrity",
     "lazy",
     "parts",
+    "peers",
     "places",
     "reading",
     "version",

@@ -264,7 +264,7 @@ def test_cosyvoice_deltas_go_into_its_layouts(tmp_path: Path) -> None:
 def their_f5() -> type[nn.Module]:
     """The DiT of the package f5-tts, and PEFT; skips where one is missing."""
     pytest.importorskip(
-        "peft", reason="needs: pip install 'mfdistill[peft]', and f5-tts (see test_serving_tts.py)"
+        "peft", reason="needs: pip install peft, and f5-tts (see test_serving_tts.py)"
     )
     spec = importlib.util.find_spec("f5_tts")
     if spec is None or spec.submodule_search_locations is None:

@@ -172,6 +172,24 @@ def test_a_search_is_drawn_with_its_landscape(evaluation: Path) -> None:
     assert labels == ["sweep 1", "chosen"]
 
 
+def test_paired_differences_are_shown(tmp_path: Path) -> None:
+    place = make_evaluation(tmp_path / "run")
+    row = {
+        "model": "student",
+        "nfe": 1,
+        "schedule": "uniform",
+        "pesq": -0.875,
+        "pesq_ci95": 0.25,
+        "n": 4,
+    }
+    (place / "differences.json").write_text(json.dumps([row]))
+    assert "-0.88 ±0.25" not in write_report(place).read_text()  # of an earlier evaluation
+    told = json.loads((place / "command.json").read_text()) | {"against": "teacher-10"}
+    (place / "command.json").write_text(json.dumps(told))
+    text = write_report(place).read_text()
+    assert "Difference to teacher-10" in text and "-0.88 ±0.25" in text
+
+
 def test_curves_are_grouped() -> None:
     log = [{"step": s, "kind": "train", "loss": 1 / s, "lr": 1e-3} for s in range(1, 1000)]
     log += [{"step": 500, "kind": "valid", "loss": 0.1, "pesq_1": 2.0, "pesq_2": 2.5}]

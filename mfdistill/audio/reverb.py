@@ -43,7 +43,7 @@ def simulate_response(
     try:
         import pyroomacoustics  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        hint = "install it (pip install 'mfdistill[reverb]') or name a folder of measured responses with --data.rirs"
+        hint = "install it (pip install pyroomacoustics) or name a folder of measured responses with --data.rirs"
         raise UserError(
             f"dereverb: rooms are simulated with pyroomacoustics, which is missing; {hint}"
         ) from error

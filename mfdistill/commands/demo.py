@@ -92,7 +92,7 @@ def _chain(command: Demo, tell: Callable[[str], None], began: float) -> list[dic
 
     valid = ValidOptions(valid_files=4, valid_metrics=("pesq",))
     tell("corpus, and how fast this machine is")
-    plan = make_plan(command)
+    plan = make_plan(command, began)
     steps = plan["steps"]["teacher"]
     tell(f"1 of 4, a teacher: {steps} updates, at most {plan['limit_s']['teacher'] / 60:.1f} min")
     teacher_train.run(

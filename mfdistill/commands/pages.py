@@ -41,7 +41,7 @@ def single(run: Run) -> dict[str, Any]:
         "tiles": tiles(run.rows),
         "sentences": sentences(run.rows),
         "warnings": [*cautions(run.rows), *warnings_of(run)],
-        "quality": quality(run.rows),
+        "quality": quality(run.rows, run.differences, run.told.get("against")),
         "listening": listening,
         "utterances": _utterances(run, listening),
         "searches": [search(found) for found in run.searches],
@@ -89,8 +89,14 @@ def warnings_of(run: Run) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def quality(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The section of metrics against evaluations; None without any."""
+def quality(
+    rows: Sequence[Mapping[str, Any]],
+    differences: Sequence[Mapping[str, Any]] = (),
+    against: str | None = None,
+) -> dict[str, Any] | None:
+    """The section of metrics against evaluations, with paired differences to the system
+    ``against``; None without any.
+    """
     from mfdistill.report.page import grid
     from mfdistill.report.panels import quality_panels
     from mfdistill.report.story import primary, system_label
@@ -99,12 +105,15 @@ def quality(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         return None
     metrics = [key for key in rows[-1] if f"{key}_ci95" in rows[-1]]
     shown = [{"system": system_label(row), **row} for row in rows]
+    apart = [{"system": system_label(row), **row} for row in differences]
     modes = {row.get("pesq_mode") for row in rows} if "pesq" in metrics else set()
     pesq = {"nb": "PESQ is narrow-band (P.862.1).", "wb": "PESQ is wide-band (P.862.2)."}
     return {
         "text": "Means over utterances with 95 % confidence intervals; horizontal lines are systems without steps.",
         "panels": quality_panels(rows),
         "table": grid(shown, ["system", *metrics, "rtf", "params"]),
+        "against": against,
+        "differences": grid(apart, ["system", *metrics]) if apart else None,
         "note": " ".join(pesq[mode] for mode in modes if mode in pesq),
     }
 

@@ -23,12 +23,13 @@ LEAST_SHARE = 0.2
 SLACK = 1.2  # on the planned time of a stage, before its deadline ends it
 BEFORE_S, AFTER_S = 20.0, 90.0  # corpus; search and evaluation, on two cores
 LEAST_S = 30.0  # of the student's training, however late it is
+_MEASURE_S = 4.0
 LEAST = {"teacher": 20, "student": 300}
 
 
-def make_plan(command: Demo) -> dict[str, Any]:
+def make_plan(command: Demo, began: float | None = None) -> dict[str, Any]:
     """``{"options", "threads", "seconds": {name: per update}, "steps": {name: updates}}``,
-    measured, or as it was measured before.
+    measured, or as it was measured before; ``began``: ``time.monotonic()`` at the demo's start.
 
     Raises:
         UserError: the folder holds a demo with other options, or a damaged plan.
@@ -46,7 +47,8 @@ def make_plan(command: Demo) -> dict[str, Any]:
     else:
         accelerator = Accelerator()
         threads, teacher_s, student_s = seconds_per_update(command, accelerator)
-        training_s = 60 * command.minutes - BEFORE_S - AFTER_S
+        spent_s = BEFORE_S if began is None else time.monotonic() - began
+        training_s = max(LEAST_S, 60 * command.minutes - spent_s - AFTER_S)
         needed_s = LEAST["student"] * student_s * STUDENT_BATCHES[-1] / BATCH
         share = max(LEAST_SHARE, min(TEACHER_SHARE, 1 - needed_s / training_s))
         steps = {"teacher": max(LEAST["teacher"], round(share * training_s / teacher_s))}
@@ -143,4 +145,6 @@ def _seconds(objective: Any, task: Any, raws: list[Any], device: Any) -> float:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         measured.append(time.perf_counter() - start)
+        if sum(measured) > _MEASURE_S:  # a busy machine has no time for more
+            break
     return 1.1 * min(measured)  # the optimiser, the average, the logs

@@ -33,6 +33,8 @@ class Run:
     told: dict[str, Any] = field(default_factory=dict)
     """Data, split and folder of the evaluation."""
     notes: list[str] = field(default_factory=list)
+    differences: list[dict[str, Any]] = field(default_factory=list)
+    """Paired ones, to the system that evaluate --against named."""
 
 
 def wav_name(model: str, nfe: int, schedule: str) -> str:
@@ -85,7 +87,11 @@ def _read_evaluation(place: Path, name: str) -> Run:
         "data": (command.get("data") or {}).get("source"),
         "split": command.get("split"),
         "out": str(place),
+        "against": command.get("against"),
     }
+    # of this evaluation, not of an earlier one in the same folder
+    if command.get("against") and (place / "differences.json").is_file():
+        run.differences = _json(place / "differences.json")
     for role in _ROLES:
         paths = [row["checkpoint"] for row in run.rows if row["model"] == role]
         if paths and paths[0]:

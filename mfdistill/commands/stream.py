@@ -343,6 +343,6 @@ def _device() -> Any:
         import sounddevice  # type: ignore[import-not-found]
     except (ImportError, OSError) as error:  # OSError: the package without its PortAudio
         raise UserError(
-            f"mic, speaker: need the package sounddevice and PortAudio ({error}); pip install 'mfdistill[live]'"
+            f"mic, speaker: need the package sounddevice and PortAudio ({error}); pip install sounddevice"
         ) from error
     return sounddevice

@@ -208,7 +208,7 @@ def f5_symbols(text: str) -> Sequence[str]:
 def _syllables(characters: str) -> list[str]:
     if importlib.util.find_spec("pypinyin") is None:
         raise UserError(
-            f"text: has Chinese ({characters[:9]!r}), which needs the package pypinyin: pip install 'mfdistill[pinyin]'"
+            f"text: has Chinese ({characters[:9]!r}), which needs the package pypinyin: pip install pypinyin"
         )
     from pypinyin import Style, lazy_pinyin  # type: ignore[import-not-found]
 

@@ -1,4 +1,4 @@
-"""Word error rates by speech recognisers and jiwer (``pip install 'mfdistill[asr]'``)."""
+"""Word error rates by speech recognisers and jiwer (``pip install jiwer pocketsphinx``)."""
 
 from __future__ import annotations
 
