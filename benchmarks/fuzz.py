@@ -1,7 +1,7 @@
-"""Mutated inputs of every loader (``tests/fuzz``), each loader in a process of its own: how many
-were read, refused in one line, or went wrong, and the process's peak memory.
+"""Mutated inputs of every loader (``tests/fuzz``), in a process of their own: how many were read,
+refused in one line, or went wrong, and the process's peak memory up to there.
 
-python benchmarks/fuzz.py [CASES]    # 600 each; writes benchmarks/results/fuzz.json
+python benchmarks/fuzz.py [CASES [LOADER ...]]    # 500 each; adds to benchmarks/results/fuzz.json
 """
 
 from __future__ import annotations
@@ -47,26 +47,30 @@ def one(name: str, cases: int) -> dict[str, object]:
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--one"]:
-        sys.stdout.write(json.dumps(one(sys.argv[2], int(sys.argv[3]))) + "\n")
+    if sys.argv[1:2] == ["--child"]:
+        for name in sys.argv[3:]:
+            sys.stdout.write(json.dumps([name, one(name, int(sys.argv[2]))]) + "\n")
+            sys.stdout.flush()
         return
-    cases = int(sys.argv[1]) if sys.argv[1:] else 600
+    cases = int(sys.argv[1]) if sys.argv[1:] else 500
     sys.path.insert(0, str(ROOT / "tests" / "fuzz"))
     from loaders import LOADERS  # type: ignore[import-not-found]
 
-    results = {}
-    for name in LOADERS:
-        words = [sys.executable, __file__, "--one", name, str(cases)]
-        done = subprocess.run(words, capture_output=True, text=True)
-        line = done.stdout.strip().splitlines()[-1:] or ["{}"]
-        results[name] = json.loads(line[0]) if done.returncode == 0 else {"died": done.returncode}
-        sys.stderr.write(f"{name}: {results[name]}\n")
-        RESULT.write_text(json.dumps(results, indent=2) + "\n")
-    bad = [
-        name
-        for name, row in results.items()
-        if row.get("wrong", 1) or row.get("peak_mib", 0) > 1024
-    ]
+    left = sys.argv[2:] or list(LOADERS)
+    results = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
+    while left:
+        words = [sys.executable, __file__, "--child", str(cases), *left]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            for line in child.stdout:
+                name, results[name] = json.loads(line)
+                left.remove(name)
+                sys.stderr.write(f"{name}: {results[name]}\n")
+                RESULT.write_text(json.dumps(results, indent=2) + "\n")
+        if left:  # native code brought the process down
+            results[left[0]] = {"cases": cases, "wrong": 1, "died": child.returncode}
+            left = left[1:]
+    bad = [name for name, row in results.items() if row["wrong"] or row.get("peak_mib", 0) > 1024]
     if bad:
         raise SystemExit(f"went wrong: {', '.join(bad)}")
 

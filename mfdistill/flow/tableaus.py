@@ -113,7 +113,8 @@ def tableau(solver: str) -> Tableau:
                 f"solver: {solver!r}: {text!r} needs 1 or more repetitions and a fraction above 0 and up to 1"
             )
         blocks.append((count, found["name"], fraction))
-    total = sum(count * tableau(name).stages for count, name, _ in blocks)
+    tables = [tableau(n) if n in _COMPOSED else _named(n, solver) for _, n, _ in blocks]
+    total = sum(block[0] * table.stages for block, table in zip(blocks, tables, strict=True))
     if total > MOST_STAGES:
         raise UserError(
             f"solver: {solver[:40]!r}: at most {MOST_STAGES} evaluations in one step, not {total}"
@@ -125,11 +126,9 @@ def tableau(solver: str) -> Tableau:
             f"solver: {solver!r}: the fractions sum to {given:g}; give at most 1, and less where a block has none"
         )
     steps = []
-    for count, name, fraction in blocks:
+    for (count, _, fraction), table in zip(blocks, tables, strict=True):
         width = (1 - given) / free if fraction is None else fraction
-        steps += [
-            (width / count, tableau(name) if name in _COMPOSED else _named(name, solver))
-        ] * count
+        steps += [(width / count, table)] * count
     return _compose(steps)
 
 

@@ -61,8 +61,8 @@ def run_case(loader: Loader, seeds: list[Any], number: int, folder: Path) -> str
     def alarm(*_: object) -> None:
         raise Hang
 
-    before = signal.signal(signal.SIGALRM, alarm)
-    signal.alarm(PATIENCE_S)
+    before = signal.signal(signal.SIGPROF, alarm)
+    signal.setitimer(signal.ITIMER_PROF, PATIENCE_S)  # of computing, however busy the machine is
     try:
         loader.call(value, folder)
     except UserError as error:
@@ -74,8 +74,8 @@ def run_case(loader: Loader, seeds: list[Any], number: int, folder: Path) -> str
     except Exception as error:
         return f"{type(error).__name__}: {error}"[:300]
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
     return "read"
 
 

@@ -60,7 +60,7 @@ def mutate_json(data: bytes, rng: random.Random) -> bytes:
             case 2:
                 holder[key] = [holder[key]] * rng.choice((1, 2, 70000))
             case 3 if isinstance(holder[key], (int, float)):
-                holder[key] = holder[key] * rng.choice((-1, 0, 1000, 10**6, 0.5))
+                holder[key] = holder[key] * rng.choice((-1, 0, 2, 1000, 10**6))
             case _:
                 holder[key] = rng.choice(VALUES)
         if not value:
