@@ -31,6 +31,7 @@ from mfdistill.distill.train import train
 from mfdistill.networks.compact import CompactConfig, CompactNet
 from mfdistill.students import Student
 from mfdistill.tasks import TaskConfig, get_task
+from mfdistill.teachers.field import Field
 
 
 class Noise:
@@ -87,7 +88,7 @@ def one(name: str, sharded: bool, steps: int, batch: int, place: Path, rank: int
     torch.manual_seed(0)
     task = get_task(TaskConfig(name="enhance"))
     network = CompactNet(CompactConfig(freqs=task.config.stft.bins))
-    teacher = CFMTeacher(network)
+    teacher = Field(network)
     student = Student.from_teacher(teacher)
     objective: Any = (
         IntegralObjective(student, teacher, task.path)

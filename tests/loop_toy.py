@@ -125,6 +125,8 @@ def build(kind: str, config: TrainConfig, arguments: dict[str, Any]) -> nn.Modul
     if kind == "cfm":
         return CFMObjective(network, path, seed=config.seed)
     teacher = Field(network)
+    if kind == "dmd":
+        return finish_toy.matched(0.1, warmup=2)
     if kind == "critics":
         return finish_toy.finish(CriticConfig(0.1, warmup=2, ramp=2, r1=0.1, lr=1e-4))
     if kind == "finish":
@@ -160,7 +162,7 @@ def energy(model: nn.Module, step: int, accelerator: Any) -> dict[str, float]:
 
 def sources(kind: str) -> tuple[Any, Any]:
     """Data set and task of a job."""
-    return (finish_toy.Waves(), finish_toy.TASK) if kind == "critics" else (Data(), Task())
+    return (finish_toy.Waves(), finish_toy.TASK) if kind in ("critics", "dmd") else (Data(), Task())
 
 
 def main() -> None:

@@ -68,6 +68,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
         ("meanflow", replace(base, out=str(tmp_path / "meanflow"), lr=1e-3, accumulation=2), {}),
         ("finish", replace(base, out=str(tmp_path / "finish"), lr=1e-3, accumulation=2), {}),
         ("critics", replace(base, out=str(tmp_path / "critics"), lr=1e-3), {}),
+        ("dmd", replace(base, out=str(tmp_path / "dmd"), lr=1e-3, accumulation=2), {}),
     ]
     cut = replace(base, out=str(tmp_path / "cut"))
     process = start(
@@ -94,8 +95,8 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
             torch.testing.assert_close(
                 two[key],
                 one[key],
-                # Adam makes steps of almost nothing where critics' gradients almost cancel
-                atol=1e-5 if kind == "critics" else 1e-6,
+                # where gradients of the players beside almost cancel, Adam makes steps of rounding
+                atol=1e-5 if kind in ("critics", "dmd") else 1e-6,
                 rtol=1e-5,
                 msg=lambda text, key=key, kind=kind: f"{kind} {key}: {text}",
             )
