@@ -83,7 +83,7 @@ class Options:
     """Budgets of the figure of quality against minutes from a given teacher: each is spent on
     distilling and finishing (half each), on finishing the teacher, and on a regression.
     """
-    critic_weight: float = 0.1
+    critic_weight: float = 0.03
     temperature: float = 0.0
     """Of finished models."""
     crop_s: float = 1.0
@@ -96,7 +96,7 @@ class Options:
     limit: int = 40
     """Test utterances."""
     metrics: tuple[str, ...] = METRICS
-    against: tuple[str, ...] = ("teacher-20", "regression-losses-1")
+    against: tuple[str, ...] = ("teacher-20", "teacher-32", "regression-losses-1")
     """Rows that all others are compared with, where they are there."""
     workers: int = 1
     store: bool = False
@@ -405,15 +405,16 @@ class Bench:
                 about["temperature"] = load_config(folder)["task"]["temperature"]
             known = load_config(folder).get("schedules") or {}
             is_finished = about.get("model") == "finished"
-            for nfe in plan.nfe:
+            # a Mel task's regressions are students of one step
+            role = "student" if self.setup.is_mel and plan.role == "regression" else plan.role
+            more = (32,) if self.setup.is_mel and name == "teacher" else ()
+            for nfe in (*plan.nfe, *more):
                 # a finished model is used on the steps that it was trained on
                 placed = is_finished and str(nfe) in known
-                found.append(System(f"{name}-{nfe}", folder, plan.role, nfe, placed, about))
+                found.append(System(f"{name}-{nfe}", folder, role, nfe, placed, about))
             for nfe in map(int, known if plan.search else ()):
                 searched = {"searched": SEARCHED.get(self.setup.task, "spksim")}
-                found.append(
-                    System(f"{name}-{nfe}-o3s", folder, plan.role, nfe, True, about | searched)
-                )
+                found.append(System(f"{name}-{nfe}-o3s", folder, role, nfe, True, about | searched))
         return found
 
     def score(self, names: Sequence[str]) -> dict[str, Scored]:

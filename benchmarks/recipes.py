@@ -17,7 +17,7 @@ from mfdistill.commands.student_finish import StudentFinish
 from mfdistill.commands.student_finish import run as student_finish
 from mfdistill.commands.teacher_train import TeacherTrain
 from mfdistill.commands.teacher_train import run as teacher_train
-from mfdistill.distill.finishing.config import FinishConfig
+from mfdistill.distill.finishing.config import CriticConfig, FinishConfig
 from mfdistill.distill.objectives.config import IntegralConfig, MeanFlowConfig
 from mfdistill.distill.settings import TrainConfig
 from mfdistill.flow.config import IntervalConfig, TimeConfig
@@ -165,24 +165,27 @@ def finished(
     critics: float = 0.0,
     random_weights: bool = False,
 ) -> Train:
-    """student-finish of a start; ``critics``: their weight, learning alone for the first tenth."""
+    """student-finish of a start; ``critics``: their weight, learning alone for the first tenth,
+    with a lower learning rate of the model.
+    """
 
     def train(settings: TrainConfig) -> Any:
         where: dict[str, Any] = {role: str(start)}
-        beside: dict[str, Any] = {}
-        if critics:
-            from mfdistill.distill.finishing.config import CriticConfig
-
-            tenth = settings.steps // 10
-            beside = {"critic": CriticConfig(weight=critics, warmup=min(300, tenth), ramp=tenth)}
+        tenth = settings.steps // 10
+        critic = CriticConfig(weight=critics, warmup=min(300, tenth), ramp=tenth)
         return student_finish(
             StudentFinish(
                 **where,
                 random=random_weights,
-                finish=replace(config, **beside),
+                finish=config,
+                critic=critic,
                 data=setup.data,
                 valid=NO_VALIDATION,
-                training=replace(settings, mixed_precision="no"),
+                training=replace(
+                    settings,
+                    mixed_precision="no",
+                    lr=(0.3 if critics else 1.0) * settings.lr,
+                ),
             )
         )
 

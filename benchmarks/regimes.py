@@ -82,7 +82,7 @@ class Options:
     """Of the finished students."""
     critics: bool = True
     """Finish, and train a regression, with critics too."""
-    critic_weight: float = 0.1
+    critic_weight: float = 0.03
     batch_size: int = 8
     crop_s: float = 1.0
     mixed_precision: Literal["no", "bf16"] = "bf16"

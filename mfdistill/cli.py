@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from mfdistill import peers
 from mfdistill.commands.parsing import parse
 from mfdistill.distill.interrupt import Interrupted
 from mfdistill.errors import UserError
@@ -29,19 +30,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         importlib.import_module(type(command).__module__).run(command)
         _leave()
         return 0
-    except UserError as error:
-        return _tell(f"error: {error}", 2)
     except Interrupted as stop:
         return _tell(str(stop), stop.exit_code)
     except KeyboardInterrupt:
         return _tell("stopped", 130)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise
-        return _tell(
-            f"error: {error.filename or 'disk'}: {error.strerror}; free some space or name another folder",
-            2,
+    except Exception as error:
+        text = _line(error)
+        if text is not None:
+            code = _tell(f"error: {text}", 2)
+            peers.farewell(failed=True)
+            return code
+        peers.end_with_others()  # what a process finds that exchanges with one that died
+        peers.farewell(failed=True)
+        raise
+
+
+def _line(error: Exception) -> str | None:
+    """What to tell of bad input; None of anything else."""
+    if isinstance(error, UserError):
+        return str(error)
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+    if isinstance(error, OSError) and error.errno in full:
+        return (
+            f"{error.filename or 'disk'}: {error.strerror}; free some space or name another folder"
         )
+    return None
 
 
 def _leave() -> None:
@@ -55,6 +68,7 @@ def _leave() -> None:
         and torch.distributed.is_initialized()
     ):
         torch.distributed.barrier()
+        peers.farewell(failed=False)
         torch.distributed.destroy_process_group()
 
 

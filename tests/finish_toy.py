@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mfdistill.distill.finishing.config import CriticConfig, FinishConfig, schedules
+from mfdistill.distill.finishing.config import CriticConfig, DmdConfig, FinishConfig, schedules
 from mfdistill.distill.objectives import FinishObjective
 from mfdistill.networks.compact import CompactConfig, CompactNet
 from mfdistill.students import Student
 from mfdistill.tasks import default_task, get_task
+from mfdistill.teachers.field import Field
 
 TASK = get_task(replace(default_task("vocode", 8000), temperature=0.0))
 
@@ -36,13 +37,25 @@ class Waves:
         return (lambda i=i: {"clean": wave(i), "degraded": wave(i), "index": i} for i in indices)
 
 
-def finish(critic: CriticConfig | None = None, nfe: tuple[int, ...] = (1, 2)) -> FinishObjective:
-    torch.manual_seed(3)
+def network() -> CompactNet:
     sizes = CompactConfig(
         **{"channels": 4, "blocks": 1, "embedding": 8, "freqs": 128, "mean": "zero"},  # type: ignore[arg-type]
         sigma_0=1.0,
         shape="magnitude",
     )
-    student = Student.from_network(CompactNet(sizes), TASK)
-    config = FinishConfig(nfe=nfe, log_mel=1.0)
-    return FinishObjective(student, TASK, schedules(config, {}), config, seed=1, critic=critic)
+    return CompactNet(sizes)
+
+
+def finish(critic: CriticConfig | None = None, **more: Any) -> FinishObjective:
+    """One or two steps by log-Mel, with critics or what else ``FinishObjective`` takes."""
+    torch.manual_seed(3)
+    student, config = Student.from_network(network(), TASK), FinishConfig(log_mel=1.0)
+    return FinishObjective(
+        student, TASK, schedules(config, {}), config, seed=1, critic=critic, **more
+    )
+
+
+def matched(weight: float, warmup: int) -> FinishObjective:
+    """With distribution matching against a teacher of other random weights."""
+    torch.manual_seed(5)
+    return finish(dmd=DmdConfig(weight, warmup=warmup), teacher=Field(network(), TASK))

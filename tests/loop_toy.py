@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
 
 import finish_toy
 import torch
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from mfdistill.config import from_dict
@@ -29,6 +31,7 @@ from mfdistill.distill.objectives import (
 from mfdistill.distill.train import make_accelerator, train
 from mfdistill.flow import GaussianPath
 from mfdistill.networks.compact import CompactConfig, CompactNet
+from mfdistill.peers import end_with_others
 from mfdistill.students import Student
 from mfdistill.tasks import Restoration
 from mfdistill.teachers.field import Field
@@ -80,11 +83,11 @@ class Task(Restoration):
 
 class Toy(nn.Module):
     """Predicts z_1 from y by a small network; notes the indices it saw, and sends itself ``signum``
-    at step ``at`` on rank 0.
+    at step ``at`` on one rank.
     """
 
     def __init__(
-        self, steps: int, at: int = -1, signum: int = 0, bad: tuple[int, ...] = ()
+        self, steps: int, at: int = -1, signum: int = 0, bad: tuple[int, ...] = (), rank: int = 0
     ) -> None:
         super().__init__()
         torch.manual_seed(0)
@@ -93,10 +96,11 @@ class Toy(nn.Module):
         )
         self.steps, self.at, self.signum, self.bad = steps, at, signum, bad
         self.seen: list[list[int]] = []
+        self.rank = str(rank)
 
     def forward(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         step = round(batch["progress"] * self.steps)
-        if step == self.at and os.environ.get("RANK", "0") == "0":
+        if step == self.at and os.environ.get("RANK", "0") == self.rank:
             os.kill(os.getpid(), self.signum)
         self.seen.append(batch["index"].tolist())
         error = (self.model(batch["cond"]["y"]) - batch["z_1"]).square().sum(1)
@@ -121,6 +125,8 @@ def build(kind: str, config: TrainConfig, arguments: dict[str, Any]) -> nn.Modul
     if kind == "cfm":
         return CFMObjective(network, path, seed=config.seed)
     teacher = Field(network)
+    if kind == "dmd":
+        return finish_toy.matched(0.1, warmup=2)
     if kind == "critics":
         return finish_toy.finish(CriticConfig(0.1, warmup=2, ramp=2, r1=0.1, lr=1e-4))
     if kind == "finish":
@@ -146,9 +152,17 @@ def build(kind: str, config: TrainConfig, arguments: dict[str, Any]) -> nn.Modul
     )
 
 
+def energy(model: nn.Module, step: int, accelerator: Any) -> dict[str, float]:
+    """A validation: what the weights are and what the model makes of them."""
+    weights = sum(float(p.double().square().sum()) for p in model.parameters())
+    z = Task().target(torch.stack([_draw(i, 32) for i in (1, 2)]))
+    time = torch.full((2,), 0.5)
+    return {"weights": weights, "output": float(model(z, time, time, {"y": z}).abs().mean())}
+
+
 def sources(kind: str) -> tuple[Any, Any]:
     """Data set and task of a job."""
-    return (finish_toy.Waves(), finish_toy.TASK) if kind == "critics" else (Data(), Task())
+    return (finish_toy.Waves(), finish_toy.TASK) if kind in ("critics", "dmd") else (Data(), Task())
 
 
 def main() -> None:
@@ -160,9 +174,13 @@ def main() -> None:
     torch.set_num_threads(1)
     seen: list[Any] = []
     accelerator: Any = None
+    sharded = False
     for kind, settings, arguments in json.loads(sys.argv[2]):
         config = from_dict(TrainConfig, settings)
-        accelerator = accelerator or make_accelerator(config)
+        if accelerator is None or sharded != config.sharded:
+            AcceleratorState._reset_state()
+            os.environ.pop("ACCELERATE_USE_FSDP", None)  # Accelerate's note of the one before
+            accelerator, sharded = make_accelerator(config), config.sharded
         objective = build(kind, config, arguments)
         try:
             train(
@@ -170,15 +188,37 @@ def main() -> None:
                 *sources(kind),
                 config,
                 model_config=MODEL_CONFIG,
+                validate=energy if config.valid_every else None,
                 accelerator=accelerator,
             )
         except Interrupted as stop:
             seen.append(stop.exit_code)
+        except RuntimeError:
+            end_with_others()
+            raise
         else:
             seen.append(getattr(objective, "seen", None))
     Path(f"{sys.argv[1]}.{accelerator.process_index}").write_text(json.dumps(seen))
     accelerator.end_training()
 
 
+def fork(ranks: int) -> None:
+    """As a launcher does, without importing everything once more for each process; ends with the
+    worst of their exit codes.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    children = []
+    for rank in range(ranks):
+        child = os.fork()
+        if child == 0:
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            return main()
+        children.append(child)
+    sys.exit(max(abs(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])) for child in children))
+
+
 if __name__ == "__main__":
-    main()
+    fork(int(os.environ["FORK"])) if "FORK" in os.environ else main()

@@ -106,6 +106,10 @@ def test_other_starts(work: Path) -> None:
         "from-teacher": ["--teacher", work / "teacher"],
         "from-regression": ["--regression", work / "regression"],
         "from-nothing": ["--student", work / "student", "--random"],
+        "matched": [
+            *("--student", work / "student", "--temperature", "1"),
+            *("--dmd.weight", "0.1", "--dmd.warmup", "0"),
+        ],
         "with-critics": ["--student", work / "student", "--critic.weight", "0.1"],
         "anchored": ["--student", work / "student", "--anchor", "0.1", "--temperature", "0.5"],
     }.items():

@@ -143,7 +143,7 @@ def test_sample(folder: Path, config: dict[str, Any], name: str) -> None:
     times = cosine_times(params["steps"])
     assert torch.allclose(torch.tensor(times), x["out.time_grid"], atol=1e-7)
     noise = teacher.prior(cond) if params["fixed_noise_seed0"] else x["in.noise"]
-    assert torch.equal(noise, x["in.noise"])
+    assert far(noise, x["in.noise"]) < 1e-6  # the last bit of randn is the processor's
     states = trajectory(lambda z, t: teacher.velocity(z, t, cond), noise, times, "euler")
     assert far(states[1], x["out.state_after_first_step"]) < 2e-4
     assert far(states[-1], x["out.sample"]) < row["tolerance"]["rtol"]

@@ -123,7 +123,8 @@ def test_samples(golden: Golden, name: str) -> None:
     )
     z_0 = tensors["in.noise"]
     if params["fixed_noise_seed0"]:
-        assert torch.equal(teacher.prior(cond), z_0)
+        # the last bit of randn is the processor's
+        assert error(teacher.prior(cond), z_0) < 1e-6
     velocity = lambda z, t: teacher.velocity(z, t, cond)  # noqa: E731
     assert (
         error(solve(velocity, z_0, times[:2], "euler"), tensors["out.state_after_first_step"])
@@ -141,7 +142,7 @@ def test_flow_inference(golden: Golden, file: str) -> None:
     for key, value in cond.items():
         assert error(value, tensors[f"out.{key}"]) < 1e-6, key
     teacher = golden.teacher(None, file=file, fixed_noise=True)
-    assert torch.equal(teacher.prior(cond), tensors["in.noise"])
+    assert error(teacher.prior(cond), tensors["in.noise"]) < 1e-6
     mel = token_to_mel(teacher, front, *given, cosine_times(case["params"]["steps"]))
     assert error(mel, tensors["out.mel"]) < case["tolerance"]["rtol"] / 10
 

@@ -119,7 +119,8 @@ def test_samples(golden: Golden, model: str, name: str) -> None:
     cond = f5_condition(tensors["in.prompt"], tensors["in.text"], tensors["in.duration"], lengths)
     totals = cond["mask"].sum(1).tolist() if "mask" in cond else [cond["cond"].shape[1]]
     z_0 = noise(totals, seed=params["noise_seed"])
-    assert torch.equal(z_0, tensors["in.noise"])
+    # the last bit of randn is the processor's
+    assert error(z_0, tensors["in.noise"]) < 1e-6
     teacher = golden.teacher(model, params["cfg_strength"])
     assert teacher.branches == (2 if params["cfg_strength"] else 1)
     z_1 = solve(lambda z, t: teacher.velocity(z, t, cond), z_0, times, "euler")

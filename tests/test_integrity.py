@@ -204,3 +204,17 @@ def test_leftovers_of_dead_processes_are_removed(tmp_path: Path) -> None:
         file.touch()
     fit(settings(tmp_path, steps=2, overwrite=True))
     assert own.exists() and elsewhere.exists() and not dead.exists()
+
+
+def test_the_benchmark_of_faults_finds_every_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS.parent))
+    import faults
+
+    fit(settings(tmp_path / "run"))
+    rows = faults.damage(tmp_path / "run")
+    # two files of a model, four of a state, each cut at 5 places and flipped at 5
+    assert [(row.tried, row.survived) for row in rows] == [(10, 10), (10, 10), (20, 20), (20, 20)]
+    assert faults.loads(tmp_path / "run") == faults.resumes(tmp_path / "run") == ""
+    assert all("RUN" in row.said for row in rows)

@@ -22,6 +22,7 @@ BASE = {
     "companions",
     "integrity",
     "lazy",
+    "peers",
     "places",
     "reading",
     "version",

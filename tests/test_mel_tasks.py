@@ -580,7 +580,7 @@ def test_lists_are_read_strictly(tmp_path: Path) -> None:
     file = tmp_path / "list.jsonl"
     for text, told in (
         ("", "has no rows"),
-        ("nonsense\n", "no JSON"),
+        ("nonsense\n", "not valid JSON"),
         ('{"promt": "a.wav"}\n', "unknown column 'promt'"),
         ('{"prompt": "a.wav", "text": " "}\n', "row 1: text: empty"),
         ('{"text": "hello"}\n', "prompt: missing"),
@@ -604,9 +604,8 @@ def test_lists_are_read_strictly(tmp_path: Path) -> None:
 def test_word_errors_are_counted_between_transcripts(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("jiwer", reason="extra asr")
     said = {1: "Four score, and seven years!", 2: "for score and years ago", 3: " ... "}
-    monkeypatch.setattr(
-        "mfdistill.metrics.asr.transcribe", lambda wave, sample_rate: said[int(wave[0])]
-    )
+    monkeypatch.setattr("mfdistill.metrics.asr.sphinx", lambda wave: said[int(wave[0])])
+    monkeypatch.setattr("mfdistill.metrics.asr._TEXTS", {})
     one, two, silent = (np.full(800, float(i), np.float32) for i in said)
     # one word replaced, one left out, one added, of five
     assert wer(two, one, 16000) == {"wer": 0.6}

@@ -12,6 +12,7 @@ from torch import nn
 from mfdistill.checkpoint import load_config, save_folder, write_tensors
 from mfdistill.config import to_dict
 from mfdistill.errors import UserError
+from mfdistill.flow import total_derivative
 from mfdistill.networks import build_network
 from mfdistill.networks.compact import CompactConfig
 from mfdistill.networks.delta import DeltaEmbedding, NoisinessEmbedding
@@ -297,3 +298,24 @@ def test_a_network_with_its_own_interval_branch_keeps_it():
         student(z, torch.tensor(0.25), torch.tensor(1.0), {}),
         student(z, torch.tensor(0.25), torch.tensor(0.25), {}),
     )
+
+
+@pytest.mark.parametrize("method", ["forward", "double-backward"])
+def test_the_embedding_of_the_gap_is_differentiated_at_no_gap(method):
+    """MeanFlow's targets need it at r = t, the edge of what is embedded; a clamp's derivative there
+    is 1 or 0 by the version of torch.
+    """
+    torch.manual_seed(0)
+    embedding = DeltaEmbedding(NoisinessEmbedding(4), 16).double()
+    nn.init.normal_(embedding.linear_2.weight)
+
+    def gap(z, t, r):
+        return embedding(torch.stack([t, r], -1)) - embedding.embedding(t) + 0 * z
+
+    t, zero, h = torch.tensor([0.0, 0.25, 0.75]).double(), torch.zeros(3, 16).double(), 1e-5
+    _, slope = total_derivative(gap, zero, t, t, zero, method=method)
+    # from the side of r > t, to the second order
+    u = [gap(zero, t, t + steps * h) for steps in range(3)]
+    expected = (3 * u[0] - 4 * u[1] + u[2]) / (2 * h)
+    error = (slope - expected).norm() / expected.norm()
+    assert float(error.detach()) < 1e-4

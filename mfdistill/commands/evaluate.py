@@ -94,12 +94,14 @@ def run(command: Evaluate) -> list[dict[str, Any]]:
     from mfdistill.distill.logs import say
     from mfdistill.errors import UserError
     from mfdistill.metrics import differences, named, pesq_mode, plain, scoring_pool, summarise
+    from mfdistill.peers import watch
 
     for name in ("teacher_nfe", "student_nfe"):
         if any(nfe < 1 for nfe in getattr(command, name)):
             raise UserError(f"--{name.replace('_', '-')}: numbers of steps must be at least 1")
     named(command.metrics)
     accelerator = Accelerator()
+    watch(accelerator.device)
     task, entries = _entries(command, accelerator.device)
     labels = [entry.label for entry in entries]
     if command.against is not None and command.against not in labels:

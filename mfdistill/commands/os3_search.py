@@ -45,6 +45,7 @@ def run(command: OS3Search) -> dict[str, Any]:
     from mfdistill.distill.inference import open_model
     from mfdistill.distill.logs import say
     from mfdistill.errors import UserError
+    from mfdistill.peers import watch
     from mfdistill.search import run_search
     from mfdistill.search.development import AUTO_MOST, utterances_text
     from mfdistill.search.score import TEACHER_MSE, resolve_metric
@@ -53,6 +54,7 @@ def run(command: OS3Search) -> dict[str, Any]:
     search = command.search
     metric, column, direction = resolve_metric(search.metric)
     accelerator = Accelerator()
+    watch(accelerator.device)
     folder = Path(command.student)
     if folder.name == "config.json":
         folder = folder.parent

@@ -32,6 +32,8 @@ from mfdistill.commands.models import Models
 from mfdistill.commands.options import corpus
 from mfdistill.commands.os3_search import OS3Search
 from mfdistill.commands.push import Push
+from mfdistill.commands.recipe_table import recipe_fields
+from mfdistill.commands.recipes import Recipes
 from mfdistill.commands.restore import Restore
 from mfdistill.commands.resume import Resume
 from mfdistill.commands.saved import saved_command
@@ -64,6 +66,7 @@ COMMANDS: dict[str, type] = {
     "compress": Compress,
     "demo": Demo,
     "merge": Merge,
+    "recipes": Recipes,
     "export": Export,
     "models": Models,
     "info": Info,
@@ -154,11 +157,7 @@ def _default(name: str, rest: list[str]) -> Any:
         made: Any = saved_command(load_config(path), cls, path)
         return replace(made, config=path)
     defaults = {} if cls is None else {item.name: item.default for item in fields(cls)}
-    chosen = (
-        preset(name_)
-        if "preset" in defaults and (name_ := _value(rest, "preset")) is not None
-        else {}
-    )
+    chosen = _chosen(rest) if "preset" in defaults else {}
     for option in CHECKPOINTS.get(name, ()):
         path = _value(rest, option) or defaults[option]
         if cls is not None and isinstance(path, str) and Path(path, "config.json").is_file():
@@ -168,6 +167,20 @@ def _default(name: str, rest: list[str]) -> Any:
     if chosen and cls is not None:
         return cls(teacher=_value(rest, "teacher"), **chosen)
     return None
+
+
+def _chosen(rest: list[str]) -> dict[str, Any]:
+    """What --preset or --recipe sets.
+
+    Raises:
+        UserError: both, or no such one.
+    """
+    named, recipe = _value(rest, "preset"), _value(rest, "recipe")
+    if named is not None and recipe is not None:
+        raise UserError("--preset and --recipe exclude each other: give one of them")
+    if recipe is not None:
+        return recipe_fields(recipe)
+    return {} if named is None else preset(named)
 
 
 def _value(arguments: list[str], option: str) -> str | None:

@@ -85,11 +85,13 @@ def run(command: Restore) -> list[Path]:
     from mfdistill.distill.inference import open_model
     from mfdistill.distill.logs import say
     from mfdistill.errors import UserError
+    from mfdistill.peers import watch
 
     command = _chosen(command)
     jobs = _jobs(Path(command.source), Path(str(command.target)))
     single = Path(command.source).is_file()
     accelerator = Accelerator()
+    watch(accelerator.device)
     main, rank, world = (
         accelerator.is_main_process,
         accelerator.process_index,

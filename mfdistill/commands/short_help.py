@@ -70,7 +70,7 @@ GROUPS = {
     "try it": ("demo", "models", "restore", "stream", "synthesize"),
     "train": ("teacher-train", "teacher-import", "student-distill", "student-finish", "compress", "solver-train"),
     "judge": ("os3-search", "evaluate", "compare", "info"),
-    "other": ("degrade", "merge", "export", "push"),
+    "other": ("recipes", "degrade", "merge", "export", "push"),
 }  # fmt: skip
 SUMMARIES = {
     "demo": "the whole chain in minutes, on a corpus made on this machine",
@@ -92,6 +92,7 @@ SUMMARIES = {
     "degrade": "a task's degraded speech made of clean speech",
     "export": "a student as another system's checkpoint",
     "push": "a model to the hub",
+    "recipes": "of student-distill, for other systems' teachers",
 }
 _INHERITED = {
     "student-distill": "what the teacher was trained on",

@@ -181,13 +181,17 @@ def run(command: TeacherTrain) -> Path:
         "role": "teacher",
         "task": to_dict(task.config),
         "network": description,
-        "objective": {"name": "cfm", "times": to_dict(command.times)},
+        "objective": {
+            "name": "cfm",
+            "times": to_dict(command.times),
+            "predict": command.predict,
+        },
         "schedule": None,
         "parent": parent,
         "data": to_dict(data),
         "valid": to_dict(command.valid),
     }
-    objective = CFMObjective(network, task.path, command.times, training.seed)
+    objective = CFMObjective(network, task.path, command.times, training.seed, command.predict)
     after = f"student-distill --teacher {training.out}"
     return launch(
         objective, task, dataset, data, training, command.valid, model_config, accelerator, after

@@ -12,7 +12,13 @@ from tyro.conf import OmitArgPrefixes
 from mfdistill.commands.options import Corpus, ValidOptions
 from mfdistill.commands.saved import recorded
 from mfdistill.config import to_dict
-from mfdistill.distill.finishing.config import CriticConfig, FinishConfig, completed, schedules
+from mfdistill.distill.finishing.config import (
+    CriticConfig,
+    DmdConfig,
+    FinishConfig,
+    completed,
+    schedules,
+)
 from mfdistill.distill.settings import TrainConfig
 from mfdistill.errors import UserError
 
@@ -30,7 +36,7 @@ class StudentFinish:
     student: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
     """The student to finish."""
     teacher: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """The frozen teacher that --anchor compares with (by default the student's own); without
+    """The frozen teacher of --anchor and --dmd.weight (by default the student's own); without
     --student, the network to start from.
     """
     regression: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
@@ -41,6 +47,7 @@ class StudentFinish:
     """config.json of a run to repeat; the other options override it."""
     finish: OmitArgPrefixes[FinishConfig] = field(default_factory=FinishConfig)
     critic: CriticConfig = field(default_factory=CriticConfig)
+    dmd: DmdConfig = field(default_factory=DmdConfig)
     data: Corpus = field(default_factory=Corpus)
     """By default what the start was trained on."""
     training: OmitArgPrefixes[TrainConfig] = field(
@@ -84,12 +91,18 @@ def run(command: StudentFinish) -> Path:
         _teacher(command, student),
         command.training.seed,
         command.critic,
+        command.dmd,
     )
     model_config = {
         **recorded(command),
         **student.config,
         "schedules": {str(k): grid for k, grid in times.items() if k > 1},
-        "objective": {"name": "finish", **to_dict(settings), "critic": to_dict(command.critic)},
+        "objective": {
+            "name": "finish",
+            **to_dict(settings),
+            "critic": to_dict(command.critic),
+            "dmd": to_dict(command.dmd),
+        },
         "data": to_dict(command.data),
         "valid": to_dict(command.valid),
     }
@@ -188,12 +201,12 @@ def _teacher(command: StudentFinish, student: Student) -> Field | None:
     from mfdistill.commands.predictor import same_features
     from mfdistill.teachers import load_teacher
 
-    if not command.finish.anchor:
+    if not command.finish.anchor and not command.dmd.weight:
         return None
     path = student.parent["teacher"]
     if not path or not Path(path).exists():
         raise UserError(
-            f"--anchor: needs the teacher ({path or 'none is known'}); name its folder with --teacher"
+            f"--anchor, --dmd.weight: needs the teacher ({path or 'none is known'}); name its folder with --teacher"
         )
     teacher: Any = load_teacher(path)
     same_features(student.task.config, teacher.task.config, f"--teacher {path}")  # type: ignore[union-attr]

@@ -58,6 +58,13 @@ class TeacherTrain:
     """Weight of a magnitude loss in the objective 'regression', as --integral.spectral for
     students.
     """
+    predict: Literal["velocity", "data"] = "velocity"
+    """What the errors of a flow are measured in: its velocity, or the data estimate that this
+    amounts to, which asks less near the data and does not chase silence. The network stays one of
+    the velocity.
+    """
+    quiet: float = 0.0
+    """Power by which quiet bins weigh more in a flow's loss, (|x|^2 + floor^2)^-quiet."""
     predictor: str | None = None
     """Folder of a regression network of the same task (or of a model that has one) that stands,
     frozen, in front of the flow: the flow starts around its estimate and sees it beside the input.
@@ -95,6 +102,10 @@ def run(command: TeacherTrain) -> Path:
     from mfdistill.errors import UserError
     from mfdistill.tasks import TASKS
 
+    if command.objective == "regression" and (command.predict != "velocity" or command.quiet):
+        raise UserError("--predict, --quiet: belong to --objective cfm; leave them out")
+    if command.quiet and command.task in MEL_TASKS:
+        raise UserError("--quiet: weighs bins of spectra, not Mel values; leave it out")
     if command.spectral and command.objective != "regression":
         raise UserError(
             "--spectral: belongs to --objective regression; for a student it is --integral.spectral"
@@ -174,8 +185,9 @@ def run(command: TeacherTrain) -> Path:
         objective = RegressionObjective(network, task.path, task, command.spectral)
         told = {"name": "regression", "spectral": command.spectral}
     else:
-        objective = CFMObjective(network, task.path, command.times, training.seed)
-        told = {"name": "cfm", "times": to_dict(command.times)}
+        loss = {"predict": command.predict, "quiet": command.quiet}
+        objective = CFMObjective(network, task.path, command.times, training.seed, **loss)
+        told = {"name": "cfm", "times": to_dict(command.times), **loss}
     role = "regression" if command.objective == "regression" else "teacher"
     model_config = {
         **recorded(command),

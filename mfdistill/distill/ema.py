@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from mfdistill.distill.processes import share
+
 
 class EMA:
     """Averages of the trainable parameters of ``model``, kept in fp32 on their device.
@@ -36,7 +38,7 @@ class EMA:
     def load(self, averages: Mapping[str, Tensor], updates: int) -> None:
         """Take up averages that were saved; the names must be those of this model."""
         for name, average in self.averages.items():
-            average.copy_(averages[name])
+            average.copy_(share(averages[name], average))
         self.updates = updates
 
     @contextmanager

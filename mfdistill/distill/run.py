@@ -17,6 +17,7 @@ from mfdistill.distill import state
 from mfdistill.distill.ema import EMA
 from mfdistill.distill.logs import FILE, RunLog
 from mfdistill.distill.players import parameter_groups
+from mfdistill.distill.processes import blank, prepare, whole
 from mfdistill.distill.settings import TrainConfig, check, identity
 from mfdistill.errors import UserError
 from mfdistill.integrity import check_finite
@@ -42,6 +43,8 @@ class Run:
     names: list[str]
     """Of the optimiser's parameters, in its order."""
     log: RunLog
+    replica: nn.Module | None = None
+    """What is validated where the model is sharded (``processes.blank``)."""
     step: int = 0
     """Steps done."""
     seconds: float = 0.0
@@ -163,7 +166,8 @@ def build_run(
         teacher.to(accelerator.device)
     objective.train()
     # never the bare model: derivatives are taken inside the objective
-    wrapped, optimizer = accelerator.prepare(objective, optimizer)
+    replica = blank(objective.model) if accelerator.is_fsdp2 else None  # type: ignore[arg-type]
+    wrapped, optimizer = prepare(accelerator, objective, optimizer)
     out = Path(config.out)
     run = Run(
         config=config,
@@ -175,6 +179,7 @@ def build_run(
         optimizer=optimizer,
         ema=EMA(objective.model, config.ema_decay),  # type: ignore[arg-type]
         names=names,
+        replica=replica,
         log=RunLog(out, config.steps, saved["step"] if saved else 0, accelerator.is_main_process),
     )
     if saved is not None:
@@ -191,9 +196,7 @@ def build_run(
 
 
 def save_model(run: Run, folder: Path) -> None:
-    """Write the averaged weights and ``config.json`` (main process; others return at once)."""
-    if not run.accelerator.is_main_process:
-        return
+    """Write the averaged weights and ``config.json``: by the main process, called on all."""
     training = {
         **to_dict(run.config),
         "step": run.step,
@@ -201,34 +204,37 @@ def save_model(run: Run, folder: Path) -> None:
         "processes": run.accelerator.num_processes,
     }
     with run.ema.applied():
+        weights = whole(run.model.state_dict(), run.accelerator.is_main_process)
+        if not run.accelerator.is_main_process:
+            return
         version = {"version": __version__}
         config = {**run.model_config, "training": training, **version}
         if isinstance(run.model, Student) and run.model.adapter is not None:
             save_adapter(run.model, folder, config)
         else:
-            save_folder(folder, with_predictor(run.model.state_dict(), run.task), config)
+            save_folder(folder, with_predictor(weights, run.task), config)
     if folder != Path(run.config.out):
         copy_companions(Path(run.config.out), folder, run.model_config.get(SECTION) or {})
 
 
 def save_run(run: Run, with_model: bool = True) -> None:
     """Write the model, then ``training_state/``: killed between them, the resumed run comes to this
-    model again.
+    model again. Called on all processes, written by the main one.
 
     Raises:
         UserError: a full disk, or weights that are not finite; what was saved before stays.
     """
-    if not run.accelerator.is_main_process:
-        return
-    out = Path(run.config.out)
+    out, main = Path(run.config.out), run.accelerator.is_main_process
     tensors = {
-        "raw": state.module_tensors(run.objective),
-        "ema": run.ema.averages,
-        "optimizer": state.optimizer_tensors(run.optimizer, run.names),
+        "raw": whole(state.module_tensors(run.objective), main),
+        "ema": whole(run.ema.averages, main),
+        "optimizer": whole(state.optimizer_tensors(run.optimizer, run.names), main),
     }
     check_finite(tensors["raw"], out)  # the state before it is worth more
     if with_model:
         save_model(run, out)
+    if not main:
+        return
     info = {name: getattr(run, name) for name in PLAIN} | {
         "finished": run.step >= run.config.steps and not run.to_validate,
         "ema_updates": run.ema.updates,

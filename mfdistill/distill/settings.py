@@ -13,6 +13,7 @@ from mfdistill.errors import UserError
 FREE = (
     *("out", "resume", "overwrite", "time_limit_hours", "num_workers", "accumulation"),
     *("valid_every", "valid_epochs", "save_every", "keep_states", "log_every", "max_skipped"),
+    "sharded",
     "extend",
 )
 
@@ -72,6 +73,8 @@ class TrainConfig:
     """Save and stop after this time of this call, to be resumed; the learning-rate curve stays that
     of 'steps'.
     """
+    sharded: bool = False
+    """Share out parameters, gradients, averages and the optimiser's state (FSDP2)."""
     resume: bool = False
     """Continue the run in 'out' exactly where it was saved."""
     extend: bool = False

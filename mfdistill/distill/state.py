@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mfdistill.checkpoint import load_tensors, remove_folder, sync, write_json, write_tensors
+from mfdistill.distill.processes import share
 from mfdistill.errors import UserError
 from mfdistill.integrity import check_folder, file_digest, opened, sealed
 from mfdistill.reading import read_json
@@ -167,7 +168,7 @@ def restore_module(module: nn.Module, file: Path) -> None:
             raise UserError(
                 f"{file}: its tensor {name} does not fit this model; resume with the code and options that wrote it"
             )
-        live[name].copy_(saved[name])
+        live[name].copy_(share(saved[name], live[name]))
 
 
 def optimizer_tensors(optimizer: Any, names: list[str]) -> dict[str, Tensor]:
@@ -185,11 +186,15 @@ def optimizer_tensors(optimizer: Any, names: list[str]) -> dict[str, Tensor]:
 def restore_optimizer(optimizer: Any, names: list[str], file: Path) -> None:
     """Inverse of ``optimizer_tensors``."""
     saved = load_tensors(file, check=False)
-    present = {index: name for index, name in enumerate(names) if f"{MOMENTS[0]}.{name}" in saved}
-    state = {
-        index: {moment: saved[f"{moment}.{name}"] for moment in MOMENTS}
-        for index, name in present.items()
-    }
+    values = [value for group in optimizer.param_groups for value in group["params"]]
+    state = {}
+    for index, name in enumerate(names):
+        if f"{MOMENTS[0]}.{name}" in saved:
+            found = {moment: saved[f"{moment}.{name}"] for moment in MOMENTS}
+            state[index] = {
+                moment: share(value, values[index]) if value.shape == values[index].shape else value
+                for moment, value in found.items()
+            }
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 

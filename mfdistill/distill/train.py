@@ -28,7 +28,13 @@ from mfdistill.distill.disk import disk_need
 from mfdistill.distill.interrupt import Interrupted, Signals
 from mfdistill.distill.logs import say
 from mfdistill.distill.players import MODEL, clip, learning_rates, leave_out_resting, set_rates
-from mfdistill.distill.processes import make_accelerator
+from mfdistill.distill.processes import (
+    filled,
+    make_accelerator,
+    put_together,
+    reshard,
+    whole,
+)
 from mfdistill.distill.run import (
     Run,
     build_run,
@@ -40,6 +46,7 @@ from mfdistill.distill.run import (
     save_run,
 )
 from mfdistill.distill.settings import TrainConfig, check_end
+from mfdistill.distill.state import module_tensors
 from mfdistill.errors import UserError
 
 Validate = Callable[[nn.Module, int, Any], Mapping[str, float]]
@@ -225,7 +232,9 @@ def training_step(
                 value, dtype=torch.float32, device=accelerator.device
             ).detach() / len(raws)
             totals[name] = totals[name] + value if name in totals else value
-    norms = clip(run.objective, config, accelerator)
+    norms = {
+        name: put_together(norm) for name, norm in clip(run.objective, config, accelerator).items()
+    }
 
     # one exchange and one wait for the device per step: what was measured, and who wants to stop
     asked = torch.tensor([float(wish) for wish in wishes()], device=accelerator.device)
@@ -291,7 +300,14 @@ def _validate(run: Run, validate: Validate | None) -> None:
     modes = [(module, module.training) for module in run.model.modules()]
     with run.ema.applied(), torch.no_grad():
         run.model.eval()
-        values = dict(validate(run.model, run.step, run.accelerator))
+        model = run.model
+        if run.replica is not None:
+            weights = whole(module_tensors(model), keep=True)
+            model = filled(run.replica, weights, run.accelerator.device)
+        values = dict(validate(model, run.step, run.accelerator))
+        if run.replica is not None:
+            run.replica.to("meta")
+            reshard(run.objective)
     for module, training in modes:
         module.training = training
     run.log.valid(run.step, values)

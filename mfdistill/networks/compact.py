@@ -191,6 +191,7 @@ class CompactNet(nn.Module):
     """
 
     time_embedding_name = "time_embedding"
+    shard_units = ("Block",)
 
     def __init__(self, config: CompactConfig):
         super().__init__()

@@ -42,6 +42,8 @@ class InputEmbedding(nn.Module):
 class DiT(nn.Module):
     """State, prompt (b, n, mel_dim), text (b, nt) -> velocity (b, n, mel_dim)."""
 
+    shard_units = ("DiTBlock",)
+
     def __init__(self, config: F5Config):
         super().__init__()
         c = self.config = config

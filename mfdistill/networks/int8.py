@@ -78,6 +78,8 @@ class Int8Layer(nn.Module):
         return self
 
     def _pack(self) -> tuple[Any, ...]:
+        # torch 2.15 announces the end of quantized tensors; torchao's way quantizes the graph of a
+        # whole exported network for a compiler, not a layer of a module that streams eagerly
         zeros = torch.zeros_like(self.weight_scale, dtype=torch.int64)  # type: ignore[arg-type]
         weight = torch._make_per_channel_quantized_tensor(self.weight, self.weight_scale, zeros, 0)  # type: ignore[arg-type]
         if self.options is None:

@@ -50,7 +50,9 @@ def onnx_bytes(step: StreamStep) -> bytes:
     noise = torch.zeros(1, 2, step.stft.bins, 1)
     file = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
-        # the tracer's, on shapes that are fixed here
+        # the tracer's, on shapes that are fixed here, and its deprecation: of the graphs that its
+        # successor writes (dynamo=True, torch 2.15.0 with onnxscript 0.7.2, optimised or not),
+        # those of one evaluation are right, those of two are off by 1e3 and more
         warnings.simplefilter("ignore")
         torch.onnx.export(
             _Apart(own),

@@ -62,6 +62,28 @@ class CriticConfig:
 
 
 @dataclass(frozen=True)
+class DmdConfig:
+    """Distribution matching against the frozen teacher, for tasks where one input has many answers
+    (needs --temperature above 0 to give more than one).
+    """
+
+    weight: float = 0.0
+    """Beside the other losses; 0 is no distribution matching."""
+    warmup: int = 100
+    """Updates at the start in which only the flow of the student's outputs is trained."""
+    lr: float = 5e-4
+    """Of that flow, a network that starts as a copy of the teacher's; it does not fall."""
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "warmup"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise UserError(f"--dmd.{name} {value}: must be 0 or more")
+        if not self.lr > 0:
+            raise UserError(f"--dmd.lr {self.lr}: must be positive")
+
+
+@dataclass(frozen=True)
 class FinishConfig:
     """Objective ``finish``. Where no weight of a loss is given, they are the task's."""
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from mfdistill.distill.finishing.catalog import LOSS_FUNCTIONS
-from mfdistill.distill.finishing.config import CriticConfig, FinishConfig
+from mfdistill.distill.finishing.config import CriticConfig, DmdConfig, FinishConfig
 from mfdistill.distill.finishing.critics import Adversary
+from mfdistill.distill.finishing.dmd import DistributionMatching
 from mfdistill.distill.finishing.sampler import drawn, reached, start
 from mfdistill.distill.objectives.base import Batch, Logs, hold, reduce
 from mfdistill.distill.objectives.config import IntegralConfig
@@ -40,12 +41,13 @@ class FinishObjective(nn.Module):
         student: trained. task: gives the prior, the signals and what the losses compare.
         schedules: times of each number of steps in ``config.nfe``. config: with its weights
             (``finishing.config.completed``).
-        teacher: outside the module tree; needed for the anchor only.
-        seed: of all draws. critic: critics beside the student; None, or of weight 0, is none.
+        teacher: outside the module tree; needed for the anchor and distribution matching only.
+        seed: of all draws. critic, dmd: critics beside the student, distribution matching; None, or
+            of weight 0, is none.
 
     Logs: ``loss`` (with the critics', where there are some), each loss unweighted, ``loss_k`` of
     the number of steps k that was drawn; ``critic``, ``deceit``, ``matching`` and ``r1`` of the
-    critics (``finishing.critics``).
+    critics (``finishing.critics``); ``fake`` and ``dmd`` of distribution matching.
     """
 
     teacher: Field | None
@@ -60,12 +62,13 @@ class FinishObjective(nn.Module):
         teacher: Field | None = None,
         seed: int = 0,
         critic: CriticConfig | None = None,
+        dmd: DmdConfig | None = None,
     ):
         super().__init__()
         self.model = student
         self.task, self.config, self.seed = task, config, seed
         self.schedules = {k: list(schedules[k]) for k in config.nfe}
-        hold(self, teacher if config.anchor else None)
+        hold(self, teacher if config.anchor or (dmd is not None and dmd.weight) else None)
         anchor = None
         if config.anchor:
             if teacher is None:
@@ -81,14 +84,23 @@ class FinishObjective(nn.Module):
         if critic is not None and critic.weight:
             self.adversary = Adversary(task, critic, seed)
             self.alone = critic.warmup
-            self.players = {"critics": self.adversary.player}
+            self.players["critics"] = self.adversary.player
+        self.matching: DistributionMatching | None = None
+        if dmd is not None and dmd.weight:
+            if teacher is None:
+                raise UserError("--dmd.weight: needs the teacher; name its folder with --teacher")
+            if not teacher.facts.straight:
+                raise UserError("--dmd.weight: needs a teacher trained on straight paths")
+            self.matching = DistributionMatching(task, teacher, dmd, seed)
+            self.alone = max(self.alone, dmd.warmup)
+            self.players["fake"] = self.matching.player
         if not (config.weights or config.anchor or self.players):
             raise UserError("student-finish: every loss has weight 0; give one of them more")
 
     def forward(self, batch: Batch) -> tuple[Tensor, Logs]:
         step = batch.get("step")
-        if self.adversary is not None and step is not None and step < self.alone:
-            return self._critics_alone(self.adversary, batch)
+        if step is not None and step < self.alone:
+            return self._others_alone(batch)
         logs: Logs = {}
         total: Any = 0.0
         chosen = drawn(self.config.nfe, batch, self.seed)
@@ -100,10 +112,8 @@ class FinishObjective(nn.Module):
                 logs[name] = logs.get(name, 0.0) + part.detach() / len(chosen)
                 loss = loss + weight * part
             logs[f"loss_{k}"] = torch.as_tensor(loss).detach()
-            if self.adversary is not None and step is not None:
-                critic, deceit, said = self.adversary(z_1, batch, deceive=True)
-                loss = loss + critic + self.adversary.weight(step) * deceit
-                logs |= said
+            if step is not None:
+                loss = loss + self._beside(z_1, batch, step, logs)
             total = total + loss / len(chosen)
         if self.anchor is not None:
             loss, _ = self.anchor(batch)
@@ -116,10 +126,25 @@ class FinishObjective(nn.Module):
         z_0 = start(self.task.path, batch, self.seed, times[0])
         return reached(self.model, z_0, batch["cond"], times)
 
-    def _critics_alone(self, adversary: Adversary, batch: Batch) -> tuple[Tensor, Logs]:
+    def _beside(self, z_1: Tensor, batch: Batch, step: int, logs: Logs) -> Tensor | float:
+        """What the players beside the student minimise, and what it minimises of theirs."""
+        total: Tensor | float = 0.0
+        move = step >= self.alone
+        if self.adversary is not None:
+            own, deceit, said = self.adversary(z_1, batch, move)
+            total = total + own + self.adversary.weight(step) * deceit
+            logs |= said
+        if self.matching is not None:
+            own, pull, said = self.matching(z_1, batch, move)
+            total = total + own + self.matching.config.weight * pull
+            logs |= said
+        return total
+
+    def _others_alone(self, batch: Batch) -> tuple[Tensor, Logs]:
+        logs: Logs = {}
         with torch.no_grad():
             z_1 = self._reached(drawn(self.config.nfe, batch, self.seed)[0], batch)
-        loss, _, logs = adversary(z_1, batch, deceive=False)
+        loss = self._beside(z_1, batch, batch["step"], logs)
         # several processes exchange the gradients of all that is trained
         loss = loss + 0.0 * torch.stack([p.sum() for p in self.model.parameters()]).sum()
         return loss, {"loss": loss.detach(), **logs}

@@ -1,0 +1,399 @@
+"""What happens to a run when something goes wrong: kills, damaged files, a full or read-only disk,
+bad recordings, a dead process.
+
+``python benchmarks/faults.py`` makes a minute corpus, breaks things in every way of the table, and
+writes ``results/faults.json`` and the table in ``docs/bad-input.md``. A fault counts as survived
+where the program says in one line what is wrong, damages nothing that was there, and comes, once
+the fault is gone, to the very bits of an undisturbed run. Linux only (limits of file sizes, fork).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import record
+import soundfile
+
+from mfdistill.checkpoint import load_config, load_tensors, write_json
+from mfdistill.distill import state
+from mfdistill.errors import UserError
+
+RATE = 8000
+TINY = (
+    *("--network.channels", "4", "--network.blocks", "1", "--network.embedding", "8"),
+    *("--batch-size", "2", "--warmup", "1", "--log-every", "1", "--valid-files", "0"),
+)
+
+
+@dataclass
+class Row:
+    """A line of the table."""
+
+    fault: str
+    tried: int
+    survived: int
+    steps_lost: str
+    said: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of one command."""
+
+    code: int
+    text: str
+    seconds: float
+
+    @property
+    def line(self) -> str:
+        """The program's last word, without its name."""
+        lines = [line for line in self.text.splitlines() if line.startswith("mfdistill")]
+        return lines[-1].split(": ", 1)[-1] if lines else ""
+
+
+def make_corpus(root: Path, files: int = 20) -> Path:
+    """Clean speech without splits: gliding harmonics in bursts, 1 s each."""
+    root.mkdir(parents=True)
+    time_s = np.arange(RATE) / RATE
+    for seed in range(files):
+        rng = np.random.default_rng(seed)
+        pitch = 110 + 15 * (seed % 7) + 20 * np.sin(4 * np.pi * time_s)
+        phase = 2 * np.pi * np.cumsum(pitch) / RATE
+        wave = sum(np.sin(k * phase) / k for k in range(1, 12))
+        wave = wave * np.maximum(0, np.sin(6 * np.pi * time_s + seed)) ** 0.5
+        noisy = 0.1 * wave + 0.002 * rng.standard_normal(RATE)
+        soundfile.write(root / f"{seed:02}.wav", noisy.astype(np.float32), RATE)
+    return root
+
+
+class Command:
+    """A command in a process of its own, forked from this one, which has imported everything."""
+
+    def __init__(self, arguments: Sequence[str], setting: Callable[[], None] | None = None) -> None:
+        self.told, target = os.pipe()
+        self.began = time.monotonic()
+        self.process = os.fork()
+        if self.process == 0:
+            code = 70
+            try:
+                os.close(self.told)
+                os.dup2(target, 1)
+                os.dup2(target, 2)
+                if setting is not None:
+                    setting()
+                from mfdistill.cli import main
+
+                code = main(list(arguments))
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        os.close(target)
+
+    def wait(self) -> Result:
+        """Until it ends by itself."""
+        with os.fdopen(self.told, encoding="utf-8", errors="replace") as told:
+            text = told.read()
+        status = os.waitpid(self.process, 0)[1]
+        return Result(os.waitstatus_to_exitcode(status), text, time.monotonic() - self.began)
+
+    def kill(self, after_s: float) -> Result:
+        """SIGKILL, if it is still there then."""
+        time.sleep(after_s)
+        os.kill(self.process, signal.SIGKILL)  # not yet waited for: the number is still its own
+        return self.wait()
+
+
+def run(arguments: Sequence[str], setting: Callable[[], None] | None = None) -> Result:
+    """One command to its end."""
+    return Command(arguments, setting).wait()
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether two runs hold the same bits, in the model and in all of the state."""
+    for place in ("model", "raw", "ema", "optimizer"):
+        inside = "" if place == "model" else state.FOLDER
+        a, b = (load_tensors(folder / inside / f"{place}.safetensors") for folder in (one, other))
+        if a.keys() != b.keys() or not all(a[key].equal(b[key]) for key in a):
+            return False
+    return True
+
+
+def steps_done(out: Path) -> int:
+    """Of a run, as far as its log tells."""
+    steps = [0]
+    file = out / "log.jsonl"
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue  # cut short by the kill
+        steps.append(row["step"])
+    return max(steps)
+
+
+def kills(name: str, start: list[str], out: Path, whole: Path, seconds: float, tries: int) -> Row:
+    """Kill a run ``tries`` times at any moment, continue it every time, and compare its end."""
+    draw, lost, told = random.Random(tries), [], 0
+    for _ in range(tries):
+        Command([*start, "--out", str(out), "--resume"]).kill(draw.uniform(0.02, 1.0) * seconds)
+        done, found = steps_done(out), state.find_state(out) if out.is_dir() else None
+        lost.append(max(0, done - (found.info["step"] if found else 0)))
+        told += found is None or not found.damaged
+    final = run([*start, "--out", str(out), "--resume"])
+    exact = final.code == 0 and same(whole, out)
+    middle = sorted(lost)[len(lost) // 2]
+    return Row(
+        f"SIGKILL at any moment of {name}, then --resume",
+        tries,
+        told if exact else 0,
+        f"{middle} (at most {max(lost)}; saves every 5)",
+        "resumed at step N; the end is bit for bit that of an undisturbed run"
+        if exact
+        else final.text[-300:],
+    )
+
+
+def damages(data: bytes, draw: random.Random) -> list[tuple[str, bytes]]:
+    """Five truncations and five flipped bits."""
+    found = [("cut", data[: len(data) * k // 5]) for k in range(5)]
+    for _ in range(5):
+        bit, flipped = draw.randrange(8 * len(data)), bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        found.append(("flip", bytes(flipped)))
+    return found
+
+
+def loads(out: Path) -> str:
+    """What ``info`` and a loader say of a model folder; "" if nothing is wrong."""
+    from mfdistill.commands.info import describe
+
+    said = []
+    for use in (lambda: describe(str(out)), lambda: (load_config(out), load_tensors(out))):
+        try:
+            use()
+        except UserError as error:
+            said.append(str(error))
+    return said[0] if len(said) == 2 else ""
+
+
+def resumes(out: Path) -> str:
+    """What is said of the newest state; "" if it is taken to be whole or none is found."""
+    found = state.find_state(out)
+    return found.damaged[0] if found is not None and found.damaged else ""
+
+
+def damage(out: Path) -> list[Row]:
+    """Every file of a model and of its newest state, cut at five places and flipped at five."""
+    draw, rows = random.Random(0), []
+    newest = load_step(out / state.FOLDER)
+    older = load_step(out / f"{state.FOLDER}.1")
+    model = [out / "model.safetensors", out / "config.json"]
+    for files, say, what in (
+        (model, loads, "model"),
+        (sorted((out / state.FOLDER).iterdir()), resumes, "newest state"),
+    ):
+        for kind, name in (("cut", "cut short at 5 places"), ("flip", "one bit flipped, 5 times")):
+            tried, named, text = 0, 0, ""
+            for file in files:
+                whole = file.read_bytes()
+                for how, data in damages(whole, draw):
+                    if how != kind:
+                        continue
+                    file.write_bytes(data)
+                    said = say(out)
+                    tried, named = tried + 1, named + (file.name in said)
+                    text = said.replace(str(out), "RUN") or text
+                file.write_bytes(whole)
+            lost = "-" if what == "model" else f"{newest - older} (the state before is used)"
+            rows.append(Row(f"every file of the {what} {name}", tried, named, lost, text))
+    return rows
+
+
+def load_step(folder: Path) -> int:
+    return state.load_info(folder, check=True)["step"]
+
+
+def full_disk(start: list[str], out: Path, whole: Path) -> Row:
+    """Files larger than a limit cannot be written, as on a disk that is nearly full: 0, 2 and 20
+    KiB; then without.
+    """
+    survived, said, limits = 0, "", (0, 2, 20)
+    for kib in limits:
+        shutil.rmtree(out, ignore_errors=True)
+        result = run([*start, "--out", str(out)], partial(limit_files, kib * 1024))
+        after = run([*start, "--out", str(out), "--resume"])
+        survived += result.code == 2 and after.code == 0 and same(whole, out)
+        said = result.line or said
+    return Row("full disk while a run starts or saves", len(limits), survived, "0 to 5", said)
+
+
+def limit_files(size: int) -> None:
+    """No file of this process grows beyond ``size`` bytes; writing more is an error."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def read_only(start: list[str], out: Path) -> Row:
+    """A place where nobody can write: below /proc, and a file in the way."""
+    blocked = out.with_name("a-file")
+    blocked.write_text("")
+    results = [run([*start, "--out", place]) for place in ("/proc/run", str(blocked / "run"))]
+    good = sum(result.code == 2 and "Traceback" not in result.text for result in results)
+    return Row("a folder that cannot be written", len(results), good, "-", results[0].line)
+
+
+def bad_recordings(start: list[str], corpus: Path, out: Path) -> list[Row]:
+    """5 % of a corpus unreadable: a run stops with the file's name, or leaves it out."""
+    bad = corpus.with_name("corpus-with-bad-files")
+    shutil.copytree(corpus, bad)
+    (bad / "07.wav").write_bytes((bad / "07.wav").read_bytes()[:200])
+    swapped = [str(bad) if word == str(corpus) else word for word in start]
+    rows = []
+    stop = run([*swapped, "--out", str(out / "stop")])
+    good = stop.code == 2 and "07.wav" in stop.line
+    rows.append(Row("1 of 20 recordings cut short", 1, int(good), "0", stop.line))
+    skip = run([*swapped, "--out", str(out / "skip"), "--on-bad-file", "skip"])
+    if "on-bad-file" not in skip.line:
+        good = skip.code == 0 and "07.wav" in skip.text
+        rows.append(Row("the same with --on-bad-file skip", 1, int(good), "0", skip.line))
+    return rows
+
+
+def dead_process(launcher: list[str], name: str, arguments: list[str], out: Path, rank: int) -> Row:
+    """Two processes, of which one is killed in the middle of its steps."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = [word.replace("PORT", str(port)) for word in launcher]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *words, "-m", "mfdistill", *arguments, "--out", str(out)]
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    limit = time.monotonic() + 600
+    while steps_done(out) < 7 and time.monotonic() < limit and process.poll() is None:
+        time.sleep(0.1)
+    children = [int(word) for word in _children(process.pid)]
+    victim = next(child for child in children if _rank_of(child) == rank)
+    os.kill(victim, signal.SIGKILL)
+    died, text = time.monotonic(), ""
+    assert process.stdout is not None
+    heard = None
+    for line in process.stdout:
+        text += line
+        if f"process {rank} of 2 died" in line:
+            heard = heard or time.monotonic() - died
+    process.wait()
+    lines = [line for line in text.splitlines() if line.startswith("mfdistill: error")]
+    good = len(lines) == 1 and heard is not None and heard < 30
+    found = state.find_state(out)
+    lost = steps_done(out) - (found.info["step"] if found else 0)
+    said = f"{lines[0].split(': ', 1)[1] if lines else text[-200:]} ({heard or -1:.1f} s after)"
+    return Row(f"process {rank} of 2 killed under {name}", 1, int(good), str(lost), said)
+
+
+def _children(process: int) -> list[str]:
+    task = Path(f"/proc/{process}/task")
+    found = [word for item in task.glob("*/children") for word in item.read_text().split()]
+    return [*found, *(word for child in found for word in _children(int(child)))]
+
+
+def _rank_of(process: int) -> int | None:
+    words = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+    ranks = [word[5:] for word in words if word.startswith(b"RANK=")]
+    return int(ranks[0]) if ranks else None
+
+
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "PORT"]
+ACCELERATE = [
+    *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
+    *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
+    *("--main_process_port", "PORT"),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=10, help="of each of two commands")
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--only", nargs="*", default=[], help="parts: kills damage disk data ranks")
+    parser.add_argument("--out", default=str(record.HERE / "results" / "faults.json"))
+    options = parser.parse_args()
+    wanted = options.only or ["kills", "damage", "disk", "data", "ranks"]
+    with tempfile.TemporaryDirectory(prefix="faults-") as place:
+        rows = every_fault(Path(place), options.kills, options.steps, wanted)
+    write_json(Path(options.out), [asdict(row) for row in rows])
+    record.into(record.HERE.parent / "docs" / "bad-input.md", "faults.json", table(rows))
+
+
+def every_fault(root: Path, tries: int, steps: int, wanted: Sequence[str]) -> list[Row]:
+    """All rows, in a folder that is free to be filled."""
+    import torch
+
+    torch.set_num_threads(1)
+    corpus = make_corpus(root / "corpus")
+    often = ("--steps", str(steps), "--save-every", "5")
+    teach = ["teacher-train", "--task", "vocode", "--data", str(corpus), "--sample-rate", str(RATE)]
+    teach += ["--data.crop-s", "0.5", *TINY, *often]
+    whole = run([*teach, "--out", str(root / "teacher")])
+    if whole.code:
+        raise RuntimeError(whole.text)
+    distil = ["student-distill", "--teacher", str(root / "teacher"), *TINY[6:], *often]
+    rows: list[Row] = []
+    if "kills" in wanted:
+        student = run([*distil, "--out", str(root / "student")])
+        for name, start, done in (
+            ("teacher-train", teach, whole),
+            ("student-distill", distil, student),
+        ):
+            reference = root / name.split("-")[0]
+            rows.append(kills(name, start, root / f"killed-{name}", reference, done.seconds, tries))
+    if "damage" in wanted:
+        rows += damage(root / "teacher")
+    if "disk" in wanted:
+        rows.append(full_disk(teach, root / "full", root / "teacher"))
+        rows.append(read_only(teach, root / "read-only"))
+    if "data" in wanted:
+        rows += bad_recordings(teach, corpus, root / "bad")
+    if "ranks" in wanted:
+        long = [word if word != str(steps) else "100000" for word in teach]
+        for launcher, name in ((TORCHRUN, "torchrun"), (ACCELERATE, "accelerate launch")):
+            for rank in (0, 1):
+                out = root / f"{name.split()[0]}-{rank}"
+                rows.append(dead_process(launcher, name, long, out, rank))
+    return rows
+
+
+def table(rows: Sequence[Row]) -> str:
+    """For the page."""
+    head = "| fault | tried | survived | steps lost | what was said |\n|---|---:|---:|---|---|\n"
+    lines = [
+        f"| {row.fault} | {row.tried} | {row.survived} | {row.steps_lost} | {row.said} |"
+        for row in rows
+    ]
+    return head + "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
