@@ -68,7 +68,7 @@ SHORT: dict[str, dict[str, dict[str, str]]] = {
 """By command and group, options and where their fields are."""
 GROUPS = {
     "try it": ("demo", "models", "restore", "stream", "synthesize"),
-    "train": ("teacher-train", "teacher-import", "student-distill", "student-finish", "compress", "solver-train"),
+    "train": ("teacher-train", "teacher-import", "student-distill", "student-finish", "resume", "compress", "solver-train"),
     "judge": ("os3-search", "evaluate", "compare", "info"),
     "other": ("recipes", "degrade", "merge", "export", "push"),
 }  # fmt: skip
@@ -82,6 +82,7 @@ SUMMARIES = {
     "teacher-import": "another system's checkpoint as a folder of ours",
     "student-distill": "a teacher into a student of one to three steps",
     "student-finish": "a student's one- or two-step sampler by losses on audio",
+    "resume": "a run from its folder alone, or a finished one for more updates",
     "compress": "a smaller copy of a model, or one in eight bits",
     "solver-train": "a few-step Runge-Kutta solver for a teacher",
     "os3-search": "where a student's steps belong, by a metric",
