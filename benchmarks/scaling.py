@@ -21,7 +21,6 @@ from typing import Any
 
 import record
 import torch
-from mfdistill.teachers.cfm import CFMTeacher
 
 from mfdistill.checkpoint import write_json
 from mfdistill.distill import TrainConfig
