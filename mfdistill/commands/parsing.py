@@ -21,6 +21,7 @@ import tyro
 from mfdistill.checkpoint import load_config
 from mfdistill.commands.compare import Compare
 from mfdistill.commands.compress import Compress
+from mfdistill.commands.data import Data
 from mfdistill.commands.degrade import Degrade
 from mfdistill.commands.demo import Demo
 from mfdistill.commands.evaluate import Evaluate
@@ -47,6 +48,7 @@ from mfdistill.commands.table import TRAINED
 from mfdistill.commands.teacher_import import TeacherImport
 from mfdistill.commands.teacher_train import TeacherTrain
 from mfdistill.commands.tts_options import preset
+from mfdistill.config import check_finite
 from mfdistill.errors import UserError
 from mfdistill.version import __version__
 
@@ -63,6 +65,7 @@ COMMANDS: dict[str, type] = {
     "stream": Stream,
     "synthesize": Synthesize,
     "degrade": Degrade,
+    "data": Data,
     "compress": Compress,
     "demo": Demo,
     "merge": Merge,
@@ -126,6 +129,7 @@ def parse(arguments: list[str]) -> Any:
         raise UserError(_one_line(told.getvalue(), name)) from None
     if unknown:
         raise UserError(_unknown(name, unknown[0]))
+    check_finite(command)
     return command
 
 
