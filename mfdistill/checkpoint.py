@@ -7,11 +7,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
-import re
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +23,22 @@ from mfdistill.integrity import (
     recorded,
     sealed,
 )
-from mfdistill.reading import read_json
+from mfdistill.parts import part_of
+from mfdistill.reading import disk_remedy, read_json, reason
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Write = Callable[[Path], Any]
+_NUMBER = (int, float)
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("task", "network", "objective", "training", "data", "valid", "predictor", "schedules"), dict),
+    "task.stft": dict, "task.mel": dict, "network.name": str, "network.config": dict, "network.int8": list,
+    "predictor.network": dict, "training.step": int, "training.hours": _NUMBER, "role": str, "kind": str,
+    "schedule": (list, int), "interval": str, "guidance_input": _NUMBER, "guidance_strength": _NUMBER,
+    "parent": (dict, str), "prior": dict, "data.source": str,
+}  # fmt: skip
+"""Of what a ``config.json`` holds, where it is there; readers check what is inside."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -98,34 +106,7 @@ def _written(path: Path, write: Write) -> Path:
 
 
 def _unwritable(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path}: cannot be written ({error}); free some space or name another folder")
-
-
-def part_of(path: Path) -> Path:
-    """The temporary name of ``path`` while this process writes it."""
-    return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.part")
-
-
-_HOST = re.sub(r"[^A-Za-z0-9_]", "_", platform.node())
-_PART = re.compile(rf"\..+\.{_HOST}-(\d+)\.part")
-
-
-def clean_parts(folders: Iterable[Path]) -> None:
-    """Remove what processes of this machine that are no more left half-written in ``folders``."""
-    for file in (file for folder in folders for file in folder.glob(".*.part")):
-        named = _PART.fullmatch(file.name)
-        if named and not _alive(int(named[1])):
-            file.unlink(missing_ok=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # of another user
-        return True
-    return True
+    return UserError(f"{path}: cannot be written ({reason(error)}); {disk_remedy(error)}")
 
 
 def sync(path: Path) -> None:
@@ -200,6 +181,12 @@ def load_config(path: str | Path) -> dict[str, Any]:
     config = read_json(file, "restore it or train again")
     if config.get("format") != FORMAT:
         raise UserError(f'{file}: not written by this program (no "format": "{FORMAT}")')
+    for path, kinds in _TYPES.items():
+        section, _, name = path.rpartition(".")
+        value = (config.get(section) or {} if section else config).get(name)
+        # true is an int to Python
+        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+            raise UserError(f"{file}: {path} is {value!r:.60}; restore it or train again")
     return opened(config, file)[0]
 
 
@@ -212,7 +199,6 @@ def load_tensors(path: str | Path, check: bool = True) -> dict[str, Tensor]:
     Raises:
         UserError: the file is missing, damaged or no safetensors file.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     file = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
@@ -222,9 +208,10 @@ def load_tensors(path: str | Path, check: bool = True) -> dict[str, Tensor]:
         check_file(file)
     try:
         return load_file(str(file))
-    except (SafetensorError, OSError) as error:
+    # safetensors' own error is one of these; torch adds its own for types that it does not know
+    except Exception as error:
         raise UserError(
-            f"{file}: damaged or no safetensors file ({error}); copy or train it again"
+            f"{file}: damaged or no safetensors file ({reason(error)}); copy or train it again"
         ) from error
 
 

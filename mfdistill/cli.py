@@ -4,10 +4,12 @@ Imports no torch.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +17,17 @@ from mfdistill import peers
 from mfdistill.commands.parsing import parse
 from mfdistill.distill.interrupt import Interrupted
 from mfdistill.errors import UserError
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+_NAMES = (
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.EPERM,
+    errno.EIO,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,6 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _tell(str(stop), stop.exit_code)
     except KeyboardInterrupt:
         return _tell("stopped", 130)
+    except BrokenPipeError:  # the reader of our output has had enough
+        with contextlib.suppress(OSError, ValueError):  # Python flushes it once more at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except Exception as error:
         text = _line(error)
         if text is not None:
@@ -49,11 +66,19 @@ def _line(error: Exception) -> str | None:
     """What to tell of bad input; None of anything else."""
     if isinstance(error, UserError):
         return str(error)
-    full = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-    if isinstance(error, OSError) and error.errno in full:
-        return (
-            f"{error.filename or 'disk'}: {error.strerror}; free some space or name another folder"
+    if isinstance(error, MemoryError):
+        return "not enough memory; give smaller batches, blocks or files"
+    # of other numbers, such as a connection that broke, the trace says more
+    if isinstance(error, OSError) and (
+        error.errno in _DISK or (error.filename is not None and error.errno in _NAMES)
+    ):
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = (
+            "free some space or name another folder"
+            if full
+            else "check the name and its permissions"
         )
+        return f"{str(error.filename or 'disk')[:200]}: {error.strerror}; {remedy}"
     return None
 
 

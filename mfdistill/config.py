@@ -14,6 +14,8 @@ from typing import Any
 from mfdistill.errors import UserError
 
 T = typing.TypeVar("T")
+LARGEST = 10.0**15  # of the numbers in configurations and options
+MOST_VALUES = 65536  # of a list in them
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -38,6 +40,8 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "config") -> T
         UserError: on a key that ``cls`` does not have or a value of the wrong type; ``where`` names
             the file or section.
     """
+    if not isinstance(data, Mapping):
+        raise UserError(f"{where}: expected a section of keys, got {_said(data)}")
     hints = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls) if field.init]  # type: ignore[arg-type]
     for key in data:
@@ -60,13 +64,15 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
                 return _typed(option, value, where)
             except UserError as error:
                 errors.append(str(error))
-        raise UserError(errors[0])
+        raise UserError(errors[0] if errors else f"{where}: must be null, got {_said(value)}")
     if origin is typing.Literal:
         allowed = typing.get_args(hint)
         if value not in allowed:
             raise UserError(f"{where}: {value!r} is not one of {', '.join(map(repr, allowed))}")
         return value
-    if origin is tuple and isinstance(value, (list, tuple)):
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise UserError(f"{where}: expected a list, got {_said(value)}")
         inner = typing.get_args(hint)
         kinds = [inner[0]] * len(value) if len(inner) == 2 and inner[1] is Ellipsis else list(inner)
         if len(kinds) != len(value):
@@ -76,12 +82,52 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
         if dataclasses.is_dataclass(value):
             return value
         if not isinstance(value, Mapping):
-            raise UserError(f"{where}: expected a section of keys, got {value!r}")
+            raise UserError(f"{where}: expected a section of keys, got {_said(value)}")
         return from_dict(hint, value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(max(min(value, LARGEST), -LARGEST))
     if hint in (int, float, str, bool) and (
         not isinstance(value, hint) or (hint is int and isinstance(value, bool))
     ):
-        raise UserError(f"{where}: expected {hint.__name__}, got {value!r}")
+        raise UserError(f"{where}: expected {hint.__name__}, got {_said(value)}")
+    if isinstance(value, (int, float)) and not abs(value) < LARGEST:
+        raise UserError(f"{where}: {_said(value)} is no plausible number")
     return value
+
+
+def _said(value: Any) -> str:
+    """A value in a message; a file may hold long ones."""
+    text = repr(value) if not isinstance(value, int) or abs(value) < LARGEST else "a huge number"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def check_ranges(config: Any, where: str, **limits: tuple[float, float]) -> None:
+    """Raise ``UserError`` unless every named field of a dataclass (every number of a tuple) is
+    finite and lies between its two limits. What a file or option says must not set how much memory
+    is taken.
+    """
+    for name, (low, high) in limits.items():
+        value = getattr(config, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if number is not None and not low <= number <= high:
+                raise UserError(
+                    f"{where}{name} {_said(number)}: must lie between {low:g} and {high:g}"
+                )
+        if isinstance(value, tuple) and len(value) > MOST_VALUES:
+            raise UserError(f"{where}{name}: {len(value)} values; {MOST_VALUES} are the most")
+
+
+def check_finite(config: Any, where: str = "--") -> None:
+    """Raise ``UserError`` where a (nested) dataclass of options holds a number that is not finite
+    or absurdly large.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            check_finite(value, where)
+            continue
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, (int, float)) and not abs(number) < LARGEST:
+                raise UserError(
+                    f"{where}{field.name.replace('_', '-')} {_said(number)}: is no plausible number"
+                )

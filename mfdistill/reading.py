@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import codecs
 import csv
+import errno
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +123,23 @@ def parse_json(text: str, where: str, what: str) -> Any:
         raise UserError(f"{where}: not valid JSON ({reason(error)}); {what}") from error
 
 
+@contextmanager
+def parsing(where: str | Path, remedy: str) -> Iterator[None]:
+    """Around the call of a parser that is not ours: whatever it raises about a file becomes one
+    line. What such parsers raise on damaged files is not told by their documentation (IndexError,
+    struct.error, RecursionError, ...), so all exceptions count; none is passed over.
+
+    Raises:
+        UserError: "``where``: cannot be read (reason); ``remedy``".
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{where}: cannot be read ({reason(error)}); {remedy}") from error
+
+
 def reason(error: BaseException) -> str:
     """The first line of what an exception says; its name where it says nothing."""
     if isinstance(error, OSError) and error.strerror:
@@ -127,6 +147,13 @@ def reason(error: BaseException) -> str:
     if isinstance(error, KeyError) and error.args:
         return f"no {error.args[0]!r}"[:200]
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def disk_remedy(error: BaseException) -> str:
+    """What helps where a file cannot be written: space only where there is none."""
+    number = error.errno if isinstance(error, OSError) else None
+    full = number in (errno.ENOSPC, errno.EDQUOT) or "No space" in str(error)
+    return "free some space or name another folder" if full else "name another folder"
 
 
 def _kind(value: Any) -> str:

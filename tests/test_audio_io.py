@@ -292,6 +292,90 @@ def test_reading_from_memory_matches_any_name():
     assert len(decode_audio(buffer.getvalue(), "clip.mp3")) == RATE // 2
 
 
+def every_coding() -> list[tuple[str, str, str]]:
+    endings = {"WAVEX": "wav", "RF64": "wav", "AIFF": "aiff"}
+    kinds = ("WAV", "WAVEX", "RF64", "AIFF", "AU", "FLAC", "OGG", "CAF", "W64", "MP3")
+    return [
+        (kind, subtype, endings.get(kind, kind.lower()))
+        for kind in kinds
+        for subtype in soundfile.available_subtypes(kind)
+    ]
+
+
+@pytest.mark.parametrize(("kind", "subtype", "ending"), every_coding())
+def test_every_coding_is_read_or_one_line(tmp_path, kind, subtype, ending):
+    file, tone = tmp_path / f"a.{ending}", (0.3 * np.sin(0.05 * np.arange(16000))).astype("f4")
+    try:
+        soundfile.write(file, tone, 16000, format=kind, subtype=subtype)
+    except (RuntimeError, ValueError):
+        if not file.exists():
+            pytest.skip("libsndfile cannot write it")
+    if subtype == "DWVW_12" or not file.stat().st_size:  # libsndfile writes nothing
+        with pytest.raises(UserError, match="no samples|empty file"):
+            read_audio(file)
+        return
+    whole, part = read_audio(file), read_audio(file, start_s=0.25, duration_s=0.5)
+    assert 16000 <= len(whole) <= 16000 + 2304 and len(part) == 8000
+    assert np.sqrt(np.mean((whole[1000:15000] - tone[1000:15000]) ** 2)) < 0.03
+    np.testing.assert_allclose(part, whole[4000:12000], atol=1e-3)
+    blocks = np.concatenate([block for block in read_blocks(file, 4000)])[:, 0]
+    np.testing.assert_array_equal(blocks, whole)
+    process_file(file, tmp_path / f"b.{ending}", lambda wave: wave, 16000)
+    assert len(read_audio(tmp_path / f"b.{ending}")) == len(whole)
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "said"),
+    [
+        (24, 1, "its header says 1 Hz"),
+        (24, 2**31 - 1, "Hz"),
+        (22, 60000, "a.wav"),
+        (40, 2**30, "truncated"),
+    ],
+)
+def test_headers_that_announce_too_much_allocate_nothing(tmp_path, offset, value, said):
+    file = tmp_path / "a.wav"
+    soundfile.write(file, np.ones(8000) * 0.1, 8000)
+    data = bytearray(file.read_bytes())
+    size = 2 if offset == 22 else 4
+    data[offset : offset + size] = value.to_bytes(size, "little")
+    file.write_bytes(data)
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match=said) as caught:
+        read_audio(file, 16000)
+    assert "a.wav" in str(caught.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**16  # KiB
+
+
+def test_an_mp3_that_announces_hours_is_refused(tmp_path):
+    file = tmp_path / "a.mp3"
+    soundfile.write(file, 0.1 * np.random.default_rng(0).standard_normal(16000), 16000)
+    data = bytearray(file.read_bytes())
+    at = max(data.find(b"Xing"), data.find(b"Info"))
+    assert at > 0 and data[at + 7] & 1  # the number of frames is given
+    data[at + 8 : at + 12] = (2**31 - 1).to_bytes(4, "big")
+    file.write_bytes(data)
+    with pytest.raises(UserError, match="promises"):
+        audio_info(file)
+
+
+def test_a_remedy_is_one(tmp_path):
+    with pytest.raises(UserError, match="choose another ending") as caught:
+        write_audio(tmp_path / "a.opus", np.zeros(100), 44100)
+    assert "free some space" not in str(caught.value)
+    with pytest.raises(UserError, match="choose another folder or name"):
+        write_audio(tmp_path / ("x" * 300 + ".wav"), np.zeros(100), 8000)
+
+
+def test_odd_names_and_things_that_are_no_files(tmp_path):
+    with pytest.raises(UserError, match="check its name"):
+        read_audio(tmp_path / ("x" * 300))
+    os.mkfifo(tmp_path / "pipe.wav")
+    with pytest.raises(UserError, match="neither a file nor a folder"):
+        read_audio(tmp_path / "pipe.wav")
+
+
 def test_what_is_above_full_scale_is_told_or_turned_down(tmp_path):
     wave = np.array([0.5, -2.0, 1.0, 1.5], np.float32)
     kept = write_audio(tmp_path / "kept.wav", wave, RATE, "PCM_16")

@@ -22,11 +22,13 @@ BASE = {
     "companions",
     "integrity",
     "lazy",
+    "parts",
     "peers",
     "places",
     "reading",
     "version",
     "walk",
+    "weights",
 }
 LAYERS = ("flow", "networks", "systems", "teachers", "students", "distill", "search", "commands")
 BESIDE = {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +13,13 @@ import pytest
 import soundfile
 import torch
 
+from mfdistill.checkpoint import save_folder
+from mfdistill.cli import main
 from mfdistill.commands.restore import Restore, restore_file
+from mfdistill.config import to_dict
 from mfdistill.distill.inference import Model, endpoint
 from mfdistill.networks import CompactConfig, build_network
+from mfdistill.parts import part_of
 from mfdistill.tasks import default_task, get_task
 
 
@@ -69,3 +76,42 @@ def test_blocks_equal_the_whole_file_between_the_seams(files: _Files, overlap_s:
     difference = np.sqrt(((blocks - whole)[seam] ** 2).mean() / (whole[seam] ** 2).mean())
     # fading between two different draws of the phase would make it about 0.6
     assert difference < 0.1
+
+
+def test_a_folder_made_with_other_settings_is_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = vocoder()
+    stats = {"role": "teacher", "task": to_dict(model.task.config)}
+    sizes = {"name": "compact", "config": to_dict(model.module.config)}
+    for name in ("model", "other"):
+        save_folder(tmp_path / name, model.module.state_dict(), {**stats, "network": sizes})
+    with torch.no_grad():
+        next(model.module.parameters()).add_(1)
+    save_folder(tmp_path / "other", model.module.state_dict(), {**stats, "network": sizes})
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for k in range(2):
+        soundfile.write(source / f"{k}.wav", 0.1 * np.ones(4000), 8000)
+    # what a killed process left, and one of a process that lives
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = part_of(target / "another.wav")
+    gone = left.with_name(left.name.replace(f"-{os.getpid()}.", f"-{dead.pid}."))
+    target.mkdir()
+    for file in (left, gone):
+        file.write_bytes(b"x")
+    words = ["restore", str(tmp_path / "model"), str(source), str(target), "--nfe", "2"]
+    assert main(words) == 0
+    assert left.exists() and not gone.exists()
+    left.unlink()
+    (target / "1.wav").unlink()
+    assert main([*words, "--batch", "2"]) == 0  # goes on
+    told = capfd.readouterr().err
+    assert "1 were there already" in told
+    assert main([*words[:-1], "1"]) == 2
+    assert "made with --nfe 2, now 1; add --overwrite" in capfd.readouterr().err
+    assert main([words[0], str(tmp_path / "other"), *words[2:]]) == 2
+    assert "made with another model" in capfd.readouterr().err
+    assert main([*words[:-1], "1", "--overwrite"]) == 0
+    assert main([*words[:-1], "1"]) == 0

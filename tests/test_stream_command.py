@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -181,3 +182,59 @@ def test_clock_paces_and_counts_underruns() -> None:
     )
     with pytest.raises(UserError, match="shorter than one hop"):
         HopClock(0.01).summary()
+
+
+def test_broken_samples_are_told_and_the_output_is_finite(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    samples = noise(4000)
+    samples[1000], samples[2000:2003] = np.nan, 1e20
+    data = io.BytesIO(samples.astype("<f4").tobytes())
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=data))
+    out = tmp_path / "out.wav"
+    words = ["stream", "-", str(out), "--student", str(folder), "--dtype", "float32"]
+    assert main(words) == 0
+    told = capfd.readouterr().err
+    assert "4 samples were not finite or above 8 times full scale" in told
+    assert np.isfinite(soundfile.read(out)[0]).all()
+
+
+def test_another_rate_and_stereo_are_said_and_headers_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "in.wav", tmp_path / "out.wav"
+    soundfile.write(source, np.stack([noise(4000)] * 2, 1), 16000)
+    assert main(["stream", str(source), str(out), "--student", str(folder)]) == 0
+    assert "16000 Hz, 2 channel(s); resampled to 8000 Hz and channels averaged" in (
+        capfd.readouterr().err
+    )
+    assert soundfile.info(out).frames == 2000
+    data = SimpleNamespace(buffer=io.BytesIO(source.read_bytes()))
+    monkeypatch.setattr(sys, "stdin", data)
+    assert main(["stream", "-", str(out), "--student", str(folder)]) == 2
+    assert "a file with a header" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("threads", "100000"), ("threads", "0"), ("nfe", "1000000000"), ("gain", "inf"), ("gain", "1e300")]
+)  # fmt: skip
+def test_options_that_would_take_the_machine_are_one_line(
+    folder: Path, tmp_path: Path, option: str, value: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    soundfile.write(tmp_path / "in.wav", noise(4000), 8000)
+    words = ["stream", str(tmp_path / "in.wav"), str(tmp_path / "o.wav"), "--student", str(folder)]
+    assert main([*words, f"--{option}", value]) == 2
+    told = capfd.readouterr().err
+    assert "Traceback" not in told and "error:" in told.splitlines()[-1]
+
+
+def test_a_reader_that_leaves_ends_the_stream_quietly(folder: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "in.wav", noise(80000), 8000)
+    words = f"{sys.executable} -m mfdistill stream {tmp_path / 'in.wav'} - --student {folder}"
+    done = subprocess.run(
+        ["bash", "-c", f"{words} | head -c 64 > {tmp_path / 'head'}; echo ${{PIPESTATUS[0]}}"],
+        cwd=Path(__file__).resolve().parents[1], capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.stdout.split() == ["141"]
+    assert "Traceback" not in done.stderr and "Broken" not in done.stderr
+    assert (tmp_path / "head").stat().st_size == 64

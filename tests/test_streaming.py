@@ -3,6 +3,7 @@ put side by side.
 """
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -293,6 +294,26 @@ def test_gain():
     # level does not matter
     assert relative(100 * peak[1], peak[0]) < 1e-9
     assert torch.isfinite(stream(StreamRestorer(student, gain="peak"), 0 * wave, 100)).all()
+
+
+@pytest.mark.parametrize("gain", [1.0, "peak"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e30, 9.0])
+def test_a_sample_that_is_none_is_silence_and_leaves_nothing_behind(bad, gain):
+    student, wave = student_of("compact"), waves(2, 4 * LENGTH)
+    silent, broken = wave.clone(), wave.clone()
+    silent[0, 700], broken[0, 700] = 0.0, bad
+    restorer = StreamRestorer(student, batch=2, gain=gain)
+    parts = [restorer.push(broken[:, k : k + 100]) for k in range(0, 4 * LENGTH, 100)]
+    assert restorer.state.replaced == 1
+    result = torch.cat([*parts, restorer.flush()], 1)
+    assert restorer.state.replaced == 0  # a new start
+    expected = stream(StreamRestorer(student, batch=2, gain=gain), silent, 100)
+    assert torch.equal(result, expected) and torch.isfinite(result).all()
+    clean = stream(StreamRestorer(student, batch=2, gain=gain), wave, 100)
+    assert torch.equal(result[1], clean[1]) and not torch.equal(result[0], clean[0])
+    reach = 700 + STFT.n_fft + 40 * STFT.hop  # of the network's convolutions over frames
+    assert reach < 4 * LENGTH - 100
+    torch.testing.assert_close(result[0, reach:], clean[0, reach:], rtol=0, atol=1e-9)
 
 
 def test_what_cannot_stream_is_refused():

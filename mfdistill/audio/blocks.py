@@ -68,6 +68,10 @@ def process_file(
     """
     with open_audio(source) as file:
         info = info_of(file, str(source))
+    if not (0 <= overlap_s <= 86400 and 0 < block_s <= 86400):
+        raise UserError(
+            f"block_s={block_s:g}, overlap_s={overlap_s:g}: must be positive and at most a day"
+        )
     overlap = max(1, round(overlap_s * info.sample_rate))
     block = round(block_s * info.sample_rate)
     if not 0 < 2 * overlap <= block:

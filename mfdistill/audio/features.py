@@ -9,6 +9,7 @@ window="hann", normalized=False, drop_nyquist=False, scale=0.15)``.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mfdistill.config import check_ranges
 from mfdistill.errors import UserError
 
 # Below this |S| (-160 dB of a full-scale bin) the compression is linear: the gradient at S = 0
@@ -44,6 +46,7 @@ class StftConfig:
     compression: Literal["power", "log"] = "power"
 
     def __post_init__(self) -> None:
+        check_ranges(self, "stft.", sample_rate=(-math.inf, 1e6), n_fft=(-math.inf, 16384))
         if self.sample_rate <= 0:
             raise UserError(
                 f"stft.sample_rate={self.sample_rate}: must be positive; 16000 or 8000 are usual"
@@ -58,7 +61,7 @@ class StftConfig:
             raise UserError(f"stft.window={self.window!r}: must be 'hann' or 'sqrt-hann'")
         if self.compression not in ("power", "log"):
             raise UserError(f"stft.compression={self.compression!r}: must be 'power' or 'log'")
-        if not 0 < self.exponent <= 1 or self.scale <= 0:
+        if not (0 < self.exponent <= 1 and 0 < self.scale < 1e9):
             raise UserError(
                 f"stft.exponent={self.exponent}, stft.scale={self.scale}: need 0 < exponent <= 1 and scale > 0"
             )

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,11 +21,20 @@ import numpy as np
 import soundfile
 
 from mfdistill.errors import UserError
+from mfdistill.parts import part_of
+from mfdistill.reading import reason
 
 Level = Literal["keep", "limit"]
 SILENT_PEAK = 1e-4  # -80 dBFS: below the dither of a 16-bit recording in use
 # samples; the length in an MP3 header counts whole frames and the encoder's delay
 _MP3_SLACK = 2304
+_PIECE = 2**22  # values that are made room for at a time: a header may promise any number
+# Hz: what a header may say
+_RATES = 1000, 1_000_000
+# samples per byte of the file that the densest coding reaches (MP3: 8 kbit/s at 24 kHz; others:
+# digital silence)
+_DENSEST = {"MP3": 48, "FLAC": 8192, "OGG": 8192}
+_MOST_BYTES, _MOST_RATIO = 2**31, 256  # decoded: more than both is no recording of speech
 _ALIASES = {"AIF": "AIFF", "OPUS": "OGG", "OGA": "OGG", "WAVE": "WAV", "SND": "AU"}
 
 
@@ -88,6 +99,14 @@ def decode_audio(
         raise UserError(f"{name}: empty (0 bytes); fetch it again or remove it")
     with _opened(io.BytesIO(data), name) as file:
         return _mono(file, name, sample_rate, 0.0, None, silent)
+
+
+def decoded_info(data: bytes, name: str) -> AudioInfo:
+    """``audio_info`` of a file held in memory."""
+    if not data:
+        raise UserError(f"{name}: empty (0 bytes); fetch it again or remove it")
+    with _opened(io.BytesIO(data), name) as file:
+        return info_of(file, name)
 
 
 def is_silent(wave: np.ndarray) -> bool:
@@ -168,41 +187,76 @@ def write_audio(
 
 
 @contextmanager
-def open_audio(path: str | Path) -> Iterator[soundfile.SoundFile]:
+def open_audio(path: str | Path) -> Iterator[AudioFile]:
     """An open, checked file; damage found while reading it becomes a ``UserError`` too (errors as
     ``audio_info``).
     """
     path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder, not an audio file; name a file in it")
-    if not path.exists():
-        raise UserError(f"{path}: no such file; check the name")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: empty file (0 bytes); fetch it again or remove it")
     try:
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder, not an audio file; name a file in it")
+        if not path.exists():
+            raise UserError(f"{path}: no such file; check the name")
+        if not path.is_file():  # opening a pipe would wait for ever
+            raise UserError(f"{path}: is neither a file nor a folder; name a file")
+        if path.stat().st_size == 0:
+            raise UserError(f"{path}: empty file (0 bytes); fetch it again or remove it")
         handle = path.open("rb")
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be opened ({error.strerror}); check its permissions"
+            f"{path}: cannot be opened ({error.strerror}); check its name and permissions"
         ) from error
     with handle, _opened(handle, str(path)) as file:
         yield file
 
 
-def info_of(file: soundfile.SoundFile, name: str) -> AudioInfo:
+class AudioFile(soundfile.SoundFile):
+    """Counts its own position: some codings can neither seek nor tell (GSM 6.10, G.721, NMS ADPCM),
+    DWVW says that it can, and an MP3 frame that was sought comes out silent where it needs bits of
+    the frames before it. The binding seeks after every read of a file that can be sought.
+    """
+
+    at = 0
+
+    def seekable(self) -> bool:
+        sound = self.format != "MP3" and not self.subtype.startswith("DWVW")
+        return sound and super().seekable()
+
+    def take(self, count: int) -> np.ndarray:
+        """The next ``count`` frames, or what there is of them, float32 ``(frames, channels)``."""
+        blocks = []
+        while count > 0:
+            size = min(count, max(1, _PIECE // self.channels))
+            blocks.append(self.read(size, dtype="float32", always_2d=True))
+            self.at += len(blocks[-1])
+            count -= size
+            if len(blocks[-1]) < size:
+                break
+        return np.concatenate(blocks) if blocks else np.zeros((0, self.channels), np.float32)
+
+    def skip(self, count: int) -> None:
+        """Leave out the next ``count`` frames."""
+        if count and self.seekable():
+            self.at = self.seek(self.at + count)
+            return
+        while count > 0 and len(dropped := self.take(min(count, _PIECE))):
+            count -= len(dropped)
+
+
+def info_of(file: AudioFile, name: str) -> AudioInfo:
     """The header of an open file."""
     return AudioInfo(name, file.samplerate, file.channels, file.frames, file.format, file.subtype)
 
 
-def read_frames(file: soundfile.SoundFile, name: str, count: int) -> np.ndarray:
+def read_frames(file: AudioFile, name: str, count: int) -> np.ndarray:
     """The next ``count`` frames (fewer at the end) as float32 ``(frames, channels)``.
 
     Raises:
         UserError: the file ends before its header says; NaN or infinity inside.
     """
-    start = file.tell()
+    start = file.at
     expected = min(count, file.frames - start)
-    block = file.read(expected, dtype="float32", always_2d=True)
+    block = file.take(expected)
     if len(block) < expected - (_MP3_SLACK if file.format == "MP3" else 0):
         raise UserError(_truncated(name, start + len(block), file.frames))
     bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
@@ -214,7 +268,7 @@ def read_frames(file: soundfile.SoundFile, name: str, count: int) -> np.ndarray:
     return block
 
 
-def least_length(file: soundfile.SoundFile, name: str) -> None:
+def least_length(file: AudioFile, name: str) -> None:
     """Refuse files of fewer than two samples."""
     if file.frames < 2:
         what = "one sample long" if file.frames == 1 else "has a header but no samples (truncated?)"
@@ -238,10 +292,7 @@ class BlockWriter:
         self.path, self._shape = Path(path), (sample_rate, channels)
         file_format, subtype = self._format = _format_for(self.path, subtype, like)
         self._kind = f"{file_format} {subtype}, {sample_rate} Hz, {channels} channels"
-        self._part, self._whole = (
-            self.path.with_name(f".{self.path.name}.{os.getpid()}.{end}")
-            for end in ("part", "whole")
-        )
+        self._part, self._whole = (part_of(self.path, end) for end in ("part", "whole"))
         self._clips = subtype not in ("FLOAT", "DOUBLE")
         self._limit = level == "limit" and self._clips
         self._peak, self._over = 0.0, 0
@@ -311,44 +362,87 @@ class BlockWriter:
         # soundfile asserts that everything was written
         except (OSError, AssertionError, soundfile.SoundFileError) as error:
             self._discard()
-            reason = (
-                str(error).replace(str(self._part), self.path.name).rstrip(".")
-                or "the disk took less than was written"
-            )
-            remedy = "free some space, or choose another folder or format"
+            said = str(error).replace(str(self._part), self.path.name).rstrip(".")
             raise UserError(
-                f"{self.path}: cannot be written as {self._kind} ({reason}); {remedy}"
+                f"{self.path}: cannot be written as {self._kind} ({said or 'the disk took less than was written'}); "
+                f"{self._remedy(error, bool(said))}"
             ) from error
+
+    def _remedy(self, error: BaseException, told: bool) -> str:
+        """What helps: libsndfile does not tell a full disk from a coding that it cannot write."""
+        folder = next(place for place in self.path.absolute().parents if place.exists())
+        full = isinstance(error, OSError) and error.errno in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EFBIG,
+        )
+        if full or not told or shutil.disk_usage(folder).free < 2**20:
+            return "free some space or choose another folder"
+        system = isinstance(error, OSError) or getattr(error, "code", 0) == 2  # SF_ERR_SYSTEM
+        if system or not os.access(folder, os.W_OK):
+            return "choose another folder or name"
+        return "choose another ending, such as .wav or .flac"
 
 
 @contextmanager
-def _opened(handle: io.IOBase, name: str) -> Iterator[soundfile.SoundFile]:
+def _opened(handle: io.IOBase, name: str) -> Iterator[AudioFile]:
     handle.seek(0)
     try:
         # a descriptor or buffer: the format is found from the content, whatever the name says
-        file = soundfile.SoundFile(
+        file = AudioFile(
             handle if isinstance(handle, io.BytesIO) else handle.fileno(), closefd=False
         )
     except soundfile.SoundFileError as error:
-        reason = str(error).rsplit(": ", 1)[-1].rstrip(".")
-        if "malformed" in reason.lower() or "lost sync" in reason or "WAV/W64" in str(error):
+        said = str(error).rsplit(": ", 1)[-1].rstrip(".")
+        if "malformed" in said.lower() or "lost sync" in said or "WAV/W64" in str(error):
             raise UserError(
-                f"{name}: damaged or truncated ({reason}); fetch or export it again"
+                f"{name}: damaged or truncated ({said}); fetch or export it again"
             ) from error
         raise UserError(
             f"{name}: not an audio file that can be read here; convert it to WAV, FLAC, OGG, MP3 or AIFF"
         ) from error
+    # what libsndfile's binding makes of damaged headers
+    except (RuntimeError, ValueError, TypeError, LookupError, OverflowError) as error:
+        raise UserError(f"{name}: damaged ({reason(error)}); fetch or export it again") from error
     with file:
+        _check_sizes(file, _size(handle), name)
         _check_whole(file, handle, name)
         try:
             yield file
         except soundfile.SoundFileError as error:
             raise UserError(
-                f"{name}: damaged or truncated after {file.tell()} samples; fetch or export it again"
+                f"{name}: damaged or truncated after {file.at} samples ({reason(error)}); fetch or export it again"
             ) from error
 
 
-def _check_whole(file: soundfile.SoundFile, handle: io.IOBase, name: str) -> None:
+def _size(handle: io.IOBase) -> int:
+    if isinstance(handle, io.BytesIO):
+        return handle.getbuffer().nbytes
+    return os.fstat(handle.fileno()).st_size
+
+
+def _check_sizes(file: AudioFile, size: int, name: str) -> None:
+    """Hold what the header says against the file's ``size`` in bytes, before anything is allocated
+    for it.
+    """
+    low, high = _RATES
+    if not low <= file.samplerate <= high:
+        raise UserError(
+            f"{name}: its header says {file.samplerate} Hz, which is no recording's rate; export it again"
+        )
+    samples = file.frames * file.channels
+    # the others code a sample in a bit at least
+    if file.frames < 0 or samples > size * _DENSEST.get(file.format, 8):
+        raise UserError(
+            f"{name}: its header promises {file.frames} samples x {file.channels}, which {size} bytes cannot hold; export it again"
+        )
+    if 4 * samples > max(_MOST_BYTES, _MOST_RATIO * size):
+        raise UserError(
+            f"{name}: {file.frames} samples of {file.channels} channels in {size} bytes, hardly a recording; cut it into pieces"
+        )
+
+
+def _check_whole(file: AudioFile, handle: io.IOBase, name: str) -> None:
     """Compare what the header promises with what is there, where the format tells (FLAC and MP3
     tell when they are read).
     """
@@ -377,8 +471,7 @@ def _last_page_whole(handle: io.IOBase) -> bool:
     if isinstance(handle, io.BytesIO):
         tail = bytes(handle.getbuffer()[-65536:])
     else:
-        size = os.fstat(handle.fileno()).st_size
-        tail = os.pread(handle.fileno(), 65536, max(0, size - 65536))
+        tail = os.pread(handle.fileno(), 65536, max(0, _size(handle) - 65536))
     page = tail[max(0, tail.rfind(b"OggS")) :]
     segments = page[26] if len(page) > 26 else 256
     return len(page) >= 27 + segments + sum(page[27 : 27 + segments])
@@ -389,7 +482,7 @@ def _truncated(name: str, there: int, promised: int) -> str:
 
 
 def _mono(
-    file: soundfile.SoundFile,
+    file: AudioFile,
     name: str,
     sample_rate: int | None,
     start_s: float,
@@ -397,13 +490,12 @@ def _mono(
     silent: str,
 ) -> np.ndarray:
     least_length(file, name)
-    first = round(start_s * file.samplerate)
+    first = round(start_s * file.samplerate) if math.isfinite(start_s) else -1
     if not 0 <= first < file.frames:
         raise UserError(
             f"{name}: {file.frames / file.samplerate:.3f} s long, nothing at {start_s:g} s; start earlier"
         )
-    if first:
-        file.seek(first)
+    file.skip(first)
     count = file.frames if duration_s is None else max(1, round(duration_s * file.samplerate))
     wave = read_frames(file, name, count).mean(axis=1, dtype=np.float32)
     if silent == "error" and is_silent(wave):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mfdistill.audio.features import StftConfig, stft_features
+from mfdistill.config import check_ranges
 from mfdistill.errors import UserError
 
 LOG_FLOOR = 1e-5
@@ -30,6 +31,7 @@ class MelConfig:
     f_max: float | None = None
 
     def __post_init__(self) -> None:
+        check_ranges(self, "mel.", n_mels=(-math.inf, 1024), f_min=(-math.inf, 1e6))
         if self.n_mels < 1:
             raise UserError(f"mel.n_mels={self.n_mels}: must be at least 1; 80 is usual")
         if self.f_min < 0 or (self.f_max is not None and self.f_max <= self.f_min):

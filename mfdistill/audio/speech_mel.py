@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mfdistill.audio.mel import LOG_FLOOR, hertz_to_mel, mel_to_hertz
+from mfdistill.config import check_ranges
 from mfdistill.errors import UserError
 
 
@@ -31,6 +32,9 @@ class SpeechMelConfig:
     """
 
     def __post_init__(self) -> None:
+        check_ranges(
+            self, "mel: ", sample_rate=(1, 1e6), n_fft=(-math.inf, 16384), n_mels=(-math.inf, 1024)
+        )  # fmt: skip
         if self.hop < 1 or self.n_fft < self.hop or self.n_mels < 1:
             raise UserError(
                 f"mel: n_fft {self.n_fft}, hop {self.hop}, n_mels {self.n_mels}: needed n_fft >= hop >= 1 and n_mels >= 1"

@@ -23,11 +23,13 @@ def check_foreign(command: StudentDistill, kind: str, sizes: Mapping[str, Any]) 
     Raises:
         UserError: names the option or file, and the remedy.
     """
+    from mfdistill.commands.recipe_table import check_recipe
     from mfdistill.commands.tts_options import check_preset
     from mfdistill.data.transcripts import Vocabulary, read_utterances
     from mfdistill.networks.dit_config import F5Config, F5UNetTConfig
 
     check_preset(command.preset, kind, str(command.teacher))
+    check_recipe(command.recipe, kind, str(command.teacher))
     if command.data.source == "embedded":
         raise UserError(
             f"--data: needed for a teacher of kind {kind}: a folder of speech with texts or tokens "

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import json
-import math
 import platform
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +16,7 @@ from mfdistill.companions import companion, named_companions
 from mfdistill.errors import UserError
 from mfdistill.integrity import check_folder, recorded
 from mfdistill.version import __version__
+from mfdistill.weights import tensor_sizes
 
 
 @dataclass(frozen=True)
@@ -167,24 +165,9 @@ def parameters(file: Path) -> tuple[int, int]:
     Raises:
         UserError: damaged.
     """
-    try:
-        with file.open("rb") as handle:
-            (size,) = struct.unpack("<Q", handle.read(8))
-            header = json.loads(handle.read(size) if size < 2**27 else b"")
-        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name[:2] != "__"]
-        missing = 8 + size + max(ends, default=0) - file.stat().st_size
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
-        raise UserError(
-            f"{file}: damaged or no safetensors file ({error}); copy or train it again"
-        ) from error
-    if missing:
-        raise UserError(
-            f"{file}: damaged: {abs(missing)} bytes too {'short' if missing > 0 else 'long'}; copy or train it again"
-        )
     counts = [0, 0]
-    for name, tensor in header.items():
-        if name != "__metadata__":
-            counts[name.startswith("predictor.")] += math.prod(tensor["shape"])
+    for name, size in tensor_sizes(file).items():
+        counts[name.startswith("predictor.")] += size
     return counts[0], counts[1]
 
 

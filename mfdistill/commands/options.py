@@ -25,6 +25,14 @@ class Corpus(DataConfig):
     """'embedded' (synthesised with espeak-ng), a folder, a parquet file, or a hub id such as
     'owner/name'.
     """
+    on_bad_file: Annotated[
+        Literal["stop", "skip"], tyro.conf.arg(name="on-bad-file", prefix_name=False)
+    ] = "stop"
+    """An unreadable recording of the training split stops the run, which is saved first, or is left
+    out and told.
+    """
+    bad_share: Annotated[float, tyro.conf.arg(name="bad-share", prefix_name=False)] = 0.05
+    """Of the recordings that may be left out; more of them stop the run."""
 
 
 @dataclass(frozen=True)

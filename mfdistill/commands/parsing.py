@@ -21,6 +21,7 @@ import tyro
 from mfdistill.checkpoint import load_config
 from mfdistill.commands.compare import Compare
 from mfdistill.commands.compress import Compress
+from mfdistill.commands.data import Data
 from mfdistill.commands.degrade import Degrade
 from mfdistill.commands.demo import Demo
 from mfdistill.commands.evaluate import Evaluate
@@ -32,6 +33,8 @@ from mfdistill.commands.models import Models
 from mfdistill.commands.options import corpus
 from mfdistill.commands.os3_search import OS3Search
 from mfdistill.commands.push import Push
+from mfdistill.commands.recipe_table import recipe_fields
+from mfdistill.commands.recipes import Recipes
 from mfdistill.commands.restore import Restore
 from mfdistill.commands.resume import Resume
 from mfdistill.commands.saved import saved_command
@@ -45,6 +48,7 @@ from mfdistill.commands.table import TRAINED
 from mfdistill.commands.teacher_import import TeacherImport
 from mfdistill.commands.teacher_train import TeacherTrain
 from mfdistill.commands.tts_options import preset
+from mfdistill.config import check_finite
 from mfdistill.errors import UserError
 from mfdistill.version import __version__
 
@@ -61,9 +65,11 @@ COMMANDS: dict[str, type] = {
     "stream": Stream,
     "synthesize": Synthesize,
     "degrade": Degrade,
+    "data": Data,
     "compress": Compress,
     "demo": Demo,
     "merge": Merge,
+    "recipes": Recipes,
     "export": Export,
     "models": Models,
     "info": Info,
@@ -123,6 +129,7 @@ def parse(arguments: list[str]) -> Any:
         raise UserError(_one_line(told.getvalue(), name)) from None
     if unknown:
         raise UserError(_unknown(name, unknown[0]))
+    check_finite(command)
     return command
 
 
@@ -154,11 +161,7 @@ def _default(name: str, rest: list[str]) -> Any:
         made: Any = saved_command(load_config(path), cls, path)
         return replace(made, config=path)
     defaults = {} if cls is None else {item.name: item.default for item in fields(cls)}
-    chosen = (
-        preset(name_)
-        if "preset" in defaults and (name_ := _value(rest, "preset")) is not None
-        else {}
-    )
+    chosen = _chosen(rest) if "preset" in defaults else {}
     for option in CHECKPOINTS.get(name, ()):
         path = _value(rest, option) or defaults[option]
         if cls is not None and isinstance(path, str) and Path(path, "config.json").is_file():
@@ -168,6 +171,20 @@ def _default(name: str, rest: list[str]) -> Any:
     if chosen and cls is not None:
         return cls(teacher=_value(rest, "teacher"), **chosen)
     return None
+
+
+def _chosen(rest: list[str]) -> dict[str, Any]:
+    """What --preset or --recipe sets.
+
+    Raises:
+        UserError: both, or no such one.
+    """
+    named, recipe = _value(rest, "preset"), _value(rest, "recipe")
+    if named is not None and recipe is not None:
+        raise UserError("--preset and --recipe exclude each other: give one of them")
+    if recipe is not None:
+        return recipe_fields(recipe)
+    return {} if named is None else preset(named)
 
 
 def _value(arguments: list[str], option: str) -> str | None:

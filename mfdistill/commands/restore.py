@@ -12,6 +12,7 @@ import tyro
 from tyro.conf import Positional
 
 from mfdistill.commands.progress import progress
+from mfdistill.commands.restored import keep_settings, same_settings
 from mfdistill.commands.sampling import sampling
 
 if TYPE_CHECKING:
@@ -100,10 +101,11 @@ def run(command: Restore) -> list[Path]:
     if single and jobs[0][1].exists() and not command.overwrite:
         raise UserError(f"{jobs[0][1]}: already there; --overwrite replaces it")
     waiting = [job for job in jobs if command.overwrite or not job[1].exists()]
-    # all processes share out the same list, before any of them writes a file
-    accelerator.wait_for_everyone()
     if command.batch < 1:
         raise UserError(f"--batch {command.batch}: must be at least 1")
+    settings = None if single else same_settings(command, len(waiting) < len(jobs))
+    # all processes share out the same list, before any of them writes a file
+    accelerator.wait_for_everyone()
     role = (
         {None: None, "displacement": "student", "euler": None}[command.sampler]
         if Path(command.model).is_file()
@@ -116,6 +118,8 @@ def run(command: Restore) -> list[Path]:
         )
     model, steps = sampling(command.solver, command.nfe, command.schedule, model)
     model = model if command.sampler is None else model.sampled_by(command.sampler)
+    if main and settings is not None:
+        keep_settings(command, settings)
     if main:
         say(naming(command.model, model, steps))
     own = waiting[rank::world]

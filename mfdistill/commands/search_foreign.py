@@ -34,7 +34,7 @@ def search_foreign(command: OS3Search, folder: Path, accelerator: Any) -> dict[s
     from mfdistill.metrics import scoring_pool
     from mfdistill.search.development import Block, Scorer, spans, utterances_text
     from mfdistill.search.flow_score import FlowScorer
-    from mfdistill.search.run import search_with
+    from mfdistill.search.run import search_counts
     from mfdistill.search.score import TEACHER_MSE, resolve_metric
     from mfdistill.search.speech_score import SpeechScorer
     from mfdistill.students import load_student
@@ -98,7 +98,7 @@ def search_foreign(command: OS3Search, folder: Path, accelerator: Any) -> dict[s
             say(
                 f"{folder}: placing {search.nfe} steps by {column} ({better} is better) on {many} of {command.data.source}"
             )
-        return search_with(blocks(), student, search, accelerator, Path(command.out or folder))
+        return search_counts(blocks(), student, search, accelerator, Path(command.out or folder))
 
 
 def _vocab(folder: Path) -> Path:

@@ -68,9 +68,9 @@ SHORT: dict[str, dict[str, dict[str, str]]] = {
 """By command and group, options and where their fields are."""
 GROUPS = {
     "try it": ("demo", "models", "restore", "stream", "synthesize"),
-    "train": ("teacher-train", "teacher-import", "student-distill", "student-finish", "compress", "solver-train"),
+    "train": ("teacher-train", "teacher-import", "student-distill", "student-finish", "resume", "compress", "solver-train"),
     "judge": ("os3-search", "evaluate", "compare", "info"),
-    "other": ("degrade", "merge", "export", "push"),
+    "other": ("recipes", "degrade", "merge", "export", "push"),
 }  # fmt: skip
 SUMMARIES = {
     "demo": "the whole chain in minutes, on a corpus made on this machine",
@@ -82,6 +82,7 @@ SUMMARIES = {
     "teacher-import": "another system's checkpoint as a folder of ours",
     "student-distill": "a teacher into a student of one to three steps",
     "student-finish": "a student's one- or two-step sampler by losses on audio",
+    "resume": "a run, from its folder alone; a finished one for more",
     "compress": "a smaller copy of a model, or one in eight bits",
     "solver-train": "a few-step Runge-Kutta solver for a teacher",
     "os3-search": "where a student's steps belong, by a metric",
@@ -92,6 +93,7 @@ SUMMARIES = {
     "degrade": "a task's degraded speech made of clean speech",
     "export": "a student as another system's checkpoint",
     "push": "a model to the hub",
+    "recipes": "of student-distill, for other systems' teachers",
 }
 _INHERITED = {
     "student-distill": "what the teacher was trained on",

@@ -50,8 +50,8 @@ def open_task(command: TeacherTrain, start: Model | None) -> tuple[MelTask, Corp
     Raises:
         UserError: bad data or options.
     """
-    from mfdistill.checkpoint import load_config
     from mfdistill.commands.options import task_config
+    from mfdistill.commands.training import begun
     from mfdistill.data.speech import learn_task
     from mfdistill.distill.logs import say
     from mfdistill.errors import UserError
@@ -65,10 +65,9 @@ def open_task(command: TeacherTrain, start: Model | None) -> tuple[MelTask, Corp
     if data.crop_s == DataConfig.crop_s:
         data = replace(data, crop_s=CROP_S[command.task])
     training = command.training
-    if training.resume and (Path(training.out) / "config.json").is_file():
-        config: Any = read_task_config(
-            load_config(training.out)["task"], f"{training.out}/config.json: task"
-        )
+    before = begun(training).get("task")
+    if before is not None:
+        config: Any = read_task_config(before, f"{training.out}: task")
     elif start is not None:
         config, vocoder, temperature = (
             start.task.config,

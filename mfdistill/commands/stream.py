@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -78,6 +79,9 @@ def run(command: Stream) -> list[dict[str, Any]]:
     from mfdistill.errors import UserError
     from mfdistill.places import STREAMS
 
+    most = max(64, os.cpu_count() or 1)
+    if not 1 <= command.threads <= most:
+        raise UserError(f"--threads {command.threads}: must lie between 1 and {most}")
     torch.set_num_threads(command.threads)
     if command.verify is not None:
         return _verify(command)
@@ -200,6 +204,7 @@ def _stream(command: Stream) -> list[dict[str, Any]]:
     from mfdistill.distill.logs import say
     from mfdistill.errors import UserError
     from mfdistill.metrics.hops import HopClock
+    from mfdistill.students.step import LOUDEST
     from mfdistill.students.streaming import StreamRestorer
 
     model = _open(str(command.student))
@@ -220,7 +225,11 @@ def _stream(command: Stream) -> list[dict[str, Any]]:
         raise UserError(f"{command.source}: holds no samples")
     clock = HopClock(facts.hop / facts.sample_rate, command.paced)
     with _sink(command, facts.sample_rate) as write:
-        _pump(restorer, first, blocks, clock, write)
+        replaced = _pump(restorer, first, blocks, clock, write)
+    if replaced:
+        say(
+            f"{command.source}: {replaced} samples were not finite or above {LOUDEST:g} times full scale and were taken for silence"
+        )
     summary = clock.summary()
     say(
         ", ".join(f"{name} {value:.4g}" for name, value in summary.items())
@@ -235,17 +244,27 @@ def _pump(
     blocks: Iterator[np.ndarray],
     clock: HopClock,
     write: Write,
-) -> None:
+) -> int:
+    """Returns how many samples were replaced by silence; the first is told at once."""
     import torch
 
+    from mfdistill.distill.logs import say
+
+    told = False
     try:
         while block is not None:
             samples = torch.from_numpy(block)
             write(clock.run(lambda samples=samples: restorer.push(samples)).numpy())
+            if restorer.state.replaced and not told:
+                at_s = restorer.state.received / restorer.latency.sample_rate
+                say(f"a sample before {at_s:.3f} s is not finite, or absurd; such ones are silence")
+                told = True
             block = next(blocks, None)
     except KeyboardInterrupt:  # how a live stream ends
         pass
+    replaced = restorer.state.replaced
     write(restorer.flush()[0].numpy())
+    return replaced
 
 
 def _blocks(command: Stream, restorer: StreamRestorer) -> Iterator[np.ndarray]:
@@ -258,8 +277,16 @@ def _blocks(command: Stream, restorer: StreamRestorer) -> Iterator[np.ndarray]:
             while True:
                 yield device.read(hop)[0][:, 0].copy()
     else:
-        from mfdistill.audio.io import read_audio
+        from mfdistill.audio.io import audio_info, read_audio
+        from mfdistill.distill.logs import say
 
+        info = audio_info(str(command.source))
+        if info.sample_rate != rate or info.channels != 1:
+            changes = [f"resampled to {rate} Hz"] * (info.sample_rate != rate)
+            changes += ["channels averaged"] * (info.channels != 1)
+            say(
+                f"{command.source}: {info.sample_rate} Hz, {info.channels} channel(s); {' and '.join(changes)}"
+            )
         wave = read_audio(str(command.source), rate)
         for k in range(0, len(wave), hop):
             yield wave[k : k + hop]
@@ -268,8 +295,16 @@ def _blocks(command: Stream, restorer: StreamRestorer) -> Iterator[np.ndarray]:
 def _raw_blocks(dtype: str, hop: int) -> Iterator[np.ndarray]:
     import numpy as np
 
-    width = np.dtype(dtype).itemsize
+    from mfdistill.errors import UserError
+
+    width, begun = np.dtype(dtype).itemsize, False
     while data := sys.stdin.buffer.read(hop * width):
+        if not begun and data.startswith((b"RIFF", b"fLaC", b"OggS", b"FORM", b"ID3")):
+            raise UserError(
+                "-: is a file with a header, whose rate and channels are not known here; name the file, or send raw samples "
+                "(one channel, at the model's rate)"
+            )
+        begun = True
         values = np.frombuffer(
             data[: len(data) // width * width], np.dtype(dtype).newbyteorder("<")
         )

@@ -37,6 +37,10 @@ class StudentDistill:
     3) for one; '-paper': with the paper's 16 Euler steps of the teacher instead of 4 midpoint
     steps.
     """
+    recipe: str | None = None
+    """A recipe's numbers for a text-to-speech teacher (mfdistill recipes lists them), in place of a
+    preset.
+    """
     sizes: str | None = None
     """JSON file with the sizes of another system's network, where they are not the published
     ones.
@@ -67,6 +71,10 @@ class StudentDistill:
     time (text-to-speech networks).
     """
     lora: LoraConfig = field(default_factory=LoraConfig)
+    plan: bool = False
+    """Only tell what the distillation will need: memory, disk, and how many Mel frames fit into
+    cards of 12, 24 and 80 GB. Nothing is loaded or written.
+    """
     guidance: GuidanceOptions = field(default_factory=GuidanceOptions)
     tts: TTSOptions = field(default_factory=TTSOptions)
     scratch: ScratchOptions = field(default_factory=ScratchOptions)
@@ -92,6 +100,7 @@ def run(command: StudentDistill) -> Path:
     """
     from mfdistill.commands.distill_checks import check_foreign, foreign_teacher
     from mfdistill.commands.distill_foreign import run_foreign
+    from mfdistill.commands.recipe_table import check_recipe
     from mfdistill.commands.teacher_import import read_sizes
     from mfdistill.commands.training import launch
     from mfdistill.commands.tts_options import check_preset, check_unused
@@ -114,6 +123,11 @@ def run(command: StudentDistill) -> Path:
         raise UserError(
             "--predictor: takes the place of a teacher's for --causal students; leave it out, or train a teacher with it"
         )
+    if command.plan:
+        from mfdistill.commands.memory_plan import plan
+
+        plan(command)
+        return Path(training.out)
     accelerator = make_accelerator(training)
     if command.teacher is None:
         return run_scratch(command, accelerator)
@@ -125,6 +139,7 @@ def run(command: StudentDistill) -> Path:
     if task is not None and task.config.name in SYSTEMS:
         return run_foreign(command, teacher, accelerator)
     check_preset(command.preset, None, command.teacher)
+    check_recipe(command.recipe, None, command.teacher)
     check_unused({"tts": command.tts, "guidance": command.guidance}, command.teacher)
     if task is None:
         raise UserError(

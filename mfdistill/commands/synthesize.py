@@ -56,6 +56,11 @@ class Synthesize:
     """
     schedule: tuple[float, ...] | None = None
     """Times of the steps instead, such as 0 0.4 1."""
+    budget_ms: float | None = None
+    """Instead: as many steps, 1 to 8, as fit into so many milliseconds of the flow per second of
+    speech, measured on the first utterance; with the searched schedule of that number where the
+    student has one (os3-search --up-to 8).
+    """
     vocoder: str | None = None
     """Another vocoder than the model's: a vocode model's folder, or griffin-lim. F5-TTS: vocos, the
     folder of a copy of it, or griffin-lim;
@@ -86,6 +91,7 @@ def run(command: Synthesize) -> list[dict[str, Any]]:
     Raises:
         UserError: bad model, options or input, or rows that could not be spoken.
     """
+    from mfdistill.commands.budget import chosen_within
     from mfdistill.commands.synthesize_foreign import foreign_voice
     from mfdistill.distill.foreign_speaker import foreign_kind
     from mfdistill.distill.logs import say
@@ -96,11 +102,17 @@ def run(command: Synthesize) -> list[dict[str, Any]]:
     jobs = jobs_of(command)
     if command.list is None and jobs[0].out.exists() and not command.overwrite:
         raise UserError(f"{jobs[0].out}: already there; --overwrite replaces it")
-    rate, voice = (
-        own_voice(command)
-        if (kind := foreign_kind(command.model)) is None
-        else foreign_voice(command, kind, device())
-    )
+    kind = foreign_kind(command.model)
+
+    def opened(command: Synthesize) -> tuple[int, Voice]:
+        return own_voice(command) if kind is None else foreign_voice(command, kind, device())
+
+    if command.budget_ms is not None:
+        if command.nfe is not None or command.schedule is not None:
+            raise UserError("--budget-ms chooses the steps itself: leave --nfe and --schedule out")
+        rate, voice = opened(replace(command, nfe=1))
+        command = replace(command, nfe=chosen_within(command.budget_ms, voice, jobs[0], rate))
+    rate, voice = opened(command)
     rows, failed = [], 0
     for job in jobs:
         if job.out.exists() and not command.overwrite:

@@ -231,7 +231,7 @@ def spread_of(training: TrainConfig, task: Restoration, dataset: Any, given: boo
     Raises:
         UserError: a spread was given too.
     """
-    from mfdistill.checkpoint import load_config
+    from mfdistill.commands.training import begun
     from mfdistill.distill.logs import say
     from mfdistill.distill.spread import measure_spread
     from mfdistill.errors import UserError
@@ -239,12 +239,9 @@ def spread_of(training: TrainConfig, task: Restoration, dataset: Any, given: boo
 
     if given:
         raise UserError("--sigma-0 and --spread data exclude each other: give one of them")
-    if training.resume and (Path(training.out) / "config.json").is_file():
-        return from_dict(
-            TaskConfig,
-            load_config(training.out).get("task") or {},
-            f"{training.out}/config.json: task",
-        )
+    before = begun(training).get("task")
+    if before is not None:
+        return from_dict(TaskConfig, before, f"{training.out}: task")
     found = measure_spread(task, dataset)
     profile = (
         f", profile {min(found.prior_profile):g} to {max(found.prior_profile):g}"

@@ -4,7 +4,7 @@ figure and card.
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,10 @@ def launch(
     from mfdistill.distill.validation import make_validate
 
     role, training = model_config["role"], in_steps(training, dataset)
+    before = begun(training).get("training") or {}
+    if training.epochs is not None and before.get("epochs") == training.epochs:
+        # a recording that is gone does not change how long the run is
+        training = replace(training, steps=before["steps"])
     validate = None
     if valid.valid_files > 0:
         utterances = open_eval(
@@ -84,10 +88,10 @@ def launch(
 def finish(out: Path) -> None:
     """``curves.png``, the model card and the page of a run."""
     from mfdistill.commands.derived import refresh
+    from mfdistill.distill.logs import read_log
     from mfdistill.report import curves_plot
 
-    lines = (out / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [row for row in map(json.loads, lines) if row["kind"] != "note"]
+    rows = read_log(out / "log.jsonl")
     if rows:
         curves_plot(rows, out / "curves.png", out.name)
     refresh(out)
@@ -110,8 +114,20 @@ def same_task(own: Restoration, other: Restoration, what: str) -> None:
 
 def measured(training: TrainConfig) -> float | None:
     """``residual_std`` of the run to be resumed, if there is one."""
-    if not (training.resume and (Path(training.out) / "config.json").is_file()):
-        return None
-    return ((load_config(training.out).get("network") or {}).get("config") or {}).get(
-        "residual_std"
-    )
+    network = begun(training).get("network") or {}
+    return (network.get("config") or {}).get("residual_std")
+
+
+def begun(training: TrainConfig) -> dict[str, Any]:
+    """The sections of the run to be resumed, from its first step on: what was measured on the data
+    is measured once, whatever becomes of the data. Empty where there is no such run.
+    """
+    from mfdistill.distill.state import find_state
+
+    if not training.resume:
+        return {}
+    if (Path(training.out) / "config.json").is_file():
+        return load_config(training.out)
+    found = find_state(Path(training.out))
+    identity = {} if found is None else found.info.get("identity")
+    return identity if isinstance(identity, dict) else {}

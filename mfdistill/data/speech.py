@@ -18,6 +18,7 @@ from mfdistill.audio.features import frames
 from mfdistill.audio.pitch import mean_pitch
 from mfdistill.audio.speaker import NoVoice, cache_folder, joined, partial_embeddings
 from mfdistill.audio.units import learn_units, pack_codebook, spread_units, unit_features
+from mfdistill.data.bad_files import BadFiles
 from mfdistill.data.config import DataConfig, check_rate
 from mfdistill.data.mixing import crop_start, generator
 from mfdistill.data.sources import open_rows
@@ -77,7 +78,8 @@ class SpeechSet(Dataset[Sample]):
         # hops of a crop; it has a frame more
         self.count = max(2, round(config.crop_s * task.sample_rate / self.hop))
         rows = open_rows(config, "train", False)
-        self.clean = Waves(rows, "clean", task.sample_rate)
+        self.bad = BadFiles(config, len(rows))
+        self.clean = Waves(rows, "clean", task.sample_rate, self.bad)
         self.speakers = sorted({str(speaker) for speaker in rows["speaker"]} - {""})
         self.texts: list[str | None] = list(rows["text"])
         self.use = list(range(len(self.clean)))
@@ -106,11 +108,12 @@ class SpeechSet(Dataset[Sample]):
         return len(self._entries)
 
     def recording(self, index: int) -> int:
-        """Which recording sample ``index`` is cut from: a new order every epoch."""
+        """Which recording sample ``index`` is cut from: a new order every epoch, without the bad
+        ones.
+        """
         epoch, position = divmod(index, len(self._entries))
-        return int(
-            np.random.default_rng([self.config.seed, epoch, 1]).permutation(self._entries)[position]
-        )
+        order = np.random.default_rng([self.config.seed, epoch, 1]).permutation(self._entries)
+        return self.bad.draw(order, position, self.clean.__getitem__)[0]
 
     def __getitem__(self, index: int) -> Sample:
         if index < 0:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from mfdistill.data.bad_files import BadFiles
 from mfdistill.data.config import DataConfig, check_rate
 from mfdistill.data.degradations import kind_of, made_anyway, open_degradation
 from mfdistill.data.mixing import generator, training_sample
@@ -50,11 +51,13 @@ class TrainSet(Dataset[Sample]):
         self.config = config
         self.crop = round(config.crop_s * sample_rate)
         rows = open_rows(config, "train", kind != "none" and not made_anyway(config, kind))
-        self.clean = Waves(rows, "clean", sample_rate)
+        self.bad = BadFiles(config, len(rows))
+        self.clean = Waves(rows, "clean", sample_rate, self.bad)
         self.speakers = sorted({str(speaker) for speaker in rows["speaker"]} - {""})
-        self.noisy = Waves(rows, "noisy", sample_rate) if "noisy" in rows.column_names else None
-        if self.noisy is not None:
-            check_pairs(self.clean, self.noisy)
+        self.noisy = None
+        if "noisy" in rows.column_names:
+            self.noisy = Waves(rows, "noisy", sample_rate, self.bad)
+            check_pairs(self.clean, self.noisy, self.bad)
         self.degradation = (
             open_degradation(config, kind, "train", sample_rate) if self.noisy is None else None
         )
@@ -68,13 +71,10 @@ class TrainSet(Dataset[Sample]):
         return len(self._entries)
 
     def __getitem__(self, index: int) -> Sample:
-        i = self.recording(index)
-        noisy = self.noisy[i] if self.noisy is not None else None
+        _, (wave, noisy) = self.bad.draw(*self._place(index), self._read)
         rng = generator(self.config.seed, index)
         degrade = self.degradation.train if self.degradation is not None else None
-        clean, degraded = training_sample(
-            rng, self.clean[i], noisy, degrade, self.crop, self.config
-        )
+        clean, degraded = training_sample(rng, wave, noisy, degrade, self.crop, self.config)
         return {
             "clean": torch.from_numpy(clean),
             "degraded": torch.from_numpy(degraded),
@@ -83,6 +83,14 @@ class TrainSet(Dataset[Sample]):
 
     def recording(self, index: int) -> int:
         """Which recording sample ``index`` is cut from: a new order every epoch."""
+        order, position = self._place(index)
+        return int(order[position])
+
+    def _read(self, i: int) -> tuple[np.ndarray, np.ndarray | None]:
+        return self.clean[i], self.noisy[i] if self.noisy is not None else None
+
+    def _place(self, index: int) -> tuple[np.ndarray, int]:
+        """The order of an epoch, and a sample's place in it."""
         if index < 0:
             raise IndexError(f"sample indices start at 0, got {index}")
         epoch, position = divmod(index, len(self._entries))
@@ -90,7 +98,7 @@ class TrainSet(Dataset[Sample]):
         if held != epoch:
             order = np.random.default_rng([self.config.seed, epoch, 1]).permutation(self._entries)
             self._order = (epoch, order)
-        return int(order[position])
+        return order, position
 
     def jobs(self, indices: Iterator[int]) -> Iterator[Callable[[], Sample]]:
         """Samples to be made, in the order of ``indices``."""

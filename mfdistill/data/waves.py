@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import soundfile
 
-from mfdistill.audio.io import audio_info, decode_audio, read_audio
+from mfdistill.audio.io import audio_info, decode_audio, decoded_info, read_audio
+from mfdistill.data.bad_files import BadFiles
 from mfdistill.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,12 +24,14 @@ class Waves:
     middle.
     """
 
-    def __init__(self, table: Dataset, column: str, sample_rate: int) -> None:
+    def __init__(
+        self, table: Dataset, column: str, sample_rate: int, bad: BadFiles | None = None
+    ) -> None:
         self.names: list[str] = [str(name) for name in table["name"]]
         self.sample_rate = sample_rate
         self._audio = table.select_columns([column])
         self._column = column
-        headers = [header(self._cell(i), self.label(i)) for i in range(len(self.names))]
+        headers = [self._header(i, bad) for i in range(len(self.names))]
         self.frames = np.array([frames for frames, _ in headers], dtype=np.int64)
         self.rates = np.array([rate for _, rate in headers], dtype=np.int64)
         # samples at sample_rate, up to rounding
@@ -38,6 +39,15 @@ class Waves:
         self._cache: dict[int, np.ndarray] | None = (
             {} if int(self.lengths.sum()) * 4 <= CACHE_BYTES else None
         )
+
+    def _header(self, i: int, bad: BadFiles | None) -> tuple[int, int]:
+        try:
+            return header(self._cell(i), self.label(i))
+        except UserError as error:
+            if bad is None:
+                raise
+            bad.note(i, error)
+            return self.sample_rate, self.sample_rate  # a second, which nobody reads
 
     def __len__(self) -> int:
         return len(self.names)
@@ -63,9 +73,9 @@ class Waves:
         return self._audio[i][self._column]
 
 
-def check_pairs(clean: Waves, noisy: Waves) -> None:
-    """Raise ``UserError`` unless every noisy twin has its clean recording's sample rate and
-    length.
+def check_pairs(clean: Waves, noisy: Waves, bad: BadFiles | None = None) -> None:
+    """Raise ``UserError`` unless every noisy twin has its clean recording's sample rate and length;
+    with ``bad``, others are noted there.
     """
     for i in range(len(clean)):
         if clean.rates[i] != noisy.rates[i]:
@@ -74,9 +84,13 @@ def check_pairs(clean: Waves, noisy: Waves) -> None:
             problem = f"{noisy.frames[i]} samples, but clean has {clean.frames[i]}"
         else:
             continue
-        raise UserError(
+        error = UserError(
             f"{noisy.label(i)}: {problem}; pairs must be aligned sample by sample: replace or remove this one"
         )
+        if bad is None:
+            raise error
+        if i not in bad.found:
+            bad.note(i, error)
 
 
 def decode(cell: dict[str, Any], label: str, sample_rate: int) -> np.ndarray:
@@ -97,11 +111,8 @@ def header(cell: dict[str, Any], label: str) -> tuple[int, int]:
         info = audio_info(cell["path"])
         label, frames, rate = cell["path"], info.frames, info.sample_rate
     else:
-        try:
-            found = soundfile.info(io.BytesIO(data))
-        except soundfile.SoundFileError as error:
-            raise UserError(f"{label}: damaged or no audio ({error}); remove the row") from error
-        frames, rate = found.frames, found.samplerate
+        info = decoded_info(data, label)
+        frames, rate = info.frames, info.sample_rate
     if frames < 2:
         raise UserError(f"{label}: holds {frames} sample(s); replace or remove it")
     return frames, rate

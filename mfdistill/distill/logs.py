@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -12,6 +13,7 @@ from typing import IO, Any
 
 from mfdistill.checkpoint import write_text
 from mfdistill.errors import UserError
+from mfdistill.reading import disk_remedy, parse_json, read_lines, reason
 
 FILE = "log.jsonl"
 
@@ -27,9 +29,34 @@ def truncate_log(file: Path, step: int) -> None:
         try:
             if int(json.loads(line)["step"]) <= step:
                 kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
             continue
     write_text(file, "".join(kept))
+
+
+def read_log(file: Path) -> list[dict[str, Any]]:
+    """The lines of ``log.jsonl`` with numbers (kinds "train" and "valid"); a number that was not
+    finite is None.
+
+    Raises:
+        UserError: no such file, or a line that no run wrote; it is named.
+    """
+    rows = []
+    for number, line in read_lines(file):
+        where, remedy = f"{file}, line {number}", "remove the line"
+        row = parse_json(line, where, remedy)
+        kind, step = (row.get("kind"), row.get("step")) if isinstance(row, dict) else (None, None)
+        if kind not in ("note", "train", "valid") or type(step) is not int:
+            raise UserError(f"{where}: not written by a run; {remedy}")
+        if kind != "note":
+            wrong = [
+                name for name, value in row.items()
+                if name != "kind" and type(value) not in (int, float, type(None))
+            ]  # fmt: skip
+            if wrong:
+                raise UserError(f"{where}: {wrong[0]} is no number; {remedy}")
+            rows.append(row)
+    return rows
 
 
 def duration(seconds: float) -> str:
@@ -84,6 +111,9 @@ class RunLog:
             self._board = SummaryWriter(str(self.out / "tensorboard"), purge_step=self.start + 1)
         except ImportError:
             self.note(self.start, "tensorboard is not installed: curves are in log.jsonl only")
+        except OSError as error:
+            self._file.close()
+            raise self._unwritable("tensorboard", error) from error
         if self._console.is_terminal:
             self._open_bar()
         return self
@@ -173,7 +203,7 @@ class RunLog:
 
     def _unwritable(self, name: str, error: OSError) -> UserError:
         return UserError(
-            f"{self.out / name}: cannot be written ({error}); free some space and continue with --resume"
+            f"{self.out / name}: cannot be written ({reason(error)}); {disk_remedy(error)}, and continue with --resume"
         )
 
     def __exit__(
@@ -185,7 +215,9 @@ class RunLog:
         if self._bar is not None:
             self._bar.stop()
         if self._file is not None:
-            self._file.close()
+            # what a full disk did not take was told when it was written; closing writes it again
+            with contextlib.suppress(OSError):
+                self._file.close()
         if self._board is not None:
             try:
                 self._board.close()

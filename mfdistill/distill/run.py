@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mfdistill.checkpoint import clean_parts, remove_folder, save_folder
+from mfdistill.checkpoint import remove_folder, save_folder
 from mfdistill.companions import SECTION, copy_companions, named_companions
 from mfdistill.config import to_dict
 from mfdistill.distill import state
@@ -22,6 +22,7 @@ from mfdistill.distill.settings import TrainConfig, check, identity
 from mfdistill.errors import UserError
 from mfdistill.integrity import check_finite
 from mfdistill.networks.predictor import with_predictor
+from mfdistill.parts import clean_parts
 from mfdistill.students import Student
 from mfdistill.students.adapter import ADAPTER, ADAPTER_CONFIG, save_adapter
 from mfdistill.version import __version__
@@ -100,6 +101,7 @@ def find_run(config: TrainConfig, model_config: dict[str, Any]) -> state.Found |
                 f"{out}: holds a model but no {state.FOLDER}; --overwrite it or name another --out"
             )
         return None
+    state.check_info(found.info, found.folder)
     before = found.info["identity"]
     now = json.loads(json.dumps(identity(config, model_config)))
     if config.extend and config.steps >= before["training"]["steps"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from mfdistill.config import to_dict
 from mfdistill.errors import UserError
 
 # a resumed run may change these: they do not touch what is learnt
+FREE_DATA = ("on_bad_file", "bad_share")
 FREE = (
     *("out", "resume", "overwrite", "time_limit_hours", "num_workers", "accumulation"),
     *("valid_every", "valid_epochs", "save_every", "keep_states", "log_every", "max_skipped"),
@@ -164,10 +166,10 @@ def identity(config: TrainConfig, model_config: dict[str, Any]) -> dict[str, Any
     training = {key: value for key, value in to_dict(config).items() if key not in FREE}
     # a search writes schedules, validation teaches nothing
     free = ("format", "command", "training", "schedule", "schedules", "valid")
-    return {
-        **{key: value for key, value in model_config.items() if key not in free},
-        "training": training,
-    }
+    same = {key: value for key, value in model_config.items() if key not in free}
+    if isinstance(same.get("data"), Mapping):  # a run that a bad file stopped goes on without it
+        same["data"] = {key: value for key, value in same["data"].items() if key not in FREE_DATA}
+    return {**same, "training": training}
 
 
 def lr_factor(step: int, config: TrainConfig) -> float:

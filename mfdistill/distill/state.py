@@ -27,6 +27,13 @@ from mfdistill.students import Student
 
 FOLDER = "training_state"
 RECORD = "state.json"
+_NUMBER, _NONE = (int, float), type(None)
+_INFO: dict[str, tuple[type, ...]] = {
+    "step": (int,), "seconds": _NUMBER, "skipped": (int,), "skipped_in_a_row": (int,), "best": (*_NUMBER, _NONE),
+    "to_validate": (bool,), "window": (dict, _NONE), "finished": (bool,), "ema_updates": (int,), "scaler": (dict, _NONE),
+    "identity": (dict,),
+}  # fmt: skip
+"""What a run's ``state.json`` holds, and of which types."""
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -139,6 +146,23 @@ def load_info(folder: Path, check: bool = False) -> dict[str, Any]:
     if check:
         check_folder(folder, files)
     return info
+
+
+def check_info(info: Mapping[str, Any], folder: Path) -> None:
+    """Raise ``UserError`` unless a run's ``state.json`` holds what a run writes into it."""
+    file, remedy = folder / RECORD, "start again with --overwrite"
+    for name, kinds in _INFO.items():
+        value = info.get(name, "missing")
+        # a negative number of steps, or one that is none, is as wrong as a text
+        if (
+            type(value) not in kinds
+            or (type(value) in (int, float) and not 0 <= value < 1e15)
+            and name != "best"
+        ):
+            raise UserError(f"{file}: {name} is {value!r:.40}; {remedy}")
+    for name, entry in (info["window"] or {}).items():
+        if not (isinstance(entry, list) and [*map(type, entry)] in ([float, int], [int, int])):
+            raise UserError(f"{file}: window.{name} is {entry!r:.40}; {remedy}")
 
 
 def module_tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -128,6 +128,9 @@ def train(
             if saved is None:
                 save_run(run, with_model=False)
             _loop(run, data, validate, signals)
+            bad = getattr(data, "bad", None)  # streams and sets of texts know of none
+            if bad is not None and bad.summary is not None:
+                run.log.note(run.step, f"{config.out}: {bad.summary}")
         if run.step >= config.steps:
             check_end(config, run.skipped_in_a_row, accelerator)
     finally:
@@ -157,7 +160,10 @@ def _steps(
     config = run.config
     while run.step < config.steps:
         began = time.monotonic()
-        raws = [next(stream) for _ in range(config.accumulation)]
+        try:
+            raws = [next(stream) for _ in range(config.accumulation)]
+        except UserError as error:
+            raise _saved(run, error) from error
         values, wishes = training_step(
             run,
             raws,
@@ -179,6 +185,16 @@ def _steps(
                 f"{config.out}: time limit reached; saved at step {run.step}, continue with --resume",
             )
             return
+
+
+def _saved(run: Run, error: UserError) -> UserError:
+    """The error of a recording that ends the run, after saving what was learnt. Processes that wait
+    for this one cannot take part in saving.
+    """
+    if run.step == 0 or run.accelerator.num_processes > 1:
+        return error
+    save_run(run)
+    return UserError(f"{error}; saved at step {run.step}, continue with --resume")
 
 
 def _due(run: Run, every: int) -> bool:

@@ -16,6 +16,7 @@ from mfdistill.flow.tableaus import Tableau, tableau, tableau_step
 Velocity = Callable[[Tensor, Tensor], Tensor]  # (z (b, ...), t (b,)) -> dz/dt, shaped like z
 Project = Callable[[Tensor], Tensor]  # z -> z, what a system imposes on its state
 AverageVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]  # (z (b, ...), t (b,), r (b,)) -> u
+MOST_STEPS = 10_000
 Steps = int | Sequence[float] | Tensor
 
 
@@ -71,8 +72,15 @@ def schedule(steps: int | Sequence[float]) -> list[float]:
             raise UserError(
                 f"steps: {steps} is not a number of steps; give 1 or more, or a list of times from 0 to 1"
             )
+        if steps > MOST_STEPS:
+            raise UserError(f"steps: {steps} are too many; give at most {MOST_STEPS}")
         return [i / steps for i in range(steps + 1)]
-    times = [float(time) for time in steps]
+    try:
+        times = [float(time) for time in steps]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"steps: {steps!r:.60} is neither a number nor a list of times") from error
+    if len(times) > MOST_STEPS + 1:
+        raise UserError(f"steps: a schedule of {len(times)} times; give at most {MOST_STEPS + 1}")
     if len(times) < 2:
         raise UserError(
             f"steps: the schedule {times} has no interval; give two times or more, such as 0, 1"

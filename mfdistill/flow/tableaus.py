@@ -70,6 +70,7 @@ TABLEAUS: dict[str, Tableau] = {
     ),
 }
 _COMPOSED = {"rk5_ralston3_ralston2": "ralston3@0.55+ralston2"}
+MOST_STAGES = 1000  # of one step; its table has the square of it
 _BLOCK = re.compile(
     r"(?:(?P<count>\d+)x)?(?P<name>[a-z][a-z0-9_]*(?:-[0-9.]+)?)(?:@(?P<fraction>[0-9.]+(?:e-?[0-9]+)?))?"
 )
@@ -98,6 +99,10 @@ def tableau(solver: str) -> Tableau:
             raise UserError(
                 f"solver: {solver!r}: {text!r} is not [Nx]NAME[@FRACTION], such as 2xmidpoint@0.8"
             )
+        if len(found["count"] or "") > 4:
+            raise UserError(
+                f"solver: {solver[:40]!r}: at most {MOST_STAGES} evaluations in one step"
+            )
         count = int(found["count"] or 1)
         try:
             fraction = None if found["fraction"] is None else float(found["fraction"])
@@ -108,6 +113,12 @@ def tableau(solver: str) -> Tableau:
                 f"solver: {solver!r}: {text!r} needs 1 or more repetitions and a fraction above 0 and up to 1"
             )
         blocks.append((count, found["name"], fraction))
+    tables = [tableau(n) if n in _COMPOSED else _named(n, solver) for _, n, _ in blocks]
+    total = sum(block[0] * table.stages for block, table in zip(blocks, tables, strict=True))
+    if total > MOST_STAGES:
+        raise UserError(
+            f"solver: {solver[:40]!r}: at most {MOST_STAGES} evaluations in one step, not {total}"
+        )
     given = sum(fraction for _, _, fraction in blocks if fraction is not None)
     free = sum(fraction is None for _, _, fraction in blocks)
     if given > 1 + 1e-9 or (free and given >= 1 - 1e-9):
@@ -115,11 +126,9 @@ def tableau(solver: str) -> Tableau:
             f"solver: {solver!r}: the fractions sum to {given:g}; give at most 1, and less where a block has none"
         )
     steps = []
-    for count, name, fraction in blocks:
+    for (count, _, fraction), table in zip(blocks, tables, strict=True):
         width = (1 - given) / free if fraction is None else fraction
-        steps += [
-            (width / count, tableau(name) if name in _COMPOSED else _named(name, solver))
-        ] * count
+        steps += [(width / count, table)] * count
     return _compose(steps)
 
 

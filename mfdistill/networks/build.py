@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from mfdistill.config import from_dict
 from mfdistill.errors import UserError
@@ -21,6 +24,10 @@ from mfdistill.networks.frames_config import FramesConfig
 from mfdistill.networks.matcha_config import MatchaUNetConfig
 from mfdistill.networks.matcha_unet import MatchaUNet
 from mfdistill.networks.ncsnpp import NCSNpp
+from mfdistill.reading import reason
+
+_SLACK = 2**22  # numbers that networks make themselves (windows, filters, positions)
+_FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torch.eye}
 
 NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
     "compact": (CompactConfig, CompactNet),
@@ -41,11 +48,48 @@ def build_network(name: str, config: Mapping[str, Any] | Any) -> nn.Module:
     Raises:
         UserError: unknown network or config key.
     """
-    if name not in NETWORKS:
-        raise UserError(f"network '{name}' is unknown; this version has: {', '.join(NETWORKS)}")
+    if not isinstance(name, str) or name not in NETWORKS:
+        raise UserError(
+            f"network '{str(name)[:60]}' is unknown; this version has: {', '.join(NETWORKS)}"
+        )
     config_class, network_class = NETWORKS[name]
-    return network_class(
+    sizes = (
         config
         if isinstance(config, config_class)
         else from_dict(config_class, config, f"network '{name}'")
     )
+    try:
+        return network_class(sizes)
+    # what torch makes of sizes that are none of a network
+    except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"network '{name}': its sizes make no network ({reason(error)}); restore its config"
+        ) from error
+
+
+class bounded(TorchFunctionMode):
+    """Context manager: networks that are built inside hold about as many numbers as the ``values``
+    of the file that their weights are in; before more is allocated, it is an error.
+
+    Raises:
+        UserError: ``where`` describes more.
+    """
+
+    def __init__(self, values: int, where: str):
+        super().__init__()
+        # a network of eight bits is made as one of floats first
+        self.most, self.values, self.where = 4 * values + _SLACK, values, where
+        self.count = 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in _FACTORIES:
+            sizes = args[0] if args and isinstance(args[0], (tuple, list)) else args
+            sizes = [int(n) for n in sizes if isinstance(n, int)]
+            self.count += math.prod([*sizes, *sizes] if func is torch.eye else sizes)
+            if self.count > self.most:
+                raise UserError(
+                    f"{self.where}: describes a network that model.safetensors, of {self.values:,} numbers, is not of; restore the folder"
+                )
+        return func(*args, **(kwargs or {}))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
+from mfdistill.config import check_ranges
 from mfdistill.errors import UserError
+
+WIDEST, DEEPEST = 16384, 512  # channels, and blocks, of any network; no file sets more
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,14 @@ class CompactSizes:
     causal: bool = False
     """Sees no later frame."""
 
+    def __post_init__(self) -> None:
+        check_ranges(
+            self, "network 'compact': ", channels=(1, WIDEST), blocks=(0, DEEPEST), band_stride=(1, WIDEST),
+            dilations=(1, WIDEST), recurrent=(0, WIDEST), filter_frames=(1, 255), filter_bins=(1, 255), embedding=(2, WIDEST),
+        )  # fmt: skip
+        if not self.dilations:
+            raise UserError("network 'compact': dilations: needs one or more")
+
 
 @dataclass(frozen=True)
 class CompactConfig(CompactSizes):
@@ -53,6 +65,13 @@ class CompactConfig(CompactSizes):
     """Filters per channel of the blocks' convolutions after compression (arXiv 1808.05517); 0 is
     none.
     """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ranges(
+            self, "network 'compact': ", freqs=(1, 65536), sigma_0=(0, 1e6), sigma_1=(0, 1e6), floor=(0, 1e6),
+            profile=(0, 1e6), residual_std=(0, 1e6), decoupled=(0, WIDEST),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,8 +114,14 @@ class NCSNppConfig:
     """Latest time that it was trained at (FlowSE, MeanFlowSE, SGMSE: 0.97)."""
 
     def __post_init__(self) -> None:
+        check_ranges(
+            self, "network 'ncsnpp': ", nf=(-math.inf, WIDEST), ch_mult=(-math.inf, 256), num_res_blocks=(-math.inf, DEEPEST),
+            image_size=(1, 65536), attn_resolutions=(0, 65536), dropout=(0, 1), fourier_scale=(0, 1e6), time_floor=(0, 1),
+            theta=(0, 1e6), sigma_min=(0, 1e6), sigma_max=(0, 1e6), t_last=(0, 1),
+        )  # fmt: skip
         if (
-            not self.ch_mult
+            len(self.ch_mult) > 16
+            or not self.ch_mult
             or min(self.ch_mult) < 1
             or self.num_res_blocks < 1
             or self.nf < 4
@@ -186,6 +211,14 @@ class DCUNetConfig:
     t_last: float = 1.0
 
     def __post_init__(self) -> None:
+        check_ranges(
+            self, "network 'dcunet': ", embed_dim=(2, WIDEST), layers_global=(0, 64), layers_local=(0, 64),
+            fourier_scale=(0, 1e6), theta=(0, 1e6), sigma_min=(0, 1e6), sigma_max=(0, 1e6), t_last=(0, 1),
+        )  # fmt: skip
+        if len(self.table) > 64 or any(not 0 <= n <= WIDEST for row in self.table for n in row):
+            raise UserError(
+                f"network 'dcunet': table: at most 64 rows of numbers from 0 to {WIDEST}"
+            )
         if not self.table and self.architecture not in DCUNET_TABLES:
             raise UserError(
                 f"network 'dcunet': architecture '{self.architecture}' is unknown; known are: {', '.join(DCUNET_TABLES)}"
@@ -244,6 +277,11 @@ class CausalNCSNppConfig:
 
     def __post_init__(self) -> None:
         where = "network 'causal_ncsnpp'"
+        check_ranges(
+            self, f"{where}: ", nf=(-math.inf, WIDEST), ch_mult=(-math.inf, 256), num_res_blocks=(-math.inf, DEEPEST),
+            input_freqs=(-math.inf, 65536), output_channels=(-math.inf, 64), fourier_scale=(0, 1e6),
+            down_dilation=(-math.inf, 64), freq_groups=(-math.inf, 4096), decoupled_K=(0, WIDEST), init_scale=(0, 1e6),
+        )  # fmt: skip
         for name in (
             "nf",
             "num_res_blocks",
@@ -254,7 +292,7 @@ class CausalNCSNppConfig:
         ):
             if getattr(self, name) < 1:
                 raise UserError(f"{where}: {name} {getattr(self, name)} must be 1 or more")
-        if not self.ch_mult or min(self.ch_mult) < 1:
+        if not self.ch_mult or len(self.ch_mult) > 16 or min(self.ch_mult) < 1:
             raise UserError(
                 f"{where}: ch_mult {list(self.ch_mult)} must be one positive number per level"
             )

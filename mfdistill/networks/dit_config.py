@@ -4,10 +4,13 @@ the published models.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
+from mfdistill.config import check_ranges
 from mfdistill.errors import UserError
+from mfdistill.networks.config import DEEPEST, WIDEST
 
 
 def _check_heads(
@@ -70,6 +73,11 @@ class F5Config:
 
     def __post_init__(self) -> None:
         where = "network 'f5'"
+        check_ranges(
+            self, f"{where}: ", dim=(-math.inf, WIDEST), depth=(-math.inf, DEEPEST), heads=(-math.inf, 1024),
+            dim_head=(-math.inf, WIDEST), ff_mult=(0.01, 64), mel_dim=(1, WIDEST), dropout=(0, 1),
+            conv_layers=(0, DEEPEST), text_num_embeds=(1, 2**22), text_dim=(-math.inf, WIDEST),
+        )  # fmt: skip
         _check_heads(where, self.dim, self.depth, self.heads, self.dim_head, self.pe_attn_head)
         _check_text(where, self.text_width, self.conv_layers)
         if self.text_embedding_average_upsampling and not self.text_mask_padding:
@@ -106,6 +114,11 @@ class F5UNetTConfig:
 
     def __post_init__(self) -> None:
         where = "network 'f5_unett'"
+        check_ranges(
+            self, f"{where}: ", dim=(-math.inf, WIDEST), depth=(-math.inf, DEEPEST), heads=(-math.inf, 1024),
+            dim_head=(-math.inf, WIDEST), ff_mult=(0.01, 64), mel_dim=(1, WIDEST), dropout=(0, 1),
+            conv_layers=(0, DEEPEST), text_num_embeds=(1, 2**22), text_dim=(-math.inf, WIDEST),
+        )  # fmt: skip
         _check_heads(where, self.dim, self.depth, self.heads, self.dim_head, self.pe_attn_head)
         _check_text(where, self.text_width, self.conv_layers)
         if self.depth % 2:
@@ -144,6 +157,11 @@ class CosyVoice3Config:
 
     def __post_init__(self) -> None:
         where = "network 'cosyvoice3'"
+        check_ranges(
+            self, f"{where}: ", dim=(-math.inf, WIDEST), depth=(-math.inf, DEEPEST), heads=(-math.inf, 1024),
+            dim_head=(-math.inf, WIDEST), ff_mult=(0.01, 64), mel_dim=(1, WIDEST), dropout=(0, 1),
+            mu_dim=(0, WIDEST), spk_dim=(0, WIDEST), static_chunk_size=(-math.inf, 65536),
+        )  # fmt: skip
         _check_heads(where, self.dim, self.depth, self.heads, self.dim_head, None)
         if self.static_chunk_size < 0:
             raise UserError(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mfdistill.config import check_ranges
 from mfdistill.errors import UserError
+from mfdistill.networks.config import DEEPEST, WIDEST
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,12 @@ class FramesSizes:
     """Width of the embedding of units or characters."""
 
     def __post_init__(self) -> None:
+        check_ranges(
+            self, "network 'frames': ", channels=(1, WIDEST), blocks=(0, DEEPEST), expansion=(1, 64), dilations=(1, WIDEST),
+            attention=(0, DEEPEST), heads=(1, 256), embedding=(2, WIDEST), symbol=(1, WIDEST),
+        )  # fmt: skip
+        if not self.dilations:
+            raise UserError("network 'frames': dilations: needs one or more")
         if self.attention and (self.channels % self.heads or self.channels // self.heads % 2):
             raise UserError(
                 f"frames.channels={self.channels}: needs an even multiple of heads={self.heads} for attention"
@@ -45,3 +53,9 @@ class FramesConfig(FramesSizes):
     """The condition has a coarse spectrogram ``mu``, which the data are near."""
     residual_std: float = 1.0
     """Of the data around it, for the network's preconditioning."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ranges(
+            self, "network 'frames': ", mels=(1, 4096), vocabulary=(1, 2**20), speaker=(0, WIDEST), residual_std=(0, 1e6)
+        )  # fmt: skip

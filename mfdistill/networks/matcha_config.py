@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from mfdistill.config import check_ranges
 from mfdistill.errors import UserError
+from mfdistill.networks.config import DEEPEST, WIDEST
 
 ACTIVATIONS = ("gelu", "gelu-approximate", "geglu", "geglu-approximate", "snakebeta")
 
@@ -46,8 +49,14 @@ class MatchaUNetConfig:
 
     def __post_init__(self) -> None:
         where = "network 'matcha_unet'"
+        check_ranges(
+            self, f"{where}: ", in_channels=(-math.inf, WIDEST), out_channels=(-math.inf, WIDEST), channels=(-math.inf, WIDEST),
+            dropout=(0, 1), attention_head_dim=(-math.inf, WIDEST), n_blocks=(-math.inf, DEEPEST),
+            num_mid_blocks=(-math.inf, DEEPEST), num_heads=(-math.inf, 1024), static_chunk_size=(0, 65536),
+        )  # fmt: skip
         if (
             not self.channels
+            or len(self.channels) > 64
             or min(self.channels) < 1
             or self.in_channels < 4
             or self.in_channels % 2

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mfdistill.errors import UserError
+from mfdistill.parts import part_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,7 +65,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
         UserError: it cannot be written; whatever stood at ``path`` is untouched.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = part_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(part, format="png")

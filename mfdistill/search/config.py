@@ -18,6 +18,10 @@ class SearchConfig:
 
     nfe: int = 2
     """Network evaluations: the number of steps to place."""
+    up_to: int | None = None
+    """Place the steps of every number from --nfe to this one, with the same utterances, the same
+    targets and all scores kept; the schedule of --nfe stays the student's own.
+    """
     metric: str = "spksim"
     """A metric of evaluate or one of its columns, or 'teacher-mse' (minus the distance, in
     features, to a many-step teacher).
@@ -57,6 +61,8 @@ class SearchConfig:
     """For students of F5-TTS and CosyVoice and metrics of audio: as of synthesize."""
 
     def __post_init__(self) -> None:
+        if self.up_to is not None and self.up_to < self.nfe:
+            raise UserError(f"--up-to {self.up_to}: must be at least --nfe {self.nfe}")
         for name in ("nfe", "limit", "iterations", "patience", "teacher_steps", "workers"):
             value = getattr(self, name)
             if name == "limit" and value == "auto":

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +90,46 @@ def run_search(
                 )  # fmt: skip
                 yield scorer, [str(item["name"]) for item in chosen]
 
-        return search_with(blocks(), student, config, accelerator, folder, began)
+        return search_counts(blocks(), student, config, accelerator, folder, began)
+
+
+def search_counts(
+    blocks: Iterable[Block],
+    student: Student,
+    config: SearchConfig,
+    accelerator: Accelerator | None = None,
+    folder: Path | None = None,
+    began: float | None = None,
+) -> dict[str, Any]:
+    """``search_with`` for every number of steps from ``config.nfe`` to ``config.up_to``, on the
+    same blocks: utterances are prepared, and a teacher's targets made, once. The last one is
+    ``config.nfe``, so that its schedule is the student's own; its results are returned.
+    """
+    kept = _Kept(blocks)
+    for nfe in range(config.up_to or config.nfe, config.nfe, -1):
+        one = replace(config, nfe=nfe, up_to=None)
+        search_with(kept, student, one, accelerator, folder, began)
+    one = replace(config, up_to=None)
+    return search_with(kept, student, one, accelerator, folder, began)
+
+
+class _Kept:
+    """Blocks that can be gone through again; each is made once."""
+
+    def __init__(self, blocks: Iterable[Block]):
+        self._rest = iter(blocks)
+        self._made: list[Block] = []
+
+    def __iter__(self) -> Iterator[Block]:
+        number = 0
+        while True:
+            if number == len(self._made):
+                block = next(self._rest, None)
+                if block is None:
+                    return
+                self._made.append(block)
+            yield self._made[number]
+            number += 1
 
 
 def search_with(

@@ -25,6 +25,7 @@ from mfdistill.tasks import with_audio
 from mfdistill.teachers.field import Field
 
 Gain = float | Literal["peak"]
+LOUDEST = 8.0  # times full scale (+18 dB); a sample beyond it is no sound
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,11 @@ class StreamStep(nn.Module):
             isinstance(gain, str)
             and gain != "peak"
             or isinstance(gain, int | float)
-            and not gain > 0
+            and not 1e-6 <= gain <= 1e6
         ):
-            raise UserError(f"stream: gain {gain!r} is neither a positive factor nor 'peak'")
+            raise UserError(
+                f"stream: gain {gain!r} is neither a factor (from 1e-6 to 1e6) nor 'peak'"
+            )
         self.task, self.plan, self.stft = task, plan, task.config.stft
         self.gain: Gain = (
             gain if gain is not None else ("peak" if task.config.normalise == "peak" else 1.0)
@@ -174,7 +177,10 @@ class StreamStep(nn.Module):
         )
 
     def forward(self, new: Tensor, noise: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        """See the class."""
+        """See the class. A sample that is not finite, or absurd, counts as silence: what it would
+        leave in the state would stay there for ever.
+        """
+        new = torch.where(absurd(new), torch.zeros_like(new), new)
         history, overlap, peak = state[:3]
         predicted, each = self.parts
         wave = torch.cat([history, new], 1)
@@ -214,6 +220,11 @@ class StreamStep(nn.Module):
             peaks.append(peak)
         level = torch.cat(peaks, 1)
         return torch.where(level < 1e-6, torch.ones_like(level), 1 / level.clamp_min(1e-6)), peak
+
+
+def absurd(samples: Tensor) -> Tensor:
+    """Which samples are NaN, infinite or above ``LOUDEST``."""
+    return ~(samples.abs() <= LOUDEST)
 
 
 def frozen_copy(step: StreamStep) -> StreamStep:

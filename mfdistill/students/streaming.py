@@ -18,7 +18,7 @@ from mfdistill.audio.framing import Latency, latency
 from mfdistill.errors import UserError
 from mfdistill.flow import Tableau, noise_like
 from mfdistill.students.runners import Runner, RunnerName, make_runner
-from mfdistill.students.step import Gain, StreamStep, plan
+from mfdistill.students.step import Gain, StreamStep, absurd, plan
 from mfdistill.students.student import Student
 from mfdistill.teachers.field import Field
 
@@ -41,6 +41,8 @@ class StreamState:
     """States of the random generators."""
     received: int
     emitted: int
+    replaced: int = 0
+    """Samples of all streams that were not finite, or absurd, and counted as silence."""
 
 
 class StreamRestorer:
@@ -120,9 +122,12 @@ class StreamRestorer:
             raise ValueError(
                 f"expected samples of {self.batch} streams, (streams, samples), got shape {tuple(samples.shape)}"
             )
-        wave = torch.cat([self.state.pending, wave.to(self.device, self.dtype)], 1)
+        wave = wave.to(self.device, self.dtype)
+        replaced = self.state.replaced + int(absurd(wave).sum())
+        wave = torch.cat([self.state.pending, wave], 1)
         hop, outputs = self.stft.hop, []
-        state = replace(self.state, received=self.state.received + samples.shape[-1])
+        received = self.state.received + samples.shape[-1]
+        state = replace(self.state, received=received, replaced=replaced)
         whole = wave.shape[1] // hop * hop
         for block in wave[:, :whole].split(self.chunk * hop, 1) if whole else ():
             output, state = self._frames(block, state)
@@ -195,7 +200,7 @@ class StreamRestorer:
     def _begin(self, old: StreamState | None = None) -> StreamState:
         noise = tuple(torch.Generator().manual_seed(seed).get_state() for seed in self.seeds)
         if old is not None:
-            return replace(old, noise=noise)
+            return replace(old, noise=noise, replaced=0)
 
         pending = torch.zeros(self.batch, 0, dtype=self.dtype, device=self.device)
         return StreamState(pending, self.step.initial(self.batch), noise, 0, 0)

@@ -22,6 +22,7 @@ from mfdistill.systems.mel_flow import (
     open_unet,
     opened,
     read_options,
+    weights_of,
 )
 from mfdistill.tasks.foreign import read_foreign_task
 
@@ -40,9 +41,10 @@ def read_cosyvoice2(path: Path, config: Mapping[str, Any] | None, streaming: boo
         streaming: attention by chunks of ``static_chunk_size`` frames; ``cond["streaming"]``
             changes it call by call.
     """
+    config, weights = weights_of(config)
     sizes, options = read_options(config, "meanflow")
     file, meanflow = checkpoint_file(path), options.pop("meanflow", True)
-    tensors = estimator_tensors(flow_tensors(file))
+    tensors = estimator_tensors(flow_tensors(file, weights))
     if MIXER in tensors and meanflow:
         raise UserError(
             f"{file}: has {MIXER}, so it is a student of two times; load it with load_student(kind='chatterbox'), "

@@ -26,6 +26,7 @@ from mfdistill.systems.mel_flow import (
     opened,
     read_options,
     split_mixer,
+    weights_of,
 )
 from mfdistill.tasks.foreign import read_foreign_task
 
@@ -47,6 +48,7 @@ def read_cosyvoice3(
         streaming: attention by chunks of ``static_chunk_size`` frames; ``cond["streaming"]``
             changes it call by call.
     """
+    config, weights = weights_of(config)
     sizes, prior = read_options(config)
     network = CosyVoice3Network(from_dict(CosyVoice3Config, sizes, f"{path}: config"))
     if streaming and not network.chunks:
@@ -55,7 +57,7 @@ def read_cosyvoice3(
         )
     network.streaming = streaming
     file = checkpoint_file(path)
-    tensors = estimator_tensors(flow_tensors(file))
+    tensors = estimator_tensors(flow_tensors(file, weights))
     mixer = split_mixer(tensors, file, "cosyvoice3", student)
     load_estimator(network.estimator, tensors, file, "cosyvoice3")
     facts = mel_facts(network)

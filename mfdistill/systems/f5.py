@@ -197,9 +197,9 @@ def f5_tensors(file: Foreign, weights: str = "ema") -> dict[str, Tensor]:
         raise Misfit(f"{file.path}: has no weights where F5-TTS has them", SIZES, file.names())
     if not found:
         other = (
-            "the moving average only; take weights 'ema'"
+            "the moving average only; ask for weights 'ema' (in --sizes), or leave it out"
             if averaged
-            else "trained weights only; take weights 'raw'"
+            else 'trained weights only; ask for them: --sizes FILE with {"weights": "raw"}'
         )
         raise UserError(f"{file.path}: has {other}")
     tensors = {

@@ -17,29 +17,14 @@ from torch import Tensor
 
 from mfdistill.checkpoint import load_tensors
 from mfdistill.errors import UserError
+from mfdistill.reading import reason
+from mfdistill.systems.stand_ins import stand_ins
 
-# what Lightning writes into hyper_parameters and optimizer states by reference: read as an inert
-# stand-in, the thing itself never imported
-_REFERENCES = (
-    "flowmse.data_module.SpecsDataModule",
-    "functools.partial",
-    "typing.Any",
-    "collections.defaultdict",
-)
-_REFERENCES_UNDER = ("sgmse.", "omegaconf.", "torchaudio.", "torch.nn.modules.")
-
-
-class _StandIn:
-    """Takes whatever a pickle does with the real thing, and keeps nothing."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> _StandIn:
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
-
-    def __setstate__(self, state: Any) -> None: ...
-
-    def __setitem__(self, key: Any, value: Any) -> None: ...
+# what compilers, checkpointing and sharding put into the middle of tensors' names, and what
+# wrappers put before them
+_INSIDE = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+_BEFORE = "module."
+_DEEPEST = 100  # of nested dictionaries
 
 
 @dataclass(frozen=True)
@@ -91,25 +76,56 @@ def read_foreign(path: str | Path) -> Foreign:
     if not file.is_file():
         raise UserError(f"{file}: no such file")
     if file.suffix == ".safetensors":
-        return Foreign(file, dict(load_tensors(file)))
+        return Foreign(file, bare(load_tensors(file)))
+    remedy = "copy it again"
     try:
-        with torch.serialization.safe_globals(_stand_ins(file)):
+        with torch.serialization.safe_globals(stand_ins(file)):
             values = torch.load(file, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
-        if not zipfile.is_zipfile(file) and file.read_bytes()[:1] != b"\x80":  # no pickle at all
-            raise UserError(f"{file}: damaged or no PyTorch checkpoint; copy it again") from error
+        with file.open("rb") as stream:
+            is_pickle = zipfile.is_zipfile(file) or stream.read(1) == b"\x80"
+        if not is_pickle:
+            raise UserError(f"{file}: damaged or no PyTorch checkpoint; {remedy}") from error
         raise UserError(
             f"{file}: its pickle holds more than tensors and plain values, so it is not loaded ({_named(error)}); "
             "ask its author for a safetensors file"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    # whatever an unpickler raises on damaged bytes
+    except Exception as error:
         raise UserError(
-            f"{file}: damaged or no PyTorch checkpoint ({reason}); copy it again"
+            f"{file}: damaged or no PyTorch checkpoint ({reason(error)}); {remedy}"
         ) from error
     if not isinstance(values, Mapping):
         raise UserError(f"{file}: holds a {type(values).__name__}, not a dictionary of weights")
-    return Foreign(file, {str(key): value for key, value in values.items()})
+    found = bare({str(key): value for key, value in values.items()}, file)
+    for name, tensor in walk_tensors(found):
+        if tensor.layout == torch.strided and tensor.numel() > tensor.untyped_storage().nbytes():
+            raise UserError(f"{file}: {name} is larger than what is stored of it; {remedy}")
+    return Foreign(file, found)
+
+
+def bare(values: Mapping[str, Any], where: object = "", depth: int = 0) -> dict[str, Any]:
+    """Nested dictionaries of tensors by the names that they have without wrappers: torch.compile
+    and sharding (anywhere in a name), data parallelism (before it). The one place where they are
+    taken off; names that would then be two are left.
+
+    Raises:
+        UserError: dictionaries nested deeper than any checkpoint's.
+    """
+    if depth > _DEEPEST:
+        raise UserError(f"{where}: dictionaries nested deeper than {_DEEPEST}; it is not loaded")
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key
+        if isinstance(value, Tensor) and isinstance(key, str):
+            name = ".".join(part for part in key.split(".") if part not in _INSIDE)
+            kept = "ema_model." if name.startswith("ema_model.") else ""
+            name = kept + name.removeprefix(kept).removeprefix(_BEFORE)
+            name = key if name in values and name != key else name
+        found[name] = bare(value, where, depth + 1) if isinstance(value, Mapping) else value
+    return found
 
 
 def mismatches(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
@@ -132,25 +148,6 @@ def walk_tensors(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[
             yield f"{prefix}{key}", value
         elif isinstance(value, Mapping):
             yield from walk_tensors(value, f"{prefix}{key}.")
-
-
-def _stand_ins(file: Path) -> list[Any]:
-    """Pairs (class, full name) for those names in the file's pickle that are known references;
-    plain dictionaries stay what they are.
-    """
-    if not zipfile.is_zipfile(file):
-        return [(_stand_in(name), name) for name in _REFERENCES]
-    names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-    known = [
-        (_stand_in(name), name)
-        for name in names
-        if name in _REFERENCES or name.startswith(_REFERENCES_UNDER)
-    ]
-    return [*known, (dict, "builtins.dict")]
-
-
-def _stand_in(name: str) -> type[_StandIn]:
-    return type(name.rpartition(".")[2], (_StandIn,), {})
 
 
 def _named(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mfdistill.errors import UserError
 from mfdistill.systems.files import read_foreign
+from mfdistill.systems.stand_ins import StandIn
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -98,4 +99,4 @@ def _named(
 
 
 def _plain(value: Any) -> bool:
-    return not isinstance(value, (type, Tensor))
+    return not isinstance(value, (type, Tensor, StandIn))

@@ -17,6 +17,7 @@ from mfdistill.systems.mel_flow import (
     open_unet,
     opened,
     read_options,
+    weights_of,
 )
 from mfdistill.tasks.foreign import read_foreign_task
 
@@ -47,7 +48,8 @@ def read_matcha(path: Path, config: Mapping[str, Any] | None, streaming: bool) -
     """
     if streaming:
         raise no_stream(path, "matcha")
-    tensors = estimator_tensors(flow_tensors(path))
+    config, weights = weights_of(config)
+    tensors = estimator_tensors(flow_tensors(path, weights))
     read = {}
     if "time_mlp.linear_1.weight" in tensors and "final_proj.weight" in tensors:
         read = {

@@ -4,6 +4,7 @@ files.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -79,10 +80,25 @@ def checkpoint_file(place: Path) -> Path:
     )
 
 
-def flow_tensors(path: Path) -> dict[str, Tensor]:
+def weights_of(config: Mapping[str, Any] | None) -> tuple[dict[str, Any], str]:
+    """Sizes, and which weights are asked for: "ema" (moving averages, where a file has them), or
+    "raw".
+
+    Raises:
+        UserError: another word.
+    """
+    sizes = dict(config or {})
+    weights = sizes.pop("weights", "ema")
+    if weights not in ("ema", "raw"):
+        raise UserError(f"weights {weights!r:.40} is not one of 'ema', 'raw' (--sizes)")
+    return sizes, weights
+
+
+def flow_tensors(path: Path, weights: str = "ema") -> dict[str, Tensor]:
     """The tensors of a flow file by the names of CosyVoice's ``flow.pt`` (``decoder.estimator.*``
     and the front end), without what stands before them in other files (``flow.``, a section of a
-    training file); the file may also hold a bare estimator.
+    training file); the file may also hold a bare estimator. Where it has moving averages and raw
+    weights, ``weights`` ("ema" or "raw") chooses.
 
     Raises:
         UserError: unreadable, or no such estimator in it.
@@ -92,7 +108,14 @@ def flow_tensors(path: Path) -> dict[str, Tensor]:
     prefixes = sorted(
         {name[: name.index(ESTIMATOR)] for name in found if ESTIMATOR in name}, key=len
     )
+    averaged = [prefix for prefix in prefixes if "ema" in re.split(r"[._]", prefix)]
+    raw = [prefix for prefix in prefixes if prefix not in averaged]
+    if averaged and not raw and weights == "raw":
+        raise UserError(
+            f"{path}: has moving averages only; ask for weights 'ema' (in --sizes), or leave it out"
+        )
     if prefixes:
+        prefixes = (averaged or raw) if weights == "ema" else raw
         return {
             name.removeprefix(prefixes[0]): value
             for name, value in found.items()

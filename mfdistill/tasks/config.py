@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mfdistill.audio.features import StftConfig
+from mfdistill.config import check_ranges
 
 Degradation = Literal["none", "noise", "reverb", "codec", "bandwidth"]
 
@@ -34,3 +35,9 @@ class TaskConfig:
     normalise: Literal["peak", "none"] = "peak"
     whole_hops: bool = True
     frame_multiple: int = 1
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self, "task ", sigma_0=(0, 1e6), sigma_1=(0, 1e6), prior_floor=(0, 1e6), prior_profile=(0, 1e6),
+            temperature=(0, 1e6), n_mels=(1, 1024), frame_multiple=(1, 4096),
+        )  # fmt: skip

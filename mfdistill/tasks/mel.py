@@ -32,6 +32,7 @@ from mfdistill.audio.units import (
     unit_features,
     unpack_codebook,
 )
+from mfdistill.config import check_ranges
 from mfdistill.errors import UserError
 from mfdistill.tasks.base import Restoration
 from mfdistill.tasks.config import TaskConfig
@@ -68,6 +69,15 @@ class MelTaskConfig(TaskConfig):
     """'griffin-lim', or the folder of a `vocode` student or teacher with the same Mel
     spectrogram.
     """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ranges(
+            self, "task ", unit_frames=(1, 256), unit_levels=(0, 64), mel_mean=(-1e6, 1e6), mel_std=(1e-6, 1e6), prompt_s=(0, 1e5)
+        )  # fmt: skip
+        for name in ("mel_mean", "mel_std"):
+            if len(getattr(self, name)) not in (0, self.n_mels):
+                raise UserError(f"task {name}: needs one number for each of {self.n_mels} bands")
 
 
 class MelTask(Restoration):

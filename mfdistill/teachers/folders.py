@@ -12,13 +12,16 @@ from torch import Tensor, nn
 from mfdistill.checkpoint import load_config, load_tensors
 from mfdistill.errors import UserError
 from mfdistill.networks import build_network
+from mfdistill.networks.build import bounded
 from mfdistill.networks.int8 import put_int8
 from mfdistill.networks.memory import check_streams
 from mfdistill.networks.predictor import build_predictor, without_predictor
 from mfdistill.places import resolve
+from mfdistill.reading import reason
 from mfdistill.systems.files import mismatches
 from mfdistill.systems.table import SYSTEMS
 from mfdistill.tasks import Predictor, Task, get_task, read_task_config
+from mfdistill.weights import tensor_sizes
 
 _OPTIONS = {"teacher": "--teacher", "student": "--student"}
 
@@ -65,9 +68,10 @@ def open_folder(
         raise UserError(
             f"{folder}: is a student of {what if given is None else 'a network of this program: leave network out'}"
         )
-    network = given or build_network(section["name"], section.get("config") or {})
-    put_int8(network, section.get("int8") or ())
-    predictor = build_predictor(config["predictor"], where) if config.get("predictor") else None
+    with bounded(sum(tensor_sizes(folder / "model.safetensors").values()), where):
+        network = given or build_network(section["name"], section.get("config") or {})
+        put_int8(network, section.get("int8") or ())
+        predictor = build_predictor(config["predictor"], where) if config.get("predictor") else None
     return config, network, open_task(config["task"], f"{where}: task", predictor)
 
 
@@ -78,9 +82,15 @@ def open_task(section: Mapping[str, Any], where: str, predictor: Predictor | Non
         UserError: no such task, an unknown field or a wrong value; ``where`` names the section.
     """
     system = SYSTEMS.get(str(section.get("name")))
-    if system is not None and system.task is not None:
-        return system.task(section, where)
-    return get_task(read_task_config(section, where), predictor)
+    try:
+        if system is not None and system.task is not None:
+            return system.task(section, where)
+        return get_task(read_task_config(section, where), predictor)
+    # numbers that are plausible one by one and make no features together
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{where}: cannot be made ({reason(error)}); restore it or train again"
+        ) from error
 
 
 def load_parts(

@@ -11,11 +11,13 @@ import torch
 from mfdistill.checkpoint import load_config, load_tensors
 from mfdistill.errors import UserError
 from mfdistill.networks import build_network
+from mfdistill.networks.build import bounded
 from mfdistill.places import resolve
 from mfdistill.systems.base import Opened, own_facts
 from mfdistill.systems.table import SYSTEMS, recognise, telling_what_it_is
 from mfdistill.teachers.field import Field
 from mfdistill.teachers.folders import load_network, load_weights, open_task, stream_by_frames
+from mfdistill.weights import tensor_sizes
 
 
 def teacher_kinds() -> list[str]:
@@ -103,8 +105,11 @@ def _open_folder(
             stream_by_frames(network, task, place)
         return Opened(network, task, own_facts(network), saved)
     saved = load_config(place)
-    section = saved.get("network") or {}
-    network = build_network(section["name"], section.get("config") or {})
+    section, where = saved.get("network") or {}, f"{place}/config.json"
+    if "name" not in section or not isinstance(saved.get("task"), Mapping):
+        raise UserError(f"{where}: needs the sections 'network' and 'task'; import it again")
+    with bounded(sum(tensor_sizes(place / "model.safetensors").values()), where):
+        network = build_network(section["name"], section.get("config") or {})
     load_weights(network, load_tensors(place), place)
     facts = SYSTEMS[kind].facts(network)
     if streaming and facts.streams is None:
@@ -114,5 +119,5 @@ def _open_folder(
     if streaming:
         network.streaming = True  # type: ignore[assignment]
     # the prior stood in a section of its own before it belonged to the task
-    task = open_task({**saved["task"], **(saved.get("prior") or {})}, f"{place}/config.json: task")
+    task = open_task({**saved["task"], **(saved.get("prior") or {})}, f"{where}: task")
     return Opened(network, task, facts, saved, float(saved.get("guidance_strength") or 0.0))
