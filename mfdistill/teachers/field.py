@@ -81,9 +81,11 @@ class Field:
     @torch.no_grad()
     def velocity(self, z_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """``v(z_t, t)`` in the shape of ``z_t`` (b, ...), guidance applied, without gradient; t
-        (b,), (1,) or 0-d.
+        (b,), (1,) or 0-d. A predictor in front is run where ``cond`` lacks its estimate.
         """
         t = time_per_sample(t, z_t)
+        if self.task is not None:
+            cond = self.task.completed(dict(cond))
         if self.streaming:
             return frame_by_frame(self.network, z_t, t, cond)
         if self.branches == 1:
