@@ -292,7 +292,7 @@ def test_cosyvoice_tokens_to_a_one_step_student(tmp_path: Path) -> None:
 
 def test_matcha_features_to_a_student(tmp_path: Path) -> None:
     file, data = matcha_file(tmp_path / "ckpt"), speech(tmp_path / "data", 22050, features="mu")
-    sizes = sizes_file(tmp_path, MATCHA)
+    sizes = sizes_file(tmp_path, {**MATCHA, "temperature": 0.5})
     arguments = [
         "student-distill",
         "--teacher",
@@ -307,6 +307,12 @@ def test_matcha_features_to_a_student(tmp_path: Path) -> None:
     arguments += ["--tts.min-s", "0.1", "--tts.mel-mean", "-5.5", "--tts.mel-std", "2"]
     assert main([*arguments, "--out", str(tmp_path / "student"), *QUICK]) == 0
     assert json.loads((tmp_path / "student/config.json").read_text())["task"]["mel_std"] == 2
+    task = load_student(tmp_path / "student").task
+    cond, eps = {"mask": torch.ones(2, 1, 5)}, torch.randn(2, 8, 5)
+    drawn = task.path.prior(cond, eps)
+    assert torch.equal(drawn, load_teacher(file, config=json.loads(sizes.read_text())).task.path.prior(cond, eps))  # fmt: skip
+    z_0, _ = task.path.end_points(eps, cond, eps)
+    torch.testing.assert_close(drawn, 0.5 * z_0)
     assert (
         main([*arguments, "--guidance.strength", "1", "--out", str(tmp_path / "no"), *QUICK]) == 2
     )

@@ -46,6 +46,8 @@ def run_foreign(command: StudentDistill, teacher: Any, accelerator: Any) -> Path
         teacher.task.config.mel.n_mels,
         mel_mean=options.mel_mean,
         mel_std=options.mel_std,
+        temperature=teacher.task.config.temperature,
+        fixed_noise=teacher.task.config.fixed_noise,
     )
     told = guidance.range
     set_guidance(teacher, guidance.strength, told, guidance.rule, str(command.teacher))

@@ -64,8 +64,11 @@ class MelPath:
     ) -> tuple[Tensor, Tensor]:
         """Arguments as ``flow.GaussianPath.end_points``: ``eps`` has the variance 1/2 of a complex
         number's channel. The mask is (b, n) beside (b, n, mels), or (b, 1, n) beside (b, mels, n).
+
+        Training draws fresh noise of variance 1, which the teacher was trained on: temperature and
+        fixed noise belong to sampling.
         """
-        return self.prior(cond, eps), x
+        return _masked(eps / CHANNEL_STD, cond), x
 
     def prior(self, cond: Mapping[str, Tensor], eps: Tensor, t: float = 0.0) -> Tensor:
         """``z_0``; ``t`` is for other paths."""
@@ -77,10 +80,15 @@ class MelPath:
         """
         if self.fixed:
             normal = fixed_noise(normal.shape[2], normal.shape[1]).to(normal).expand_as(normal)
-        mask = cond.get("mask")
-        if mask is not None:
-            normal = normal * (mask if mask.ndim == normal.ndim else mask[..., None]).to(normal)
+        normal = _masked(normal, cond)
         return normal if self.temperature == 1 else normal * self.temperature
+
+
+def _masked(normal: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+    mask = cond.get("mask")
+    if mask is None:
+        return normal
+    return normal * (mask if mask.ndim == normal.ndim else mask[..., None]).to(normal)
 
 
 @lru_cache(maxsize=2)
