@@ -69,8 +69,8 @@ SHORT: dict[str, dict[str, dict[str, str]]] = {
 GROUPS = {
     "try it": ("demo", "models", "restore", "stream", "synthesize"),
     "train": ("teacher-train", "teacher-import", "student-distill", "student-finish", "resume", "compress", "solver-train"),
-    "judge": ("os3-search", "evaluate", "compare", "info", "data"),
-    "other": ("recipes", "degrade", "merge", "export", "push"),
+    "judge": ("os3-search", "evaluate", "compare", "info"),
+    "other": ("recipes", "data", "degrade", "merge", "export", "push"),
 }  # fmt: skip
 SUMMARIES = {
     "demo": "the whole chain in minutes, on a corpus made on this machine",
@@ -90,7 +90,7 @@ SUMMARIES = {
     "compare": "one page of several runs side by side",
     "merge": "adapter weights into a whole model",
     "info": "what a checkpoint is, or what is installed here",
-    "data": "check: what is wrong with a corpus",
+    "data": "check a corpus before hours are spent on it",
     "degrade": "a task's degraded speech made of clean speech",
     "export": "a student as another system's checkpoint",
     "push": "a model to the hub",
