@@ -108,12 +108,12 @@ def check_ranges(config: Any, where: str, **limits: tuple[float, float]) -> None
     """
     for name, (low, high) in limits.items():
         value = getattr(config, name)
-        for number in value if isinstance(value, tuple) else (value,):
+        for number in value if isinstance(value, (tuple, list)) else (value,):
             if number is not None and not low <= number <= high:
                 raise UserError(
                     f"{where}{name} {_said(number)}: must lie between {low:g} and {high:g}"
                 )
-        if isinstance(value, tuple) and len(value) > MOST_VALUES:
+        if isinstance(value, (tuple, list)) and len(value) > MOST_VALUES:
             raise UserError(f"{where}{name}: {len(value)} values; {MOST_VALUES} are the most")
 
 

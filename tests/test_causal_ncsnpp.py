@@ -315,7 +315,7 @@ def test_wrong_files_are_explained(tmp_path):
     path = lightning(tmp_path / "flow.ckpt", network_of())
     with pytest.raises(UserError, match="did you mean 'nf'"):
         load_teacher(path, config={"nff": 8})
-    with pytest.raises(UserError, match="lacks down_modules.*Stream.FM file of other sizes"):
+    with pytest.raises(UserError, match="lacks down_modules.*kind streamfm; give its sizes"):
         load_teacher(path, config={"num_res_blocks": 2})
     with pytest.raises(UserError, match="guidance strength"):
         load_teacher(path, guidance_strength=1.0)

@@ -140,7 +140,7 @@ def test_without_the_package(
     for name in ("vocos", str(vocos_folder(tmp_path))):
         with pytest.raises(
             UserError,
-            match=r"not installed: pip install 'mfdistill\[vocos\]', or --vocoder griffin-lim",
+            match=r"not installed: pip install vocos, or --vocoder griffin-lim",
         ):
             open_mel_vocoder(name, foreign_task("f5"))
     open_mel_vocoder(None, foreign_task("f5"))

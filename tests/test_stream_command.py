@@ -155,7 +155,7 @@ def test_what_cannot_stream_is_told_in_one_line(
 ) -> None:
     save_student(make_student(causal=False), tmp_path / "all")
     for arguments, said in (
-        (["a.wav", "b.wav"], "needs --student"),
+        (["a.wav", "b.wav"], "a.wav: no such file"),
         (["--student", str(folder)], "needs IN and OUT"),
         (["-", "-", "--student", str(folder), "--paced"], "pace of its own"),
         (["a.wav", "b.wav", "--student", str(tmp_path / "all")], "sees later frames"),

@@ -119,11 +119,3 @@ def unet_config(
             "input_channels": 6 if predicted else 4,
         }
     return cls(**values)
-
-
-def chosen_sizes(backbone: str, config: Any) -> UNetSizes:
-    """The inverse of ``unet_config``: every number told, so that a repeated run has the same
-    network whatever the named sizes become.
-    """
-    names = {item.name for item in fields(UNetSizes)} & {item.name for item in fields(type(config))}
-    return UNetSizes(**{"size": "published", **{name: getattr(config, name) for name in names}})
