@@ -133,8 +133,9 @@ def test_the_flow_starts_around_e_and_sees_it(name: str) -> None:
     assert abs(float((drawn - cond["e"]).square().sum(1).mean().sqrt()) / 0.05 - 1) < 0.1
     other = {"y": y, "e": cond["e"] + 0.1}
     assert not torch.equal(teacher.velocity(z, t, cond), teacher.velocity(z, t, other))
+    assert torch.equal(teacher.velocity(z, t, {"y": y}), teacher.velocity(z, t, cond))
     with pytest.raises(UserError, match="run the predictor first"):
-        teacher.velocity(z, t, {"y": y})
+        teacher.network(z, t, {"y": y})
 
 
 def test_preconditioning_is_exact_for_a_gaussian_around_e() -> None:
