@@ -38,6 +38,8 @@ def launch(
     from mfdistill.distill.logs import say
     from mfdistill.distill.train import train
     from mfdistill.distill.validation import make_validate
+    from mfdistill.extras import remedy
+    from mfdistill.metrics import present
 
     role, training = model_config["role"], in_steps(training, dataset)
     before = begun(training).get("training") or {}
@@ -50,9 +52,16 @@ def launch(
             data, "valid", task.degradation, task.sample_rate, limit=valid.valid_files
         )
         metrics = valid.valid_metrics
+        if metrics == ValidOptions.valid_metrics:
+            metrics, absent = present(metrics)
+            if absent and task.restores and accelerator.is_main_process:
+                say(
+                    f"validation by {', '.join(metrics)} alone: {', '.join(absent)} "
+                    f"need packages; {remedy('pesq')}"
+                )
         if not task.restores:
             # PESQ says nothing about generated speech
-            metrics = () if metrics == ValidOptions.valid_metrics else metrics
+            metrics = () if valid.valid_metrics == ValidOptions.valid_metrics else metrics
             if metrics:
                 attach_vocoder(task, accelerator.device)
         validate = make_validate(

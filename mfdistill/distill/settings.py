@@ -15,7 +15,7 @@ FREE_DATA = ("on_bad_file", "bad_share")
 FREE = (
     *("out", "resume", "overwrite", "time_limit_hours", "num_workers", "accumulation"),
     *("valid_every", "valid_epochs", "save_every", "keep_states", "log_every", "max_skipped"),
-    "sharded",
+    *("sharded", "log_with"),
     "extend",
 )
 
@@ -64,6 +64,10 @@ class TrainConfig:
     """Last saves that can be resumed from; where the newest is damaged, the one before is used."""
     log_every: int = 50
     """Steps between log lines."""
+    log_with: Literal["tensorboard", "wandb", "trackio", "none"] | None = None
+    """Where curves, settings and, at validation, sounds and spectrograms go beside log.jsonl; by
+    default tensorboard where it is installed.
+    """
     num_workers: int = 1
     """Threads that prepare data ahead, per process; 0 is none."""
     best_metric: str | None = None

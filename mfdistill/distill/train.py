@@ -125,6 +125,8 @@ def train(
         with Signals() as signals, run.log:
             for text in how_begun(config, found):
                 run.log.note(run.step, text)
+            if saved is None and config.resume and accelerator.is_main_process:
+                say(f"{config.out}: nothing to resume, so this starts at step 0")
             if saved is None:
                 save_run(run, with_model=False)
             _loop(run, data, validate, signals)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mfdistill.distill.batch import make_batch
 from mfdistill.distill.inference import Steps, endpoint, judged, restore, text_of
+from mfdistill.distill.trackers import listener
 from mfdistill.metrics import Workers, named, score_utterances, summarise
 
 if TYPE_CHECKING:
@@ -106,6 +107,9 @@ def make_validate(
                 metrics,
                 task.sample_rate,
                 accelerator,
+                keep=listener(
+                    accelerator, f"restored_{number or 1}", task.sample_rate, step
+                ),
                 task=task,
             )
             summary = summarise(rows)
