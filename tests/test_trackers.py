@@ -46,11 +46,16 @@ def test_tensorboard(corpus: Path, tmp_path: Path) -> None:
     (sound, *_) = tags["audio"]
     assert len(tags["audio"]) == 2 and sound.startswith("restored_2/")
     (heard,) = board.Audio(sound)
-    assert (heard.step, heard.sample_rate) == (3, 8000) and heard.encoded_audio_string[:4] == b"RIFF"
+    assert (heard.step, heard.sample_rate) == (3, 8000) and heard.encoded_audio_string[
+        :4
+    ] == b"RIFF"
     (image,) = board.Images(f"{sound}/spectrogram")
     assert image.height == 129 and image.encoded_image_string[:4] == b"\x89PNG"
     (settings,) = out.rglob("hparams.yml")
-    assert "training.lr: 0.001" in settings.read_text() and "task.name: enhance" in settings.read_text()
+    assert (
+        "training.lr: 0.001" in settings.read_text()
+        and "task.name: enhance" in settings.read_text()
+    )
 
 
 def test_none(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

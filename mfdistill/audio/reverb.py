@@ -44,7 +44,9 @@ def simulate_response(
     try:
         import pyroomacoustics  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        hint = f"{remedy('pyroomacoustics')}, or name a folder of measured responses with --data.rirs"
+        hint = (
+            f"{remedy('pyroomacoustics')}, or name a folder of measured responses with --data.rirs"
+        )
         raise UserError(
             f"dereverb: rooms are simulated with pyroomacoustics, which is missing; {hint}"
         ) from error

@@ -20,6 +20,7 @@ import tyro
 
 from mfdistill.checkpoint import load_config
 from mfdistill.commands.compare import Compare
+from mfdistill.commands.completion import Completion
 from mfdistill.commands.compress import Compress
 from mfdistill.commands.data import Data
 from mfdistill.commands.degrade import Degrade
@@ -75,6 +76,7 @@ COMMANDS: dict[str, type] = {
     "info": Info,
     "resume": Resume,
     "push": Push,
+    "completion": Completion,
 }
 ALIASES = {"o3s-search": "os3-search"}
 CHECKPOINTS = {
@@ -122,7 +124,9 @@ def parse(arguments: list[str]) -> Any:
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):
-            command, unknown = _tyro([name, *rest], {name: default} if default is not None else {})
+            command, unknown = words_of(
+                [name, *rest], {name: default} if default is not None else {}
+            )
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
@@ -133,7 +137,8 @@ def parse(arguments: list[str]) -> Any:
     return command
 
 
-def _tyro(arguments: list[str], defaults: dict[str, Any]) -> tuple[Any, list[str]]:
+def words_of(arguments: list[str], defaults: dict[str, Any]) -> tuple[Any, list[str]]:
+    """What tyro makes of the words of a command line, and what it does not know."""
     choices = tuple(
         Annotated[
             cls,
@@ -214,7 +219,7 @@ def _unknown(name: str, word: str) -> str:
         return f"{word}: not expected here; see mfdistill {name} --help"
     text = io.StringIO()
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(text):
-        _tyro([name, "--help"], {})
+        words_of([name, "--help"], {})
     options = sorted(set(re.findall(r"--[a-z][\w.-]*", text.getvalue())))
     return f"{word}: no such option of {name}; " + _nearest(
         word.split("=")[0].replace("_", "-"), options, f"see mfdistill {name} --help"

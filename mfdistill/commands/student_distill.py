@@ -108,7 +108,7 @@ def run(command: StudentDistill) -> Path:
     from mfdistill.distill.logs import say
     from mfdistill.distill.objectives import OBJECTIVES
     from mfdistill.distill.processes import make_accelerator
-    from mfdistill.distill.run import check_run
+    from mfdistill.distill.settings import check_run
     from mfdistill.search.cache import digest_tensors
     from mfdistill.students import Student
     from mfdistill.students.causal import causal_start

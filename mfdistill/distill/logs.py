@@ -95,7 +95,12 @@ class RunLog:
         log_with: str | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        self.out, self.steps, self.start, self.active = out, steps, step, accelerator.is_main_process
+        self.out, self.steps, self.start, self.active = (
+            out,
+            steps,
+            step,
+            accelerator.is_main_process,
+        )
         self._accelerator, self._log_with, self._settings = accelerator, log_with, settings or {}
         self._file: IO[str] | None = None
         self._console: Any = None

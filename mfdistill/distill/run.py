@@ -18,8 +18,8 @@ from mfdistill.distill.ema import EMA
 from mfdistill.distill.logs import FILE, RunLog
 from mfdistill.distill.players import parameter_groups
 from mfdistill.distill.processes import blank, prepare, whole
-from mfdistill.distill.settings import TrainConfig, check, identity
-from mfdistill.distill.trackers import FOLDERS, chosen
+from mfdistill.distill.settings import TrainConfig, identity
+from mfdistill.distill.trackers import FOLDERS
 from mfdistill.errors import UserError
 from mfdistill.integrity import check_finite
 from mfdistill.networks.predictor import with_predictor
@@ -66,23 +66,6 @@ class Run:
 
 # fields of Run that state.json keeps
 PLAIN = ("step", "seconds", "skipped", "skipped_in_a_row", "best", "to_validate", "window")
-
-
-def check_run(config: TrainConfig, world: int) -> None:
-    """What can be told of a run before its model is made: its settings, and its folder.
-
-    Raises:
-        UserError: bad settings, or a folder that is in use by another run.
-    """
-    check(config, world)
-    chosen(config.log_with)
-    out = Path(config.out)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file; --out needs a folder")
-    if not config.resume and out.is_dir() and any(out.iterdir()) and not config.overwrite:
-        raise UserError(
-            f"{out}: already holds files; --resume continues that run, --overwrite replaces it, or name another --out"
-        )
 
 
 def find_run(config: TrainConfig, model_config: dict[str, Any]) -> state.Found | None:

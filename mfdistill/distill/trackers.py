@@ -9,12 +9,13 @@ import os
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from mfdistill.errors import UserError
 from mfdistill.extras import missing
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FOLDERS = ("tensorboard", "wandb")
 """What trackers write into a run's folder; trackio has one of its own (``TRACKIO_DIR``)."""
@@ -91,6 +92,8 @@ def listener(accelerator: Any, group: str, rate: int, step: int) -> Callable | N
         count += 1
         if count > HEARD:
             return
+        import numpy as np
+
         from mfdistill.report.listening import picture, spectra
 
         peak = float(np.abs(wave).max(initial=0))
@@ -138,7 +141,7 @@ def _media(
 ) -> None:
     """Of Weights & Biases and of trackio, which has its names."""
     package = __import__(tracker.name)
-    sound = wave.astype(np.float32)
+    sound = wave.astype("float32")
     tracker.log(
         {
             tag: package.Audio(sound, sample_rate=rate),

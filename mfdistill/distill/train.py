@@ -38,14 +38,13 @@ from mfdistill.distill.processes import (
 from mfdistill.distill.run import (
     Run,
     build_run,
-    check_run,
     find_run,
     how_begun,
     prepare_folder,
     save_model,
     save_run,
 )
-from mfdistill.distill.settings import TrainConfig, check_end
+from mfdistill.distill.settings import TrainConfig, check_end, check_run
 from mfdistill.distill.state import module_tensors
 from mfdistill.errors import UserError
 

@@ -107,9 +107,7 @@ def make_validate(
                 metrics,
                 task.sample_rate,
                 accelerator,
-                keep=listener(
-                    accelerator, f"restored_{number or 1}", task.sample_rate, step
-                ),
+                keep=listener(accelerator, f"restored_{number or 1}", task.sample_rate, step),
                 task=task,
             )
             summary = summarise(rows)
