@@ -183,11 +183,7 @@ def finished(
                 dmd=DmdConfig(weight=matching, warmup=min(100, tenth)),
                 data=setup.data,
                 valid=NO_VALIDATION,
-                training=replace(
-                    settings,
-                    mixed_precision="no",
-                    lr=(0.3 if critics else 1.0) * settings.lr,
-                ),
+                training=replace(settings, lr=(0.3 if critics else 1.0) * settings.lr),
             )
         )
 
