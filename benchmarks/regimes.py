@@ -3,11 +3,12 @@ same time on it.
 
     python benchmarks/regimes.py --minutes 5 --regimes vocode-80 vocode-10
 
-Of --minutes M per model: a teacher has M, its student M/2, a finished student M/2 (with critics: M/4
-without and M/4 with them; or with distribution matching), so 2 M in all; each regression has 2 M. A network that answers at once gives the mean
-of what is possible; a flow can give one of the possibilities. From which difficulty on is that
-heard: by Fréchet distance, DNSMOS and voicing, and at what price in PESQ and word errors? *spread*
-is the log-spectral distance between what two seeds give: 0 for a mean.
+Of --minutes M per model: a teacher has M, its student M/2, a finished student M/2 (with critics:
+M/4 without and M/4 with them; or with distribution matching), so 2 M in all; each regression has
+2 M. A network that answers at once gives the mean of what is possible; a flow can give one of the
+possibilities. From which difficulty on is that heard: by Fréchet distance, DNSMOS and voicing, and
+at what price in PESQ and word errors? *spread* is the log-spectral distance between what two seeds
+give: 0 for a mean.
 
 Trainings and scores are kept under --out, and a restart goes on. Writes
 benchmarks/results/regimes.json, .csv and .png.
