@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from mfdistill.audio.speech_mel import speech_log_mel
 from mfdistill.errors import UserError
-from mfdistill.flow import jump
 from mfdistill.networks import build_network
 from mfdistill.students import Student, load_student, sample, save_student
 from mfdistill.students.serving import serve_cosyvoice, serve_f5
@@ -370,20 +369,3 @@ def test_what_a_file_is_taken_for(tmp_path: Path) -> None:
     export_cosyvoice(cosyvoice3_student(), tmp_path / "student" / "flow.pt")
     with pytest.raises(UserError, match="student of two times; load it with load_student"):
         load_teacher(tmp_path / "student" / "flow.pt", config=COSY3)
-
-
-def test_a_projection_is_applied_from_the_first_state_to_the_last(tmp_path: Path) -> None:
-    student, z, cond = f5_student(tmp_path), torch.randn(1, 14, 8), f5_cond()
-    keep = torch.ones(1, 14, 1)
-    keep[:, :5] = 0
-    seen: list[Tensor] = []
-
-    def average(z: Tensor, t: Tensor, r: Tensor) -> Tensor:
-        seen.append(z)
-        return student(z, t, r, cond)
-
-    with torch.no_grad():
-        z_1 = jump(average, z, TIMES, project=lambda z: z * keep)
-    assert len(seen) == 3 and all(state[:, :5].abs().max() == 0 for state in [*seen, z_1])
-    assert torch.equal(sample(student, z, cond, project=lambda z: z * keep), z_1)
-    assert mel_task("f5", 8).path.sigma_0 == 1.0

@@ -88,10 +88,14 @@ def _before(out: Path) -> list[Path]:
 
 
 def _make_room(out: Path) -> None:
-    """Free the name of the newest state: every one takes the next number."""
-    for number, folder in reversed(list(enumerate([out / FOLDER, *_before(out)]))):
-        if folder.exists() and folder.name != f"{FOLDER}.{number + 1}":
-            os.rename(folder, out / f"{FOLDER}.{number + 1}")
+    """Free the name of the newest state: it takes the next number, as do those that it pushes."""
+    if not (out / FOLDER).exists():
+        return
+    pushed = [out / FOLDER]
+    while (target := out / f"{FOLDER}.{len(pushed)}").exists():
+        pushed.append(target)
+    for number, folder in reversed(list(enumerate(pushed, start=1))):
+        os.rename(folder, out / f"{FOLDER}.{number}")
 
 
 def folders(out: Path) -> list[Path]:
@@ -129,8 +133,7 @@ def settle(out: Path, found: Path) -> None:
             break
         remove_folder(folder)
     if found != out / FOLDER:
-        if (out / FOLDER).exists():  # older than a ``.new`` that was complete
-            _make_room(out)
+        _make_room(out)  # of one that is older than a ``.new`` that was complete
         os.rename(found, out / FOLDER)
     remove_folder(out / f"{FOLDER}.new")
 

@@ -248,7 +248,6 @@ def sample(
     z_0: Tensor,
     cond: Mapping[str, Tensor],
     steps: int | Sequence[float] | None = None,
-    project: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """``z_1`` by ``z_r = z_t + (r - t) u(z_t, t, r)`` along a schedule; one network evaluation per
     step.
@@ -257,11 +256,10 @@ def sample(
         z_0: a draw of the prior, (b, ...).
         steps: a number of equal steps, a list of ascending times, or None for ``student.schedule``.
             The state moves from the first time to the last; from 0 to 1 it is a whole sample.
-        project: applied to ``z_0`` and to the state after every step (``flow.solve``).
 
     Returns: the state at the last time.
     Raises:
         UserError: times that do not ascend or leave [0, 1], or no step at all.
     """
     times = make_schedule(student.schedule if steps is None else steps)
-    return jump(lambda z, t, r: student(z, t, r, cond), z_0, times, project)
+    return jump(lambda z, t, r: student(z, t, r, cond), z_0, times)
