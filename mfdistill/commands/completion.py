@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,16 +17,3 @@ class Completion:
 
     shell: Positional[Literal["bash", "zsh"]]
     """Which shell."""
-
-
-def run(command: Completion) -> str:
-    """Print and return the script, which is tyro's."""
-    from mfdistill.commands.parsing import words_of
-
-    told = io.StringIO()
-    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(told):
-        words_of(["--tyro-print-completion", command.shell], {})
-    # file names where no command or option fits
-    script = told.getvalue().replace("complete -F _tyro", "complete -o default -F _tyro")
-    sys.stdout.write(script)
-    return script

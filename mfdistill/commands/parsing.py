@@ -51,6 +51,7 @@ from mfdistill.commands.teacher_train import TeacherTrain
 from mfdistill.commands.tts_options import preset
 from mfdistill.config import check_finite
 from mfdistill.errors import UserError
+from mfdistill.plain import Plain
 from mfdistill.version import __version__
 
 COMMANDS: dict[str, type] = {
@@ -95,7 +96,8 @@ def parse(arguments: list[str]) -> Any:
     """The command's dataclass.
 
     Raises:
-        UserError: no such command, option or value. SystemExit: help or version was asked for.
+        UserError: no such command, option or value. SystemExit: help, version or a completion
+            script was asked for.
     """
     while arguments[:1] == ["--extend"]:
         if len(arguments) < 2:
@@ -124,21 +126,29 @@ def parse(arguments: list[str]) -> Any:
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):
-            command, unknown = words_of(
-                [name, *rest], {name: default} if default is not None else {}
-            )
+            command, unknown = _tyro([name, *rest], {name: default} if default is not None else {})
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
         raise UserError(_one_line(told.getvalue(), name)) from None
     if unknown:
         raise UserError(_unknown(name, unknown[0]))
+    if isinstance(command, Completion):  # of this file's own table
+        sys.stdout.write(completion_script(command.shell))
+        raise SystemExit(0)
     check_finite(command)
     return command
 
 
-def words_of(arguments: list[str], defaults: dict[str, Any]) -> tuple[Any, list[str]]:
-    """What tyro makes of the words of a command line, and what it does not know."""
+def completion_script(shell: str) -> str:
+    """tyro's, with file names where no command or option fits."""
+    told = io.StringIO()
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(told):
+        _tyro(["--tyro-print-completion", shell], {})
+    return told.getvalue().replace("complete -F _tyro", "complete -o default -F _tyro")
+
+
+def _tyro(arguments: list[str], defaults: Plain) -> tuple[Any, list[str]]:
     choices = tuple(
         Annotated[
             cls,
@@ -178,7 +188,7 @@ def _default(name: str, rest: list[str]) -> Any:
     return None
 
 
-def _chosen(rest: list[str]) -> dict[str, Any]:
+def _chosen(rest: list[str]) -> Plain:
     """What --preset or --recipe sets.
 
     Raises:
@@ -219,7 +229,7 @@ def _unknown(name: str, word: str) -> str:
         return f"{word}: not expected here; see mfdistill {name} --help"
     text = io.StringIO()
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(text):
-        words_of([name, "--help"], {})
+        _tyro([name, "--help"], {})
     options = sorted(set(re.findall(r"--[a-z][\w.-]*", text.getvalue())))
     return f"{word}: no such option of {name}; " + _nearest(
         word.split("=")[0].replace("_", "-"), options, f"see mfdistill {name} --help"

@@ -15,6 +15,7 @@ from mfdistill.data.folders import ALIASES, Row, folder_rows, hold_out, noise_fi
 from mfdistill.data.rows import Rows, Table
 from mfdistill.errors import UserError
 from mfdistill.extras import needed
+from mfdistill.plain import Plain
 from mfdistill.walk import files_below
 
 _COLUMNS = {
@@ -112,7 +113,7 @@ def load_table(
     from datasets.exceptions import DatasetsError
 
     path = Path(source).expanduser()
-    options: dict[str, Any] = {"streaming": streaming}
+    options: Plain = {"streaming": streaming}
     if path.is_file():
         target, options["data_files"] = "parquet", {config.train_split: str(path)}
     elif path.suffix == ".parquet":
@@ -211,7 +212,7 @@ def _table_rows(source: str, config: DataConfig, split: str, noisy: bool) -> Tab
     )
 
 
-def _undecoded() -> dict[str, Any]:
+def _undecoded() -> Plain:
     """Type of an audio column. Not ``Audio(decode=False)``: that wants torchcodec wherever a stream
     or a list passes through.
     """

@@ -14,6 +14,7 @@ from typing import IO, Any
 from mfdistill.checkpoint import write_text
 from mfdistill.distill import trackers
 from mfdistill.errors import UserError
+from mfdistill.plain import Plain, Section
 from mfdistill.reading import disk_remedy, parse_json, read_lines, reason
 
 FILE = "log.jsonl"
@@ -35,7 +36,7 @@ def truncate_log(file: Path, step: int) -> None:
     write_text(file, "".join(kept))
 
 
-def read_log(file: Path) -> list[dict[str, Any]]:
+def read_log(file: Path) -> list[Plain]:
     """The lines of ``log.jsonl`` with numbers (kinds "train" and "valid"); a number that was not
     finite is None.
 
@@ -205,7 +206,7 @@ class RunLog:
             except OSError as error:
                 raise self._unwritable("the tracker's folder", error) from error
 
-    def _line(self, values: Mapping[str, Any]) -> None:
+    def _line(self, values: Section) -> None:
         assert self._file is not None
         try:
             self._file.write(
