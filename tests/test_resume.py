@@ -19,7 +19,9 @@ from mfdistill.commands.student_distill import StudentDistill
 from mfdistill.commands.table import TRAINED
 from mfdistill.commands.teacher_train import TeacherTrain
 from mfdistill.distill.inference import open_model
+from mfdistill.distill.run import _with_new_names
 from mfdistill.errors import UserError
+from mfdistill.networks import build_network
 
 MODELS = Path(__file__).resolve().parents[1] / "benchmarks" / "models"
 
@@ -82,3 +84,14 @@ def test_models_of_earlier_versions_load(folder: str) -> None:
     with torch.no_grad():
         z_1 = model.endpoint(z, {"y": z + 0.1}, 1)
     assert z_1.shape == z.shape and bool(z_1.isfinite().all())
+
+
+def test_a_network_of_an_earlier_version_has_todays_names() -> None:
+    """Folders hold the field ``matcha`` that is called ``soft_mask`` now."""
+    network = build_network("matcha_unet", {"channels": [8], "matcha": True, "causal": False})
+    assert network.config.soft_mask  # type: ignore[union-attr]
+    sizes = {"channels": [8], "matcha": True}
+    renamed = {"channels": [8], "soft_mask": True}
+    before, now = ({"network": {"name": "matcha_unet", "config": c}} for c in (sizes, renamed))
+    assert _with_new_names(before) == now == _with_new_names(now)
+    assert _with_new_names({"network": None, "training": {}}) == {"network": None, "training": {}}

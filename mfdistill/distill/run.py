@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from mfdistill.distill.settings import TrainConfig, identity
 from mfdistill.distill.trackers import FOLDERS
 from mfdistill.errors import UserError
 from mfdistill.integrity import check_finite
+from mfdistill.networks.build import renamed
 from mfdistill.networks.predictor import with_predictor
 from mfdistill.parts import clean_parts
 from mfdistill.plain import Plain
@@ -94,6 +96,7 @@ def find_run(config: TrainConfig, model_config: Plain) -> state.Found | None:
     state.check_info(found.info, found.folder)
     before = found.info["identity"]
     now = json.loads(json.dumps(identity(config, model_config)))
+    before, now = _with_new_names(before), _with_new_names(now)
     if config.extend and config.steps >= before["training"]["steps"]:
         before = {**before, "training": {**before["training"], "steps": config.steps}}
         found.info["finished"] = found.info["step"] >= config.steps
@@ -104,6 +107,14 @@ def find_run(config: TrainConfig, model_config: Plain) -> state.Found | None:
             f"{out}: cannot resume with {key} = {given!r}: the run was started with {own!r}; give that, or name another --out"
         )
     return found
+
+
+def _with_new_names(sections: Plain) -> Plain:
+    """Sections of ``config.json`` whose network's fields have today's names."""
+    network = sections.get("network")
+    if not isinstance(network, Mapping) or not network.get("config"):
+        return sections
+    return {**sections, "network": {**network, "config": renamed(network["config"])}}
 
 
 def how_begun(config: TrainConfig, found: state.Found | None) -> list[str]:
