@@ -140,7 +140,7 @@ def make_validate(
     return validate
 
 
-def _batches(task: Task, checks: Sequence[Raw], accelerator: Accelerator) -> Iterator[Plain]:
+def _batches(task: Task, checks: Sequence[Raw], accelerator: Accelerator) -> Iterator[Batch]:
     for raw in checks:
         yield make_batch(task, raw, accelerator.device) | {"progress": 1.0, "loss_count": None}
 
@@ -197,4 +197,4 @@ def _distance(
 
 def _square(estimate: Tensor, reference: Tensor, batch: Batch) -> float:
     error = squared_error(estimate, reference, batch["loss_mask"])
-    return float(reduce(error, {**batch, "loss_count": None}))
+    return float(reduce(error, batch | {"loss_count": None}))
