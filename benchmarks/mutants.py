@@ -56,7 +56,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "distill/objectives/cfm": OBJECTIVES,
     "distill/objectives/config": OBJECTIVES,
     "distill/objectives/derivative": OBJECTIVES,
-    "distill/objectives/finish": ("test_objective_options", "test_finish"),
+    "distill/objectives/finish": ("test_finish",),
     "distill/objectives/imitation": ("test_objective_options",),
     "distill/objectives/integral": OBJECTIVES,
     "distill/objectives/meanflow": OBJECTIVES,
