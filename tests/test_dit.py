@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mfdistill.errors import UserError
 from mfdistill.flow import total_derivative
 from mfdistill.networks.build import build_network
-from mfdistill.networks.cosyvoice3 import chunk_attention
+from mfdistill.networks.causal_dit import chunk_attention
 from mfdistill.networks.dit import Rotary, rotate
 from mfdistill.networks.f5_text import TextEmbedding
 from mfdistill.students import Student

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from tiny_tts import COSY, COSY3, F5, cosyvoice_file, f5_file, mel_field, moved, noisy
 from torch import Tensor, nn
 
-from mfdistill.audio.speech_mel import SPEECH_MELS, speech_log_mel
+from mfdistill.audio.speech_mel import speech_log_mel
 from mfdistill.errors import UserError
 from mfdistill.networks import build_network
 from mfdistill.students import Student, load_student, sample, save_student
@@ -27,6 +27,7 @@ from mfdistill.systems.chatterbox import export_chatterbox
 from mfdistill.systems.f5 import export_f5
 from mfdistill.systems.f5_inputs import f5_condition
 from mfdistill.systems.mel_flow import export_cosyvoice
+from mfdistill.systems.table import mel_task
 from mfdistill.tasks.foreign import fixed_noise, noise
 from mfdistill.teachers import load_teacher
 from mfdistill.teachers.imported import import_teacher
@@ -302,7 +303,7 @@ def test_the_installed_f5_tts_serves_a_student(tmp_path: Path) -> None:
 
 
 def test_prompts_and_texts_that_say_nothing() -> None:
-    mel, text = SPEECH_MELS["f5"], torch.tensor([[1, 2]])
+    mel, text = mel_task("f5").config.mel, torch.tensor([[1, 2]])
     with pytest.raises(UserError, match="prompt: silent"):
         f5_condition(speech_log_mel(torch.zeros(1, 24000), mel).transpose(1, 2), text, 120)
     with pytest.raises(UserError, match="no frames"):

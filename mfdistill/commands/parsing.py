@@ -20,6 +20,7 @@ import tyro
 
 from mfdistill.checkpoint import load_config
 from mfdistill.commands.compare import Compare
+from mfdistill.commands.completion import Completion
 from mfdistill.commands.compress import Compress
 from mfdistill.commands.data import Data
 from mfdistill.commands.degrade import Degrade
@@ -50,6 +51,7 @@ from mfdistill.commands.teacher_train import TeacherTrain
 from mfdistill.commands.tts_options import preset
 from mfdistill.config import check_finite
 from mfdistill.errors import UserError
+from mfdistill.plain import Plain
 from mfdistill.version import __version__
 
 COMMANDS: dict[str, type] = {
@@ -75,6 +77,7 @@ COMMANDS: dict[str, type] = {
     "info": Info,
     "resume": Resume,
     "push": Push,
+    "completion": Completion,
 }
 ALIASES = {"o3s-search": "os3-search"}
 CHECKPOINTS = {
@@ -93,7 +96,8 @@ def parse(arguments: list[str]) -> Any:
     """The command's dataclass.
 
     Raises:
-        UserError: no such command, option or value. SystemExit: help or version was asked for.
+        UserError: no such command, option or value. SystemExit: help, version or a completion
+            script was asked for.
     """
     while arguments[:1] == ["--extend"]:
         if len(arguments) < 2:
@@ -129,11 +133,22 @@ def parse(arguments: list[str]) -> Any:
         raise UserError(_one_line(told.getvalue(), name)) from None
     if unknown:
         raise UserError(_unknown(name, unknown[0]))
+    if isinstance(command, Completion):  # of this file's own table
+        sys.stdout.write(completion_script(command.shell))
+        raise SystemExit(0)
     check_finite(command)
     return command
 
 
-def _tyro(arguments: list[str], defaults: dict[str, Any]) -> tuple[Any, list[str]]:
+def completion_script(shell: str) -> str:
+    """tyro's, with file names where no command or option fits."""
+    told = io.StringIO()
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(told):
+        _tyro(["--tyro-print-completion", shell], {})
+    return told.getvalue().replace("complete -F _tyro", "complete -o default -F _tyro")
+
+
+def _tyro(arguments: list[str], defaults: Plain) -> tuple[Any, list[str]]:
     choices = tuple(
         Annotated[
             cls,
@@ -173,7 +188,7 @@ def _default(name: str, rest: list[str]) -> Any:
     return None
 
 
-def _chosen(rest: list[str]) -> dict[str, Any]:
+def _chosen(rest: list[str]) -> Plain:
     """What --preset or --recipe sets.
 
     Raises:

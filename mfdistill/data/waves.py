@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from mfdistill.audio.io import audio_info, decode_audio, decoded_info, read_audio
 from mfdistill.data.bad_files import BadFiles
+from mfdistill.data.rows import Table
 from mfdistill.errors import UserError
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from mfdistill.plain import Plain
 
 CACHE_BYTES = 2 * 2**30  # per column and process: nine hours of float32 at 16 kHz
 
@@ -25,7 +24,7 @@ class Waves:
     """
 
     def __init__(
-        self, table: Dataset, column: str, sample_rate: int, bad: BadFiles | None = None
+        self, table: Table, column: str, sample_rate: int, bad: BadFiles | None = None
     ) -> None:
         self.names: list[str] = [str(name) for name in table["name"]]
         self.sample_rate = sample_rate
@@ -93,7 +92,7 @@ def check_pairs(clean: Waves, noisy: Waves, bad: BadFiles | None = None) -> None
             bad.note(i, error)
 
 
-def decode(cell: dict[str, Any], label: str, sample_rate: int) -> np.ndarray:
+def decode(cell: Plain, label: str, sample_rate: int) -> np.ndarray:
     """Undecoded ``{"bytes", "path"}`` to float32 ``(s,)`` at ``sample_rate``.
 
     Raises:
@@ -105,7 +104,7 @@ def decode(cell: dict[str, Any], label: str, sample_rate: int) -> np.ndarray:
     return read_audio(cell["path"], sample_rate)
 
 
-def header(cell: dict[str, Any], label: str) -> tuple[int, int]:
+def header(cell: Plain, label: str) -> tuple[int, int]:
     """``(frames, sample rate)`` as its header says (errors as ``decode``)."""
     if (data := _bytes(cell, label)) is None:
         info = audio_info(cell["path"])
@@ -118,7 +117,7 @@ def header(cell: dict[str, Any], label: str) -> tuple[int, int]:
     return frames, rate
 
 
-def _bytes(cell: dict[str, Any] | None, label: str) -> bytes | None:
+def _bytes(cell: Plain | None, label: str) -> bytes | None:
     """The file itself, or None where there is only its path."""
     if cell is None or (cell.get("bytes") is None and not cell.get("path")):
         raise UserError(f"{label}: holds neither audio bytes nor a path; remove the row")

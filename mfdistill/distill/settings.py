@@ -5,17 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
 
 from mfdistill.config import to_dict
+from mfdistill.distill.trackers import chosen
 from mfdistill.errors import UserError
+from mfdistill.plain import Plain
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 # a resumed run may change these: they do not touch what is learnt
 FREE_DATA = ("on_bad_file", "bad_share")
 FREE = (
     *("out", "resume", "overwrite", "time_limit_hours", "num_workers", "accumulation"),
     *("valid_every", "valid_epochs", "save_every", "keep_states", "log_every", "max_skipped"),
-    "sharded",
+    *("sharded", "log_with"),
     "extend",
 )
 
@@ -38,8 +46,10 @@ class TrainConfig:
     """Highest learning rate."""
     lr_end: float = 0.0
     """Learning rate of the last step, as a fraction of the highest."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """After the warm-up."""
+    schedule: Annotated[
+        Literal["cosine", "constant"], tyro.conf.arg(name="lr-schedule", prefix_name=False)
+    ] = "cosine"
+    """Of the learning rate, after the warm-up."""
     warmup: int = 200
     """Steps over which the learning rate rises from 0."""
     weight_decay: float = 0.01
@@ -64,6 +74,10 @@ class TrainConfig:
     """Last saves that can be resumed from; where the newest is damaged, the one before is used."""
     log_every: int = 50
     """Steps between log lines."""
+    log_with: Literal["tensorboard", "wandb", "trackio", "none"] | None = None
+    """Where curves, settings and, at validation, sounds and spectrograms go beside log.jsonl; by
+    default tensorboard where it is installed.
+    """
     num_workers: int = 1
     """Threads that prepare data ahead, per process; 0 is none."""
     best_metric: str | None = None
@@ -85,7 +99,7 @@ class TrainConfig:
     """Replace a run that is already in 'out'."""
 
 
-def in_steps(config: TrainConfig, dataset: Any) -> TrainConfig:
+def in_steps(config: TrainConfig, dataset: object) -> TrainConfig:
     """``epochs`` and ``valid_epochs`` as ``steps`` and ``valid_every``, from the number of
     recordings of ``dataset``.
 
@@ -94,14 +108,15 @@ def in_steps(config: TrainConfig, dataset: Any) -> TrainConfig:
     """
     if config.epochs is None and config.valid_epochs is None:
         return config
-    if not hasattr(dataset, "clean"):
+    recordings = getattr(dataset, "clean", None)
+    if recordings is None:
         raise UserError(
             "--epochs, --valid-epochs: this corpus is a stream of unknown length; give --steps and --valid-every"
         )
     for name in ("epochs", "valid_epochs"):
         if (value := getattr(config, name)) is not None and value < 1:
             raise UserError(f"--{_flag(name)} {value}: must be at least 1")
-    each = math.ceil(len(dataset.clean) / config.batch_size)
+    each = math.ceil(len(recordings) / config.batch_size)
     return replace(
         config,
         steps=config.steps if config.epochs is None else config.epochs * each,
@@ -146,7 +161,24 @@ def check(config: TrainConfig, world: int) -> None:
         )
 
 
-def check_end(config: TrainConfig, skipped: int, accelerator: Any) -> None:
+def check_run(config: TrainConfig, world: int) -> None:
+    """What can be told of a run before its model is made: its settings, and its folder.
+
+    Raises:
+        UserError: bad settings, or a folder that is in use by another run.
+    """
+    check(config, world)
+    chosen(config.log_with)
+    out = Path(config.out)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file; --out needs a folder")
+    if not config.resume and out.is_dir() and any(out.iterdir()) and not config.overwrite:
+        raise UserError(
+            f"{out}: already holds files; --resume continues that run, --overwrite replaces it, or name another --out"
+        )
+
+
+def check_end(config: TrainConfig, skipped: int, accelerator: Accelerator) -> None:
     """Raise ``UserError`` if a run ended while its updates were still left out, ``skipped`` in a
     row; the loss scale of fp16 leaves out two now and then.
     """
@@ -161,7 +193,7 @@ def _flag(name: str) -> str:
     return name.replace("_", "-")
 
 
-def identity(config: TrainConfig, model_config: dict[str, Any]) -> dict[str, Any]:
+def identity(config: TrainConfig, model_config: Plain) -> Plain:
     """What must be the same for a run to be continued: all settings that decide what is learnt."""
     training = {key: value for key, value in to_dict(config).items() if key not in FREE}
     # a search writes schedules, validation teaches nothing
