@@ -52,7 +52,7 @@ def test_a_run_is_continued_and_extended_from_its_folder(tmp_path: Path) -> None
     data, run, whole = str(make_corpus(tmp_path / "corpus")), tmp_path / "run", tmp_path / "whole"
     options = [
         "teacher-train", "--task", "vocode", "--sample-rate", "8000", "--data", data, "--data.crop-s", "0.5", *SMALL, *QUICK,
-        "--valid-files", "0", "--num-workers", "0", "--schedule", "constant",
+        "--valid-files", "0", "--num-workers", "0", "--lr-schedule", "constant",
     ]  # fmt: skip
     assert main([*options, "--out", str(run)]) == 0
     assert main(["resume", str(run)]) == 0 and steps_of(run) == (3, 3)
