@@ -328,7 +328,7 @@ class ForeignTask(Task):
     def asked(self, item: Item, device: torch.device | str) -> Asked:
         """``item["raw"]`` is a micro-batch of one utterance."""
         batch = self.batch(item["raw"], device)
-        mask = batch["loss_mask"]
+        mask: Tensor = item["raw"]["loss_mask"].to(device)
         places = torch.arange(mask.numel(), device=device).reshape(mask.shape)
         made = mask * (places >= item["raw"]["prompt"].to(device))
         one = torch.ones(1, 1, device=device)
