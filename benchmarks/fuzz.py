@@ -69,6 +69,8 @@ def main() -> None:
                 RESULT.write_text(json.dumps(results, indent=2) + "\n")
         if left:  # native code brought the process down
             results[left[0]] = {"cases": cases, "wrong": 1, "died": child.returncode}
+            sys.stderr.write(f"{left[0]}: died with {child.returncode}\n")
+            RESULT.write_text(json.dumps(results, indent=2) + "\n")
             left = left[1:]
     bad = [name for name, row in results.items() if row["wrong"] or row.get("peak_mib", 0) > 1024]
     if bad:

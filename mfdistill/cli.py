@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from mfdistill import peers
 from mfdistill.commands.parsing import parse
 from mfdistill.distill.interrupt import Interrupted
-from mfdistill.errors import UserError
+from mfdistill.errors import ToldElsewhere, UserError
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 _NAMES = (
@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         text = _line(error)
         if text is not None:
-            code = _tell(f"error: {text}", 2)
+            told = isinstance(error, ToldElsewhere)
+            code = 2 if told else _tell(f"error: {text}", 2)
             peers.farewell(failed=True)
             return code
         peers.end_with_others()  # what a process finds that exchanges with one that died

@@ -1,7 +1,17 @@
 """The one exception that users see as a single line."""
 
+MOST = 1000  # characters; a damaged file may hold a value of millions
+
 
 class UserError(Exception):
     """Bad input: the message names the file or option, says what is wrong and what to do; the
     command line prints it alone.
     """
+
+    def __init__(self, text: str = "") -> None:
+        # the beginning names the file, the end says what to do
+        super().__init__(text if len(text) <= MOST else f"{text[:700]} ... {text[-250:]}")
+
+
+class ToldElsewhere(UserError):
+    """An error that another process of the command tells; this one ends with it."""

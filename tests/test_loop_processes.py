@@ -70,10 +70,9 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
         ("critics", replace(base, out=str(tmp_path / "critics"), lr=1e-3), {}),
         ("dmd", replace(base, out=str(tmp_path / "dmd"), lr=1e-3, accumulation=2), {}),
     ]
-    cut = replace(base, out=str(tmp_path / "cut"))
-    process = start(
-        [*jobs, ("toy", cut, {"at": 4, "signum": int(signal.SIGTERM)})], tmp_path / "seen", 2
-    )
+    cut, bad = (replace(base, out=str(tmp_path / name)) for name in ("cut", "bad"))
+    last = [("bad", bad, {}), ("toy", cut, {"at": 4, "signum": int(signal.SIGTERM)})]
+    process = start([*jobs, *last], tmp_path / "seen", 2)
     errors = process.communicate(timeout=HANG_S)[1]
     assert process.returncode == 0, errors
     ranks = [json.loads((tmp_path / f"seen.{rank}").read_text()) for rank in range(2)]
@@ -105,6 +104,10 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
                 "grad_norm"
             ] == pytest.approx(b["grad_norm"], rel=1e-4)
 
+    # what one process could not read ended the run on both, after saving, and it tells it
+    told = "21.wav: damaged; replace it; saved at step 2, continue with --resume"
+    assert [rank[-2] for rank in ranks] == [["ToldElsewhere", told], ["UserError", told]]
+    assert state.load_info(tmp_path / "bad" / "training_state")["step"] == 2
     # the last job: a signal to rank 0 stopped both after the same step
     assert [rank[-1] for rank in ranks] == [143, 143]
     assert state.load_info(tmp_path / "cut" / "training_state")["step"] == 5

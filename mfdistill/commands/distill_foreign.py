@@ -77,8 +77,8 @@ def run_foreign(command: StudentDistill, teacher: Any, accelerator: Any) -> Path
         companions[VOCAB] = ("\n".join(vocabulary.symbols) + "\n").encode()
     ratio = 1 if task.config.name == "matcha" else 2 if front is None else front.ratio
     sets = [
-        TTSSet(command.data.source, options, task, vocabulary, ratio, training.seed, split)
-        for split in ("train", "valid")
+        TTSSet(command.data.source, options, task, vocabulary, ratio, training.seed, split, data)
+        for split, data in (("train", command.data), ("valid", None))
     ]
     chunks = (
         task.config.name.startswith("cosyvoice")

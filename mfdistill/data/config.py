@@ -66,15 +66,13 @@ class DataConfig:
     out and told.
     """
     bad_share: float = 0.05
-    """Of the recordings that may be left out; more of them stop the run."""
+    """Of the recordings (of a stream: of those read so far) that may be left out; more of them stop
+    the run.
+    """
 
     def __post_init__(self) -> None:
         if not 0 <= self.bad_share <= 1:
             raise UserError(f"--bad-share {self.bad_share}: must lie between 0 and 1")
-        if self.streaming and self.on_bad_file == "skip":
-            raise UserError(
-                "--on-bad-file skip: not with --data.streaming, whose files are unknown"
-            )
         if not self.crop_s > 0:
             raise UserError(f"--data.crop-s {self.crop_s}: must be positive; 2.0 is usual")
         if self.rt60_s is not None and not 0 < self.rt60_s[0]:
