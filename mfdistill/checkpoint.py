@@ -36,7 +36,8 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "task.stft": dict, "task.mel": dict, "network.name": str, "network.config": dict, "network.int8": list,
     "predictor.network": dict, "training.step": int, "training.hours": _NUMBER, "role": str, "kind": str,
     "schedule": (list, int), "interval": str, "guidance_input": _NUMBER, "guidance_strength": _NUMBER,
-    "parent": (dict, str), "prior": dict, "data.source": str,
+    "parent": (dict, str), "prior": dict, "data.source": str, "command": dict, "command.name": str,
+    "command.options": dict,
 }  # fmt: skip
 """Of what a ``config.json`` holds, where it is there; readers check what is inside."""
 

@@ -10,7 +10,6 @@ of two times stands beside them under its usual name, which PEFT leaves alone.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from mfdistill.config import from_dict
 from mfdistill.errors import UserError
 from mfdistill.networks.lora import LORA, merge_deltas, target_layers
 from mfdistill.networks.lora_config import LoraConfig
+from mfdistill.reading import read_json
 from mfdistill.students.student import Student
 
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -189,7 +189,4 @@ def _sizes(file: str | None) -> dict[str, Any] | None:
     """The JSON file of sizes that the distillation was given."""
     if file is None:
         return None
-    try:
-        return json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: sizes of the teacher, cannot be read ({error})") from error
+    return read_json(Path(file), "bring the teacher's file of sizes there")
