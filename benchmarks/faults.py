@@ -51,6 +51,7 @@ class Row:
     survived: int
     steps_lost: str
     said: str
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -396,30 +397,36 @@ ACCELERATE = [
 ]
 
 
+PARTS = ("kills", "damage", "disk", "data", "ranks")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=10, help="of each of two commands")
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--only", nargs="*", default=[], help="parts: kills damage disk data ranks")
+    parser.add_argument("--only", nargs="*", default=list(PARTS), help=" ".join(PARTS))
     parser.add_argument("--short", action="store_true", help="one of each, as the tests do")
     parser.add_argument("--out", help="another file than results/faults.json, and no page")
     options = parser.parse_args()
-    wanted = options.only or ["kills", "damage", "disk", "data", "ranks"]
-    with tempfile.TemporaryDirectory(prefix="faults-") as place:
-        rows = every_fault(Path(place), options.kills, options.steps, wanted, options.short)
-        for row in rows:
-            row.said = row.said.removeprefix("error: ").replace(place + "/", "")
-    write_json(Path(options.out or record.HERE / "results" / "faults.json"), [*map(asdict, rows)])
+    file = Path(options.out or record.HERE / "results" / "faults.json")
+    rows = [Row(**row) for row in json.loads(file.read_text())] if file.is_file() else []
+    for part in options.only:
+        with tempfile.TemporaryDirectory(prefix="faults-") as place:
+            found = every_fault(Path(place), options.kills, options.steps, part, options.short)
+            for row in found:
+                row.part = part
+                row.said = row.said.removeprefix("error: ").replace(place + "/", "")
+        rows = [row for row in rows if row.part != part] + found
+        rows.sort(key=lambda row: PARTS.index(row.part))
+        write_json(file, [asdict(row) for row in rows])  # a part that is done stays
     if not options.out:
         record.into(record.HERE.parent / "docs" / "bad-input.md", "faults.json", table(rows))
     if any(row.survived < row.tried for row in rows):
         raise SystemExit("not all were survived")
 
 
-def every_fault(
-    root: Path, tries: int, steps: int, wanted: Sequence[str], short: bool
-) -> list[Row]:
-    """All rows, in a folder that is free to be filled."""
+def every_fault(root: Path, tries: int, steps: int, part: str, short: bool) -> list[Row]:
+    """The rows of one of ``PARTS``, in a folder that is free to be filled."""
     import torch
 
     torch.set_num_threads(1)
@@ -432,7 +439,7 @@ def every_fault(
         raise RuntimeError(whole.text)
     distil = ["student-distill", "--teacher", str(root / "teacher"), *TINY[6:], *often]
     rows: list[Row] = []
-    if "kills" in wanted:
+    if part == "kills":
         commands = [("teacher-train", teach, whole)]
         if not short:
             student = run([*distil, "--out", str(root / "student")])
@@ -440,18 +447,18 @@ def every_fault(
         for name, start, done in commands:
             reference = root / name.split("-")[0]
             rows.append(kills(name, start, root / f"killed-{name}", reference, done.seconds, tries))
-    if "damage" in wanted:
+    if part == "damage":
         rows += damage(root / "teacher")
-    if "disk" in wanted:
+    if part == "disk":
         limits = (2,) if short else (0, 2, 20)
         rows.append(full_disk(teach, root / "full", root / "teacher", limits))
         if not short:
             sizes = (24, 60, 100, 150)
             rows += really_full_disk(teach, root / "disk", root / "teacher", sizes)
         rows.append(read_only(teach, root / "read-only"))
-    if "data" in wanted:
+    if part == "data":
         rows += bad_recordings(teach, corpus, root / "bad", root / "teacher")
-    if "ranks" in wanted:
+    if part == "ranks":
         long = [word if word != str(steps) else "100000" for word in teach]
         for launcher, name in ((TORCHRUN, "torchrun"), (ACCELERATE, "accelerate launch")):
             for rank in (0, 1):

@@ -65,16 +65,16 @@ class Data:
 
 
 class BadData(Data):
-    """Sample 21 cannot be read: of two processes that share batches of 8, the second one's in its
+    """Sample 10 cannot be read: of two processes that share batches of 4, the second one's in its
     third step.
     """
 
     def jobs(self, indices: Any) -> Any:
         def unreadable() -> Any:
-            raise UserError("21.wav: damaged; replace it")
+            raise UserError("10.wav: damaged; replace it")
 
         return (
-            unreadable if index == 21 else next(iter(super(BadData, self).jobs([index])))
+            unreadable if index == 10 else next(iter(super(BadData, self).jobs([index])))
             for index in indices
         )
 

@@ -105,7 +105,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
             ] == pytest.approx(b["grad_norm"], rel=1e-4)
 
     # what one process could not read ended the run on both, after saving, and it tells it
-    told = "21.wav: damaged; replace it; saved at step 2, continue with --resume"
+    told = "10.wav: damaged; replace it; saved at step 2, continue with --resume"
     assert [rank[-2] for rank in ranks] == [["ToldElsewhere", told], ["UserError", told]]
     assert state.load_info(tmp_path / "bad" / "training_state")["step"] == 2
     # the last job: a signal to rank 0 stopped both after the same step
