@@ -5,7 +5,7 @@ frames allows.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -23,9 +23,10 @@ from mfdistill.data.batches import in_order
 from mfdistill.data.config import DataConfig
 from mfdistill.data.folders import hold_out
 from mfdistill.data.mixing import generator
-from mfdistill.data.transcripts import Utterance, Vocabulary, read_utterances
+from mfdistill.data.transcripts import Utterance, read_utterances
 from mfdistill.data.tts_config import TTSOptions
 from mfdistill.errors import UserError
+from mfdistill.plain import Plain, Section
 from mfdistill.tasks.foreign import ForeignTask
 
 T = TypeVar("T")
@@ -37,8 +38,7 @@ class TTSSet:
     """The training or validation part of a folder.
 
     Args:
-        ratio: Mel frames per speech token (CosyVoice). vocabulary: of F5-TTS's text; None where the
-            teacher reads none.
+        task: whose rows they are; it says whether texts are read, in which vocabulary.
         seed: of spans, prompts and the order. split: "train", or "valid", which is held out by name
             (5 %). data: says whether bad files of the training part are left out.
 
@@ -47,16 +47,16 @@ class TTSSet:
     """
 
     def __init__(
-        self, source: str, options: TTSOptions, task: ForeignTask, vocabulary: Vocabulary | None, ratio: int = 2, seed: int = 0,
-        split: str = "train", data: DataConfig | None = None,
-    ):  # fmt: skip
-        self.options, self.task, self.vocabulary, self.ratio, self.seed = (
-            options,
-            task,
-            vocabulary,
-            ratio,
-            seed,
-        )
+        self,
+        source: str,
+        options: TTSOptions,
+        task: ForeignTask,
+        seed: int = 0,
+        split: str = "train",
+        data: DataConfig | None = None,
+    ):
+        self.options, self.task, self.seed = options, task, seed
+        self.vocabulary, self.ratio = task.vocabulary, task.ratio
         rows = read_utterances(
             Path(source),
             options.transcripts,
@@ -117,7 +117,7 @@ class TTSSet:
         start_step: int = 0,
         accumulation: int = 1,
         num_workers: int = 1,
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Iterator[Plain]:
         """Endless micro-batches, ``accumulation`` per step and process, of at most ``global_batch /
         (world accumulation)`` utterances and ``batch_frames`` frames; which ones depends on the
         seed and that number alone.
@@ -132,7 +132,7 @@ class TTSSet:
         )
         return in_order(jobs, num_workers, ahead=2)
 
-    def group(self, number: int, most: int) -> dict[str, Any]:
+    def group(self, number: int, most: int) -> Plain:
         """Micro-batch ``number``; its samples have the indices from ``number * most`` on. It lacks
         bad recordings that are left out, and is the next one where all of its own are bad.
         """
@@ -156,6 +156,18 @@ class TTSSet:
         except UserError as error:
             self.bad.note(i, error)
             return None
+
+    def checks(self, files: int, most: int) -> list[Plain]:
+        """The first ``files`` utterances or a few more as micro-batches of at most ``most``, with
+        indices that no training sample has.
+        """
+        raws: list[Plain] = []
+        number, first = 0, 2**31 // most
+        while sum(len(raw["index"]) for raw in raws) < min(files, len(self.rows)):
+            raw = self.group(number, most)
+            raws.append({**raw, "index": raw["index"] + first * most})
+            number += 1
+        return raws
 
     def _members(self, number: int, most: int) -> np.ndarray:
         with self._lock:
@@ -183,10 +195,10 @@ class TTSSet:
         groups.append(np.array(held))
         return [groups[i] for i in rng.permutation(len(groups))]
 
-    def sample(self, row: int, index: int) -> dict[str, Any]:
+    def sample(self, row: int, index: int) -> Plain:
         """One utterance with its span or prompt, drawn from (seed, index)."""
         item, n, options = self.rows[row], int(self.lengths[row]), self.options
-        out: dict[str, Any] = {
+        out: Plain = {
             "index": index,
             "frames": n,
             **(self._features(item) if item.features is not None else {}),
@@ -259,14 +271,14 @@ class TTSSet:
         return found
 
 
-def collate(samples: list[Mapping[str, Any]], frames_first: bool) -> dict[str, Any]:
+def collate(samples: list[Section], frames_first: bool) -> Plain:
     """Samples as one micro-batch, padded at their ends (texts with -1); "loss_mask" is (b, n, 1) or
     (b, 1, n).
 
     Raises:
         UserError: samples with different kinds of features.
     """
-    out: dict[str, Any] = {
+    out: Plain = {
         key: torch.tensor([sample[key] for sample in samples])
         for key in ("index", "frames", "prompt")
     }
@@ -295,7 +307,7 @@ def collate(samples: list[Mapping[str, Any]], frames_first: bool) -> dict[str, A
     return out
 
 
-def _given(sample: Mapping[str, Any], key: str) -> Tensor:
+def _given(sample: Section, key: str) -> Tensor:
     if key not in sample:
         raise UserError(
             f"--tts.features: some files have {key} and others do not; give all the same"
