@@ -119,8 +119,17 @@ class Command:
         status = os.waitpid(self.process, 0)[1]
         return Result(os.waitstatus_to_exitcode(status), text, time.monotonic() - self.began)
 
-    def kill(self, after_s: float) -> Result:
-        """SIGKILL, if it is still there then."""
+    def kill(self, out: Path, log: int | None, step: int, after_s: float) -> Result:
+        """SIGKILL ``after_s`` seconds after ``step`` is in the log of ``out``, if it is still there.
+
+        Args:
+            log: number of the log's file before this process cut it to what was saved.
+        """
+        gone = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        while os.waitid(os.P_PID, self.process, gone) is None:
+            if step == 0 or (file_number(out) not in (None, log) and steps_done(out) >= step):
+                break
+            time.sleep(0.005)
         time.sleep(after_s)
         os.kill(self.process, signal.SIGKILL)  # not yet waited for: the number is still its own
         return self.wait()
@@ -154,11 +163,23 @@ def steps_done(out: Path) -> int:
     return max(steps)
 
 
-def kills(name: str, start: list[str], out: Path, whole: Path, seconds: float, tries: int) -> Row:
-    """Kill a run ``tries`` times at any moment, continue it every time, and compare its end."""
-    draw, lost, told = random.Random(tries), [], 0
-    for _ in range(tries):
-        Command([*start, "--out", str(out), "--resume"]).kill(draw.uniform(0.02, 1.0) * seconds)
+def file_number(out: Path) -> int | None:
+    file = out / "log.jsonl"
+    return file.stat().st_ino if file.is_file() else None
+
+
+def kills(name: str, start: list[str], out: Path, whole: Path, steps: int, tries: int) -> Row:
+    """Kill a run ``tries`` times, while it starts and at any moment of a few steps and saves;
+    continue it every time, and compare its end.
+    """
+    draw, lost, told, done = random.Random(tries), [], 0, 0
+    for number in range(tries):
+        before = state.find_state(out) if out.is_dir() else None
+        at = before.info["step"] if before else 0
+        # every fifth while it starts
+        target = 0 if number % 5 == 4 else min(at + draw.randint(1, 7), steps - 1)
+        process = Command([*start, "--out", str(out), "--resume"])
+        process.kill(out, file_number(out), target, draw.uniform(0, 0.3))
         done, found = steps_done(out), state.find_state(out) if out.is_dir() else None
         lost.append(max(0, done - (found.info["step"] if found else 0)))
         told += found is None or not found.damaged
@@ -440,13 +461,13 @@ def every_fault(root: Path, tries: int, steps: int, part: str, short: bool) -> l
     distil = ["student-distill", "--teacher", str(root / "teacher"), *TINY[6:], *often]
     rows: list[Row] = []
     if part == "kills":
-        commands = [("teacher-train", teach, whole)]
+        commands = [("teacher-train", teach)]
         if not short:
-            student = run([*distil, "--out", str(root / "student")])
-            commands.append(("student-distill", distil, student))
-        for name, start, done in commands:
+            run([*distil, "--out", str(root / "student")])
+            commands.append(("student-distill", distil))
+        for name, start in commands:
             reference = root / name.split("-")[0]
-            rows.append(kills(name, start, root / f"killed-{name}", reference, done.seconds, tries))
+            rows.append(kills(name, start, root / f"killed-{name}", reference, steps, tries))
     if part == "damage":
         rows += damage(root / "teacher")
     if part == "disk":

@@ -57,7 +57,8 @@ def test_an_error_is_a_line_however_long_the_value(tmp_path: Path) -> None:
     text = f"file: {'x' * 10**6}; what to do"
     told = str(UserError(text))
     assert len(told) <= MOST and told.startswith("file: xx") and told.endswith("x; what to do")
-    assert str(UserError("short")) == "short"
+    assert str(UserError("short, größer")) == "short, größer"
+    assert str(UserError("--x\x1b[2J\n\ty: no such option")) == "--x [2J  y: no such option"
 
 
 def test_companions_lie_in_their_folder(tmp_path: Path) -> None:
