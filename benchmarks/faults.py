@@ -120,7 +120,7 @@ class Command:
         return Result(os.waitstatus_to_exitcode(status), text, time.monotonic() - self.began)
 
     def kill(self, out: Path, log: int | None, step: int, after_s: float) -> Result:
-        """SIGKILL ``after_s`` seconds after ``step`` is in the log of ``out``, if it is still there.
+        """SIGKILL ``after_s`` seconds after ``step`` is in the log of ``out``, if it still runs.
 
         Args:
             log: number of the log's file before this process cut it to what was saved.
