@@ -239,8 +239,8 @@ def _versions() -> dict[str, str]:
     import torch
 
     from mfdistill.audio.resample import torchaudio_fault
+    from mfdistill.extras import OPTIONAL
     from mfdistill.metrics import METRICS
-    from mfdistill.metrics.base import distribution
 
     facts = {
         "mfdistill": __version__,
@@ -251,7 +251,7 @@ def _versions() -> dict[str, str]:
     for name in ("accelerate", "safetensors", "datasets", "tyro"):
         facts[name] = _version(name)
     packages = dict.fromkeys(
-        distribution(metric.modules[0]) for metric in METRICS.values() if metric.modules
+        OPTIONAL[metric.modules[0]][0] for metric in METRICS.values() if metric.modules
     )
     facts["metrics"] = ", ".join(f"{name} {_version(name)}" for name in packages)
     facts["embedded corpus"] = "espeakng-loader " + _version("espeakng-loader")

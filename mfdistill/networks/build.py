@@ -24,7 +24,7 @@ from mfdistill.networks.frames_config import FramesConfig
 from mfdistill.networks.mel_unet import MelUNet
 from mfdistill.networks.mel_unet_config import MelUNetConfig
 from mfdistill.networks.ncsnpp import NCSNpp
-from mfdistill.plain import Section
+from mfdistill.plain import Plain, Section
 from mfdistill.reading import reason
 
 # the keys are what config.json says, after the system that each was first read from
@@ -45,6 +45,11 @@ NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
 }
 
 
+def renamed(config: Section) -> Plain:
+    """A network's section of an older folder with today's names of fields."""
+    return {_RENAMED.get(key, key): value for key, value in config.items()}
+
+
 def network_name(config: object) -> str:
     """What ``config.json`` calls the network of a configuration."""
     return next(name for name, (cls, _) in NETWORKS.items() if isinstance(config, cls))
@@ -62,7 +67,7 @@ def build_network(name: str, config: Section | Any) -> nn.Module:
         )
     config_class, network_class = NETWORKS[name]
     if isinstance(config, Mapping):
-        config = {_RENAMED.get(key, key): value for key, value in config.items()}
+        config = renamed(config)
     sizes = (
         config
         if isinstance(config, config_class)
