@@ -141,7 +141,8 @@ class TTSSet:
                 self._noting(self._numbers[row], self.sample, int(row), number * most + place)
                 for place, row in enumerate(self._members(number + later, most))
             ]
-            if samples := [sample for sample in found if sample is not None]:
+            samples: list[Section] = [sample for sample in found if sample is not None]
+            if samples:
                 return collate(samples, self.task.frames_first)
         raise UserError("--data: no recording can be read; see above")
 
