@@ -421,8 +421,9 @@ def test_two_processes_give_what_one_gives(work: Path) -> None:
     assert {file.parts[0] for file in sounds} == {"evaluation", "restored"} and sounds == [
         file.relative_to(together) for file in sorted(together.rglob("*.wav"))
     ]
-    for file in sounds:
-        assert (together / file).read_bytes() == (alone / file).read_bytes(), file
+    for file in sounds:  # the header of a float WAV holds the time of writing
+        one, two = (soundfile.read(folder / file)[0] for folder in (alone, together))
+        assert np.array_equal(two, one), file
 
 
 def plain(value: Any) -> Any:
