@@ -27,6 +27,7 @@ def check_foreign(command: StudentDistill, kind: str, sizes: Mapping[str, Any]) 
     from mfdistill.commands.tts_options import check_preset
     from mfdistill.data.transcripts import Vocabulary, read_utterances
     from mfdistill.networks.dit_config import F5Config, F5UNetTConfig
+    from mfdistill.systems.table import mel_inputs
 
     check_preset(command.preset, kind, str(command.teacher))
     check_recipe(command.recipe, kind, str(command.teacher))
@@ -50,12 +51,14 @@ def check_foreign(command: StudentDistill, kind: str, sizes: Mapping[str, Any]) 
             f"--objective {command.objective}: needs recordings; with --tts.data-free take "
             "--objective integral"
         )
-    if kind == "matcha" and (command.guidance.strength or command.guidance.range):
+    inputs = mel_inputs(kind)
+    assert inputs is not None
+    if not inputs.guided and (command.guidance.strength or command.guidance.range):
         raise UserError(
-            f"{command.teacher}: Matcha-TTS was trained without a null condition, so guidance has "
-            "no meaning; leave --guidance out"
+            f"{command.teacher}: trained without a null condition, so guidance has no meaning; "
+            "leave --guidance out"
         )
-    texts = kind in ("f5", "f5-unett")
+    texts = inputs.reads == "text"
     if texts:
         published = F5Config() if kind == "f5" else F5UNetTConfig()
         table = int(sizes.get("text_num_embeds", published.text_num_embeds))
@@ -64,7 +67,7 @@ def check_foreign(command: StudentDistill, kind: str, sizes: Mapping[str, Any]) 
         Path(command.data.source),
         command.tts.transcripts,
         command.tts.features,
-        not command.tts.data_free,
+        inputs.recordings and not command.tts.data_free,
         texts,
     )
 
@@ -101,8 +104,7 @@ def foreign_teacher(command: StudentDistill) -> tuple[str, Mapping[str, Any]] | 
     from mfdistill.checkpoint import load_config
     from mfdistill.commands.teacher_import import read_sizes
     from mfdistill.places import resolve
-    from mfdistill.systems.table import recognise
-    from mfdistill.tasks.foreign import FOREIGN_TASKS
+    from mfdistill.systems.table import mel_inputs, recognise
 
     place, given = resolve(str(command.teacher)), read_sizes(command.sizes) or {}
     if (place / "config.json").is_file():
@@ -110,4 +112,4 @@ def foreign_teacher(command: StudentDistill) -> tuple[str, Mapping[str, Any]] | 
         kind, given = config.get("kind"), (config.get("network") or {}).get("config") or {}
     else:
         kind = command.kind or recognise(place)
-    return (kind, given) if kind in FOREIGN_TASKS else None
+    return (kind, given) if kind is not None and mel_inputs(kind) is not None else None

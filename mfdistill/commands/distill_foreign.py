@@ -38,17 +38,11 @@ def run_foreign(command: StudentDistill, teacher: Any, accelerator: Any) -> Path
     from mfdistill.students import Student
     from mfdistill.systems.cosyvoice_front import FRONT, front_bytes
     from mfdistill.systems.f5 import VOCAB
-    from mfdistill.tasks.foreign import foreign_task
 
     training, options, guidance = command.training, command.tts, command.guidance
-    task: ForeignTask = foreign_task(
-        teacher.task.config.name,
-        teacher.task.config.mel.n_mels,
-        mel_mean=options.mel_mean,
-        mel_std=options.mel_std,
-        temperature=teacher.task.config.temperature,
-        fixed_noise=teacher.task.config.fixed_noise,
-    )
+    task: ForeignTask = teacher.task
+    if (options.mel_mean, options.mel_std) != (0.0, 1.0):  # Matcha-TTS's, which its file lacks
+        task = task.with_level(options.mel_mean, options.mel_std)
     told = guidance.range
     set_guidance(teacher, guidance.strength, told, guidance.rule, str(command.teacher))
     parent = {
@@ -70,20 +64,17 @@ def run_foreign(command: StudentDistill, teacher: Any, accelerator: Any) -> Path
     settings: Any = objective_settings(command.objective, command, command.own)
     if options.data_free:
         settings = replace(settings, state="rollout")
-    vocabulary = open_vocabulary(command, teacher) if task.frames_first else None
+    vocabulary = open_vocabulary(command, teacher) if task.inputs.reads == "text" else None
     front = open_front(command, teacher, accelerator.device)
     companions: dict[str, bytes] = {} if front is None else {FRONT: front_bytes(front)}
     if vocabulary is not None:
         companions[VOCAB] = ("\n".join(vocabulary.symbols) + "\n").encode()
-    ratio = 1 if task.config.name == "matcha" else 2 if front is None else front.ratio
+    ratio = frames_per_token(task, front)
     sets = [
         TTSSet(command.data.source, options, task, vocabulary, ratio, training.seed, split)
         for split in ("train", "valid")
     ]
-    chunks = (
-        task.config.name.startswith("cosyvoice")
-        and getattr(teacher.network.config, "static_chunk_size", 0) > 0
-    )
+    chunks = teacher.facts.streams == "chunks"
     batches = ForeignBatches(
         task, front, options.streaming_share if chunks else 0.0, told, training.seed
     )
@@ -151,9 +142,9 @@ def set_guidance(
     Raises:
         UserError: a teacher without a null condition.
     """
-    if teacher.task.config.name == "matcha" and (strength or told):
+    if teacher.facts.null is None and (strength or told):
         raise UserError(
-            f"{where}: Matcha-TTS was trained without a null condition, so guidance has no meaning; leave --guidance out"
+            f"{where}: trained without a null condition, so guidance has no meaning; leave --guidance out"
         )
     teacher.guidance_rule = rule
     if told is not None:
@@ -178,7 +169,7 @@ def open_front(command: StudentDistill, teacher: Any, device: Any) -> TokenFront
     from mfdistill.places import resolve
     from mfdistill.systems.cosyvoice_front import has_front, load_front
 
-    if not teacher.task.config.name.startswith("cosyvoice"):
+    if teacher.task.inputs.reads != "tokens":
         return None
     place = command.tts.front or resolve(str(command.teacher))
     if command.tts.front is None and not has_front(place):
@@ -190,6 +181,13 @@ def open_front(command: StudentDistill, teacher: Any, device: Any) -> TokenFront
             f"{place}: its front end is for {front.spk_embed_affine_layer.out_features} Mel bands, the teacher has {mels}"
         )
     return front
+
+
+def frames_per_token(task: ForeignTask, front: TokenFront | None) -> int:
+    """Mel frames of a speech token, where the condition is made of such."""
+    if task.inputs.reads != "tokens":
+        return 1
+    return 2 if front is None else front.ratio
 
 
 def valid_batches(dataset: Any, files: int, most: int) -> list[dict[str, Any]]:

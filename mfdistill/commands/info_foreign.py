@@ -20,12 +20,11 @@ def describe_foreign(checkpoint: str, sizes: Mapping[str, Any] | None = None) ->
     from mfdistill.commands.info import listed
     from mfdistill.distill.inference import open_model
     from mfdistill.errors import UserError
-    from mfdistill.systems.table import recognise
-    from mfdistill.tasks.foreign import FOREIGN_TASKS
+    from mfdistill.systems.table import mel_inputs, recognise
 
     place = Path(checkpoint)
     kind = recognise(place)
-    if kind in (*FOREIGN_TASKS, "chatterbox"):
+    if kind is not None and mel_inputs(kind) is not None:
         return describe_mel_flow(place, kind, sizes)
     if sizes is not None:
         raise UserError(
@@ -54,14 +53,13 @@ def describe_mel_flow(place: Path, kind: str, sizes: Mapping[str, Any] | None) -
     from mfdistill.commands.info import listed, mel_task
     from mfdistill.config import to_dict
     from mfdistill.students import load_student
-    from mfdistill.systems.f5 import checkpoint_of
     from mfdistill.systems.files import read_foreign
-    from mfdistill.systems.mel_flow import MIXER, checkpoint_file
+    from mfdistill.systems.table import SYSTEMS
     from mfdistill.teachers import load_teacher
 
-    file = checkpoint_of(place) if kind in ("f5", "f5-unett") else checkpoint_file(place)
+    system = SYSTEMS[kind]
     role = (
-        "student" if any(name.endswith(MIXER) for name in read_foreign(file).names()) else "teacher"
+        "student" if system.is_student(read_foreign(system.weights(place)).names()) else "teacher"
     )
     model: Any = (load_student if role == "student" else load_teacher)(place, kind, config=sizes)
     network = model.config["network"]
@@ -72,7 +70,7 @@ def describe_mel_flow(place: Path, kind: str, sizes: Mapping[str, Any] | None) -
         "network": f"{network['name']} ({listed(network['config'])})",
         "parameters": f"{sum(p.numel() for p in model.network.parameters()):,}",
         "front end": front_end(place, kind),
-        "guidance": guidance_of(kind, role, 0.0 if role == "student" else model.guidance_strength),
+        "guidance": guidance_of(role, model),
     }
     if role == "student":
         times = " ".join(f"{t:.4g}" for t in model.schedule)
@@ -86,16 +84,21 @@ def front_end(place: Path, kind: str) -> str:
     """What comes before the flow, and whether it is there."""
     from mfdistill.systems.cosyvoice_front import has_front
     from mfdistill.systems.f5 import VOCAB
+    from mfdistill.systems.table import mel_inputs
 
     folder = place if place.is_dir() else place.parent
-    if kind in ("f5", "f5-unett"):
+    inputs = mel_inputs(kind)
+    assert inputs is not None
+    if inputs.reads == "text":
         return f"symbols of {VOCAB}, " + (
             "beside it"
             if (folder / VOCAB).is_file()
             else "which is not beside it: give --tts.vocab"
         )
-    if kind == "matcha":
-        return "none here: features mu of Matcha-TTS's own encoder"
+    if inputs.reads == "symbols":
+        return "features tokens: numbers of symbols by its own tokenizer"
+    if inputs.reads == "mu":
+        return "none here: features mu of its own encoder"
     return (
         "speech tokens and speaker, in it"
         if has_front(place)
@@ -103,24 +106,22 @@ def front_end(place: Path, kind: str) -> str:
     )
 
 
-def guidance_of(kind: str, role: str, strength: float) -> str:
+def guidance_of(role: str, model: Any) -> str:
     if role == "student":
-        return "none: part of what it learnt"
+        told = model.guidance_input
+        return "none: part of what it learnt" if told is None else f"an input, up to {told:g}"
     return (
         "none: trained without a null condition"
-        if kind == "matcha"
-        else f"strength {strength:g}, changed by --guidance.strength"
+        if model.facts.null is None
+        else f"strength {model.guidance_strength:g}, changed by --guidance.strength"
     )
 
 
 def next_steps(place: str, kind: str, role: str, ours: bool = False) -> str:
     """Commands that take it; ``ours``: a folder of this program."""
-    layout = {
-        "f5": "f5",
-        "f5-unett": "f5",
-        "cosyvoice2": "cosyvoice",
-        "cosyvoice3": "cosyvoice",
-    }.get(kind)
+    from mfdistill.systems.table import SYSTEMS as KINDS
+
+    layout = next(iter(KINDS[kind].layouts), None)
     if role == "student" and ours and layout:
         return f"mfdistill export {place} FILE --layout {layout}: docs/foreign-tts.md"
     if role == "student":

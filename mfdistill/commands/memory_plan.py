@@ -55,6 +55,7 @@ def setup_of(command: StudentDistill) -> Any:
     from mfdistill.commands.distill_checks import foreign_teacher
     from mfdistill.distill.memory import Setup
     from mfdistill.places import resolve
+    from mfdistill.systems.table import mel_inputs
 
     found = None if command.teacher is None else foreign_teacher(command)
     if found is None:
@@ -73,7 +74,9 @@ def setup_of(command: StudentDistill) -> Any:
             "teacher-import and name that"
         )
     strength = command.guidance.strength
-    guided = kind != "matcha" and (strength is None or strength > 0)
+    inputs = mel_inputs(kind)
+    assert inputs is not None
+    guided = inputs.guided and (strength is None or strength > 0)
     return Setup(
         name,
         {key: value for key, value in sizes.items() if key != "weights"},

@@ -49,7 +49,7 @@ def run(command: OS3Search) -> dict[str, Any]:
     from mfdistill.search import run_search
     from mfdistill.search.development import AUTO_MOST, utterances_text
     from mfdistill.search.score import TEACHER_MSE, resolve_metric
-    from mfdistill.tasks.foreign import FOREIGN_TASKS
+    from mfdistill.systems.table import mel_inputs
 
     search = command.search
     metric, column, direction = resolve_metric(search.metric)
@@ -64,7 +64,8 @@ def run(command: OS3Search) -> dict[str, Any]:
         search_out = command.out
     if search.nfe == 1:
         raise UserError("--nfe 1: one step has no inner time to place; search with --nfe 2 or more")
-    if folder.is_dir() and (load_config(folder).get("task") or {}).get("name") in FOREIGN_TASKS:
+    named = (load_config(folder).get("task") or {}).get("name") if folder.is_dir() else None
+    if mel_inputs(named) is not None:
         found = search_foreign(command, folder, accelerator)
         if accelerator.is_main_process:
             _show(found, Path(search_out or folder))

@@ -25,7 +25,7 @@ def search_foreign(command: OS3Search, folder: Path, accelerator: Any) -> dict[s
     Raises:
         UserError: a teacher, data, vocabulary, vocoder or front end that is not there any more.
     """
-    from mfdistill.commands.distill_foreign import valid_batches
+    from mfdistill.commands.distill_foreign import frames_per_token, valid_batches
     from mfdistill.data.transcripts import Vocabulary
     from mfdistill.data.tts import TTSSet
     from mfdistill.distill.foreign import ForeignBatches
@@ -49,13 +49,13 @@ def search_foreign(command: OS3Search, folder: Path, accelerator: Any) -> dict[s
     teacher = open_teacher(command, folder, config, guidance) if by_teacher else None
     student = load_student(folder, device=accelerator.device)
     task: Any = student.task
-    if task.config.name == "matcha" and not by_teacher:
+    if task.inputs.reads == "mu" and not by_teacher:
         raise UserError(
-            f"--metric {search.metric}: needs audio, which is not made for Matcha-TTS here; take --metric {TEACHER_MSE}"
+            f"--metric {search.metric}: needs audio, which is not made for {task.config.name} here; take --metric {TEACHER_MSE}"
         )
-    vocabulary = Vocabulary.read(_vocab(folder)) if task.frames_first else None
+    vocabulary = Vocabulary.read(_vocab(folder)) if task.inputs.reads == "text" else None
     front = load_front(folder, accelerator.device) if companion(folder, FRONT) is not None else None
-    ratio = 1 if task.config.name == "matcha" else 2 if front is None else front.ratio
+    ratio = frames_per_token(task, front)
     dataset = TTSSet(command.data.source, tts, task, vocabulary, ratio, seed, "valid")
     batches = ForeignBatches(task, front, 0.0, guidance.range, seed)
     vocoder = None if by_teacher else open_mel_vocoder(search.vocoder, task, accelerator.device)

@@ -10,22 +10,27 @@ if TYPE_CHECKING:
     from mfdistill.distill.synthesis import Speech
 
 _F5, _COSYVOICE = ("text", "prompt_text"), ("tokens", "prompt_tokens", "speaker")
+_SYMBOLS = ("tokens", "prompt_tokens")
 
 
 def foreign_voice(command: Synthesize, kind: str, where: Any) -> tuple[int, Voice]:
-    """Sample rate and voice of a folder of ``kind`` (``tasks.foreign.FOREIGN_TASKS``) on the device
+    """Sample rate and voice of a folder of ``kind`` (``systems.table.mel_inputs``) on the device
     ``where``.
 
     Raises:
         UserError: a kind that cannot be spoken with here, a damaged folder, a vocoder that is not
             there, bad options.
     """
-    from mfdistill.distill.foreign_speaker import COSYVOICE_KINDS, F5_KINDS
     from mfdistill.errors import UserError
+    from mfdistill.systems.table import mel_inputs
 
-    if kind in F5_KINDS:
+    inputs = mel_inputs(kind)
+    assert inputs is not None
+    if inputs.reads == "text":
         return _f5(command, where)
-    if kind in COSYVOICE_KINDS:
+    if inputs.reads == "symbols":
+        return _symbols(command, where)
+    if inputs.reads == "tokens":
         return _cosyvoice(command, where)
     raise UserError(
         f"{command.model}: a model of kind {kind} starts from its text encoder's output, which is not here; "
@@ -94,6 +99,39 @@ def _cosyvoice(command: Synthesize, where: Any) -> tuple[int, Voice]:
         prompt = heard(job.prompt, rate, where)
         return speak_cosyvoice(
             speaker, prompt, prompt_tokens, tokens, embedding, command.speed, steps, command.seed
+        )
+
+    return rate, voice
+
+
+def _symbols(command: Synthesize, where: Any) -> tuple[int, Voice]:
+    from mfdistill.commands.sampling import chosen_steps
+    from mfdistill.commands.synthesize import heard
+    from mfdistill.data.token_files import read_tokens
+    from mfdistill.distill.symbols_synthesis import open_symbols, speak_symbols
+    from mfdistill.errors import UserError
+
+    speaker = open_symbols(command.model, where, command.guidance, command.vocoder)
+    steps, rate = (
+        chosen_steps(command.nfe, command.schedule, speaker.model),
+        speaker.task.sample_rate,
+    )
+
+    def voice(job: Job) -> Speech:
+        _only(
+            job,
+            _SYMBOLS,
+            "texts become symbols in this system's own program: give --tokens and --prompt-tokens",
+        )
+        if job.prompt_tokens is None:
+            raise UserError("--prompt-tokens: missing; give the numbers of the prompt's symbols")
+        prompt_tokens, tokens = (
+            read_tokens(job.prompt_tokens, "--prompt-tokens"),
+            read_tokens(str(job.tokens)),
+        )
+        prompt = heard(job.prompt, rate, where)
+        return speak_symbols(
+            speaker, prompt, prompt_tokens, tokens, command.speed, steps, command.seed
         )
 
     return rate, voice

@@ -99,7 +99,9 @@ class ForeignBatches:
             )
             cond["streaming"] = torch.full((b,), streaming, device=device)
         if "mu" in raw:
-            cond["mu"] = pad_frames(raw["mu"], n).to(device) * valid[:, None]
+            each = self.config.frames_per_mu
+            spread = [mu.repeat_interleave(each, 1) for mu in raw["mu"]] if each > 1 else raw["mu"]
+            cond["mu"] = pad_frames(spread, n).to(device) * valid[:, None]
             cond |= {"spks": raw["spks"].to(device)} if "spks" in raw else {}
         else:
             if self.front is None:
@@ -113,7 +115,6 @@ class ForeignBatches:
                 tokens, tokens[:, :0], nothing, raw["embedding"].to(device), lengths, streaming
             )
             cond |= {"mu": made["mu"] * valid[:, None], "spks": made["spks"]}
-        if self.config.name != "matcha":
-            prompt = torch.arange(n, device=device) < raw["prompt"].to(device)[:, None]
-            cond["cond"] = x * prompt[:, None]
+        if self.task.inputs.prompted:
+            cond["cond"] = self.task.shown(x, raw["prompt"].to(device))
         return {**cond, "mask": valid[:, None].to(x.dtype)}

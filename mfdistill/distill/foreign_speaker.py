@@ -14,15 +14,12 @@ from torch import Tensor, nn
 from mfdistill.checkpoint import load_config
 from mfdistill.distill.inference import Endpoint, Model, Steps
 from mfdistill.errors import UserError
-from mfdistill.flow import cosine_times, f5_times, solve
+from mfdistill.flow import solve
 from mfdistill.places import resolve
 from mfdistill.students import load_student, sample
 from mfdistill.systems.f5 import GUIDANCE
-from mfdistill.tasks.foreign import FOREIGN_TASKS
+from mfdistill.systems.table import mel_inputs
 from mfdistill.teachers import load_teacher
-
-F5_KINDS = ("f5", "f5-unett")
-COSYVOICE_KINDS = ("cosyvoice2", "cosyvoice3")
 
 
 def foreign_kind(path: str | Path) -> str | None:
@@ -33,7 +30,7 @@ def foreign_kind(path: str | Path) -> str | None:
     if not (place / "config.json").is_file():
         return None
     kind = (load_config(place).get("task") or {}).get("name")
-    return kind if kind in FOREIGN_TASKS else None
+    return kind if mel_inputs(kind) is not None else None
 
 
 def open_speaker(
@@ -71,13 +68,10 @@ def open_speaker(
 
 def _solved(teacher: Any) -> Endpoint:
     def run(z_0: Tensor, cond: Mapping[str, Tensor], steps: Steps | None) -> Tensor:
-        if steps is None or isinstance(steps, int):
-            steps = (
-                f5_times(steps or 32)
-                if teacher.task.config.name in F5_KINDS
-                else cosine_times(steps or 10)
-            )
-        return solve(lambda z, t: teacher.velocity(z, t, cond), z_0, steps, "euler")
+        times: Steps = teacher.facts.steps if steps is None else steps
+        if isinstance(times, int):
+            times = teacher.facts.grid(times)
+        return solve(lambda z, t: teacher.velocity(z, t, cond), z_0, times, "euler")
 
     return run
 

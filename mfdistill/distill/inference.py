@@ -19,9 +19,8 @@ from mfdistill.flow import Tableau, noise, solve
 from mfdistill.places import resolve
 from mfdistill.students import load_student, sample, student_kinds
 from mfdistill.systems.lightning import read_checkpoint
-from mfdistill.systems.table import recognise
+from mfdistill.systems.table import mel_inputs, recognise
 from mfdistill.tasks import with_audio
-from mfdistill.tasks.foreign import FOREIGN_TASKS
 from mfdistill.tasks.mel import GRIFFIN_LIM
 from mfdistill.teachers import load_network, load_teacher, own_facts
 
@@ -129,7 +128,7 @@ def open_model(
 
 
 def _refuse_mel_flow(place: Path, kind: str | None) -> None:
-    if kind in (*FOREIGN_TASKS, "chatterbox"):
+    if mel_inputs(kind) is not None:
         raise UserError(
             f"{place}: is a text-to-speech flow (kind {kind}): it makes Mel spectrograms and has no recordings to restore; "
             "docs/foreign-tts.md says what can be done with it (teacher-import, student-distill, synthesize, export)"

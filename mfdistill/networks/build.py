@@ -24,6 +24,10 @@ from mfdistill.networks.frames_config import FramesConfig
 from mfdistill.networks.matcha_config import MatchaUNetConfig
 from mfdistill.networks.matcha_unet import MatchaUNet
 from mfdistill.networks.ncsnpp import NCSNpp
+from mfdistill.networks.voxcpm import VoxCPMNetwork
+from mfdistill.networks.voxcpm_config import VoxCPMConfig
+from mfdistill.networks.zipvoice import ZipVoiceNetwork
+from mfdistill.networks.zipvoice_config import ZipVoiceConfig
 from mfdistill.reading import reason
 
 _SLACK = 2**22  # numbers that networks make themselves (windows, filters, positions)
@@ -39,6 +43,8 @@ NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
     "frames": (FramesConfig, FramesNet),
     "f5": (F5Config, F5Network),
     "f5_unett": (F5UNetTConfig, F5Network),
+    "voxcpm": (VoxCPMConfig, VoxCPMNetwork),
+    "zipvoice": (ZipVoiceConfig, ZipVoiceNetwork),
 }
 
 

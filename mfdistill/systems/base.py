@@ -20,10 +20,13 @@ from mfdistill.networks.memory import streams_by_frames
 from mfdistill.networks.ncsnpp import NCSNpp
 from mfdistill.systems.files import mismatches
 from mfdistill.tasks import Task
+from mfdistill.tasks.foreign import Inputs
 
 Cond = Mapping[str, Tensor]
-Null = Callable[[Cond, int], tuple[dict[str, Tensor], dict[str, Tensor]]]
-"""``(cond, b) -> (cond, null condition)`` of b samples, the same keys in both."""
+Null = Callable[[Cond, Tensor], tuple[dict[str, Tensor], dict[str, Tensor]]]
+"""``(cond, t) -> (cond, null condition)`` of b samples at times t (b,), the same keys in both."""
+MIXER = "time_embed_mixer.weight"
+"""What a student's file has more than its teacher's: (d, 2 d), of the two times' embeddings."""
 SEES_ALL = "its norms see all frames"
 
 
@@ -49,6 +52,12 @@ class FieldFacts:
     """
     no_stream: str = ""
     """Why it has none."""
+    weight: Callable[[Tensor], Tensor] | None = None
+    """What its system multiplies the strength of guidance by, at times t (b,); None: nothing."""
+    unit: int | None = None
+    """Frames that are guided by themselves ("zero-star"), where a state is a row of such; None: the
+    whole state.
+    """
 
 
 def own_facts(network: nn.Module) -> FieldFacts:
@@ -86,6 +95,8 @@ class Opened:
     schedule: int | Sequence[float] = 1
     interval: Literal["mixed", "delta"] = "mixed"
     mixer: Tensor | None = None
+    guidance_input: float | None = None
+    """Of a student that is told its guidance: the largest strength."""
 
 
 class Reader(Protocol):
@@ -137,6 +148,11 @@ def no_files(place: Path, network: nn.Module, given: Path | None) -> dict[str, b
     return {}
 
 
+def has_mixer(names: Collection[str]) -> bool:
+    """Whether a file has the mixer of two times, which only students have."""
+    return any(name.endswith(MIXER) for name in names)
+
+
 @dataclass(frozen=True)
 class System:
     """One row of ``systems.table.SYSTEMS``.
@@ -163,6 +179,12 @@ class System:
     """
     folders: bool = False
     """Whether folders with one such file are recognised too."""
+    inputs: Inputs | None = None
+    """Of a text-to-speech flow: what its condition is made of."""
+    weights: Callable[[Path], Path] = Path
+    """The file of weights at a place, which may be a folder."""
+    is_student: Callable[[Collection[str]], bool] = has_mixer
+    """Tells a student's file from a teacher's by the names of tensors."""
 
 
 class Misfit(UserError):

@@ -34,7 +34,7 @@ from mfdistill.systems.mel_flow import (
     read_options,
     split_mixer,
 )
-from mfdistill.tasks.foreign import read_foreign_task
+from mfdistill.tasks.foreign import INPUTS, read_foreign_task
 
 _STEPS = 2  # of a uniform grid, what Chatterbox-Turbo runs with
 
@@ -112,4 +112,6 @@ CHATTERBOX = System(
     {"chatterbox": export_chatterbox},
     read_foreign_task,
     mel_facts,
+    inputs=INPUTS["cosyvoice2"],
+    weights=checkpoint_file,
 )

@@ -24,7 +24,7 @@ from mfdistill.systems.mel_flow import (
     read_options,
     weights_of,
 )
-from mfdistill.tasks.foreign import read_foreign_task
+from mfdistill.tasks.foreign import INPUTS, read_foreign_task
 
 GUIDANCE = 0.7
 
@@ -70,4 +70,6 @@ COSYVOICE2 = System(
     facts=mel_facts,
     files=front_file,
     folders=True,
+    inputs=INPUTS["cosyvoice2"],
+    weights=checkpoint_file,
 )

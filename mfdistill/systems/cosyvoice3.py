@@ -28,7 +28,7 @@ from mfdistill.systems.mel_flow import (
     split_mixer,
     weights_of,
 )
-from mfdistill.tasks.foreign import read_foreign_task
+from mfdistill.tasks.foreign import INPUTS, read_foreign_task
 
 GUIDANCE = 0.7
 
@@ -79,4 +79,6 @@ COSYVOICE3 = System(
     mel_facts,
     front_file,
     folders=True,
+    inputs=INPUTS["cosyvoice3"],
+    weights=checkpoint_file,
 )

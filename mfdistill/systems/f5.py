@@ -25,6 +25,7 @@ from mfdistill.networks.dit_config import F5Config, F5UNetTConfig
 from mfdistill.networks.f5 import F5Network
 from mfdistill.reading import read_text
 from mfdistill.systems.base import (
+    MIXER,
     SIZES,
     Cond,
     FieldFacts,
@@ -37,11 +38,10 @@ from mfdistill.systems.base import (
     no_stream,
 )
 from mfdistill.systems.files import Foreign, read_foreign
-from mfdistill.tasks.foreign import foreign_task, read_foreign_task
+from mfdistill.tasks.foreign import INPUTS, foreign_task, read_foreign_task
 
 GUIDANCE = 2.0
 VOCAB = "vocab.txt"
-MIXER = "time_embed_mixer.weight"  # what a student's file has more than its teacher's
 _STEPS = 3  # of a student, on a uniform grid, where the file is all there is
 _CONFIGS: dict[str, type[F5Config] | type[F5UNetTConfig]] = {
     "f5": F5Config,
@@ -50,13 +50,13 @@ _CONFIGS: dict[str, type[F5Config] | type[F5UNetTConfig]] = {
 _BOOKKEEPING = ("initted", "step", "update")
 
 
-def without_prompt_and_text(cond: Cond, b: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def without_prompt_and_text(cond: Cond, t: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """F5-TTS's null condition: neither prompt nor text, but the text's length where the network
     masks its padding.
     """
     given = {key: value for key, value in cond.items() if value is not None}
     device = given["cond"].device
-    kept, dropped = (torch.full((b,), drop, device=device) for drop in (False, True))
+    kept, dropped = (torch.full((len(t),), drop, device=device) for drop in (False, True))
     drops = ("drop_audio", "drop_text")
     return (
         {**given, **{key: given.get(key, kept) for key in drops}},
@@ -296,6 +296,8 @@ def _system(kind: str, recognise: Any) -> System:
         f5_facts,
         vocabulary_file,
         folders=True,
+        inputs=INPUTS[kind],
+        weights=checkpoint_of,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from mfdistill.errors import UserError
 from mfdistill.systems.base import Opened, System, no_stream
 from mfdistill.systems.mel_flow import (
+    checkpoint_file,
     estimator_tensors,
     flow_tensors,
     has_leaf,
@@ -19,7 +20,7 @@ from mfdistill.systems.mel_flow import (
     read_options,
     weights_of,
 )
-from mfdistill.tasks.foreign import read_foreign_task
+from mfdistill.tasks.foreign import INPUTS, read_foreign_task
 
 _PUBLISHED = {
     "channels": (256, 256),
@@ -75,4 +76,12 @@ def is_matcha(names: Collection[str]) -> bool:
     )
 
 
-MATCHA = System("matcha", is_matcha, read_matcha, facts=matcha_facts, task=read_foreign_task)
+MATCHA = System(
+    "matcha",
+    is_matcha,
+    read_matcha,
+    facts=matcha_facts,
+    task=read_foreign_task,
+    inputs=INPUTS["matcha"],
+    weights=checkpoint_file,
+)

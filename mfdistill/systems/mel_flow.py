@@ -20,12 +20,20 @@ from mfdistill.flow import schedule as equal_times
 from mfdistill.networks.cosyvoice3 import CosyVoice3Network
 from mfdistill.networks.matcha_config import MatchaUNetConfig
 from mfdistill.networks.matcha_unet import MatchaUNet
-from mfdistill.systems.base import SIZES, Cond, FieldFacts, Misfit, Opened, TwoTimes, check_fit
+from mfdistill.systems.base import (
+    MIXER,
+    SIZES,
+    Cond,
+    FieldFacts,
+    Misfit,
+    Opened,
+    TwoTimes,
+    check_fit,
+)
 from mfdistill.systems.files import read_foreign, walk_tensors
 from mfdistill.tasks.foreign import foreign_task
 
 ESTIMATOR = "decoder.estimator."
-MIXER = "time_embed_mixer.weight"
 _CONDITION = ("mu", "spks", "cond")  # what the null branch has zeros for; mask and streaming stay
 
 
@@ -39,7 +47,7 @@ def mel_facts(network: nn.Module, guided: bool = True) -> FieldFacts:
     return FieldFacts(1.0, True, grid, 10, null, "chunks" if chunks else None, why)
 
 
-def zeros_for_condition(cond: Cond, b: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def zeros_for_condition(cond: Cond, t: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """CosyVoice's null condition: zeros for tokens, speaker and prompt."""
     null = {
         key: torch.zeros_like(value) if key in _CONDITION else value for key, value in cond.items()

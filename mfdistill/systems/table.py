@@ -18,14 +18,24 @@ from mfdistill.systems.matcha import MATCHA
 from mfdistill.systems.meanflowse import MEANFLOWSE
 from mfdistill.systems.sgmse import SGMSE
 from mfdistill.systems.streamfm import STREAMFM
+from mfdistill.systems.voxcpm import VOXCPM
+from mfdistill.systems.zipvoice import ZIPVOICE
+from mfdistill.tasks.foreign import Inputs
 
 SYSTEMS: dict[str, System] = {
     system.name: system
     for system in (
-        MEANFLOWSE, FLOWSE, SGMSE, STREAMFM, CHATTERBOX, COSYVOICE2, MATCHA, COSYVOICE3, F5, F5_UNETT,
+        MEANFLOWSE, FLOWSE, SGMSE, STREAMFM, CHATTERBOX, COSYVOICE2, MATCHA, COSYVOICE3, F5, F5_UNETT, ZIPVOICE,
+        VOXCPM,
     )
 }  # fmt: skip
 """A file is of the first system that recognises it."""
+
+
+def mel_inputs(kind: str | None) -> Inputs | None:
+    """Of a text-to-speech flow of kind ``kind``; None: it is of another kind."""
+    system = None if kind is None else SYSTEMS.get(kind)
+    return None if system is None else system.inputs
 
 
 def layouts() -> dict[str, Writer]:

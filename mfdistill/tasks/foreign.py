@@ -18,16 +18,44 @@ from mfdistill.errors import UserError
 from mfdistill.flow import CHANNEL_STD
 from mfdistill.tasks.base import Task
 
-ForeignName = Literal["f5", "f5-unett", "cosyvoice2", "cosyvoice3", "matcha"]
 _FIXED_FRAMES = 15000
-FOREIGN_TASKS = ("f5", "f5-unett", "cosyvoice2", "cosyvoice3", "matcha")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a system's condition is made of, and how its states lie."""
+
+    reads: Literal["text", "symbols", "tokens", "mu"]
+    """Texts by a vocabulary beside the checkpoint; numbers of symbols (feature "tokens"); speech
+    tokens and a speaker, by a front end; or what its own encoder makes of either (feature "mu").
+    """
+    frames_first: bool = False
+    """States are (b, n, mels), not (b, mels, n); the loss is over what is generated, not over all
+    frames.
+    """
+    guided: bool = True
+    """Trained with a null condition."""
+    prompted: bool = True
+    """The condition shows the prompt's frames."""
+    recordings: bool = True
+    """States are made of recordings here; otherwise they are a feature ("mel")."""
+
+
+INPUTS = {
+    "f5": Inputs("text", frames_first=True),
+    "f5-unett": Inputs("text", frames_first=True),
+    "cosyvoice2": Inputs("tokens"),
+    "cosyvoice3": Inputs("tokens"),
+    "matcha": Inputs("mu", guided=False, prompted=False),
+}
+FOREIGN_TASKS = tuple(INPUTS)
 
 
 @dataclass(frozen=True)
 class ForeignTaskConfig:
     """A Mel flow by its numbers."""
 
-    name: ForeignName = "f5"
+    name: str = "f5"
     """The system whose layout and condition it has."""
     mel: SpeechMelConfig = field(default_factory=SpeechMelConfig)
     mel_mean: float = 0.0
@@ -42,7 +70,12 @@ class ForeignTaskConfig:
     distillation leave it False: a student that has seen one noise only knows no other.
     """
 
+    frames_per_mu: int = 1
+    """Frames that one column of the feature "mu" is for."""
+
     def __post_init__(self) -> None:
+        if not 1 <= self.frames_per_mu <= 4096:
+            raise UserError(f"task frames_per_mu: {self.frames_per_mu} must lie between 1 and 4096")
         if not self.temperature >= 0:
             raise UserError(f"task temperature: {self.temperature} must be 0 or more")
         if not self.mel_std > 0:
@@ -144,9 +177,11 @@ class ForeignTask(Task):
 
     config: ForeignTaskConfig
     path: MelPath
+    inputs: Inputs
 
-    def __init__(self, config: ForeignTaskConfig):
+    def __init__(self, config: ForeignTaskConfig, inputs: Inputs | None = None):
         self.config = config
+        self.inputs = inputs or INPUTS[config.name]
         self.sample_rate = config.mel.sample_rate
         self.path = MelPath(config.temperature, config.fixed_noise)
 
@@ -164,15 +199,24 @@ class ForeignTask(Task):
         lengths = [n] * b if mask is None else mask.sum(1).tolist()
         return self.path.spread(cond, noise(lengths, mels, n, generator=generator, like=like))
 
+    def with_level(self, mean: float, std: float) -> ForeignTask:
+        """The same with other statistics of the log-Mels."""
+        return type(self)(replace(self.config, mel_mean=mean, mel_std=std), self.inputs)
+
     @property
     def frames_first(self) -> bool:
         """States are (b, n, mels), not (b, mels, n)."""
-        return self.config.name in ("f5", "f5-unett")
+        return self.inputs.frames_first
+
+    def shown(self, x: Tensor, prompt: Tensor) -> Tensor:
+        """What the condition shows of a target ``x`` (b, mels, n), the first ``prompt`` (b,)
+        frames of it being the prompt's: those frames, and zeros after them.
+        """
+        return x * (torch.arange(x.shape[2], device=x.device) < prompt[:, None])[:, None]
 
     def frames(self, samples: int) -> int:
         """Of the Mel spectrogram of so many samples."""
-        mel = self.config.mel
-        return 1 + (samples + 2 * mel.padding - mel.n_fft) // mel.hop
+        return self.config.mel.frames(samples)
 
     def mel(self, wave: Tensor) -> Tensor:
         """Waveform (s,) -> the system's Mel spectrogram (mels, n)."""
@@ -191,7 +235,7 @@ def foreign_task(kind: str, mels: int | None = None, **changes: Any) -> ForeignT
     mel = SPEECH_MELS["f5" if kind == "f5-unett" else kind]
     if mels is not None and mels != mel.n_mels:
         mel = replace(mel, n_mels=mels)
-    return ForeignTask(ForeignTaskConfig(kind, mel, **changes))  # type: ignore[arg-type]
+    return ForeignTask(ForeignTaskConfig(kind, mel, **changes))
 
 
 def read_foreign_task(section: Mapping[str, Any], where: str) -> ForeignTask:
@@ -200,7 +244,10 @@ def read_foreign_task(section: Mapping[str, Any], where: str) -> ForeignTask:
     Raises:
         UserError: an unknown field or a wrong value; ``where`` names the section.
     """
-    return ForeignTask(from_dict(ForeignTaskConfig, section, where))
+    config = from_dict(ForeignTaskConfig, section, where)
+    if config.name not in INPUTS:
+        raise UserError(f"{where}: name {config.name!r:.40} is not one of {', '.join(INPUTS)}")
+    return ForeignTask(config)
 
 
 def pad_frames(parts: list[Tensor], n: int) -> Tensor:

@@ -92,7 +92,7 @@ class Field:
             return self.network(z_t, t, cond)
         assert self.facts.null is not None
         b = z_t.shape[0]
-        given, null = self.facts.null(cond, b)
+        given, null = self.facts.null(cond, t)
         if self.packed:
             v_cond, v_null = self.network(
                 torch.cat([z_t, z_t]), torch.cat([t, t]), both_branches(given, null, b)
@@ -102,9 +102,10 @@ class Field:
         mask = cond.get("mask")
         if mask is not None:
             mask = (mask if mask.ndim == z_t.ndim else mask[..., None]).to(v_cond)
-        return guide(
-            v_cond, v_null, strength_of(cond, self.guidance_strength), self.guidance_rule, mask
-        )
+        strength = strength_of(cond, self.guidance_strength)
+        if self.facts.weight is not None:
+            strength = self.facts.weight(t) * strength
+        return guide(v_cond, v_null, strength, self.guidance_rule, mask, self.facts.unit)
 
     def prior(self, cond: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
         """``z_0``, a draw of the task's prior.
