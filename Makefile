@@ -6,7 +6,8 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP_FLAGS ?=
-PYTEST_FLAGS ?= -rs
+# two workers, a test file each; PYTEST_FLAGS=-rs runs them one after another
+PYTEST_FLAGS ?= -rs -n 2 --dist loadfile
 LOCK_FLAGS ?= --upgrade
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS)
@@ -24,7 +25,7 @@ test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 setup: $(STAMP)
 
@@ -50,14 +51,14 @@ newest: $(UV)
 	$(UV) venv -q --clear --python $(PYTHON) .venv-newest
 	$(UV) pip install -q --python .venv-newest/bin/python -e '.[dev,demo]'
 	.venv-newest/bin/mfdistill info
-	.venv-newest/bin/python -m pytest $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest $(PYTEST_FLAGS)
 
 # torch as GPU images have it
 oldest: $(UV)
 	$(UV) venv -q --clear --python $(PYTHON) .venv-oldest
 	$(UV) pip install -q --python .venv-oldest/bin/python -e '.[dev,demo]' torch==2.11.0 torchaudio==2.11.0
 	.venv-oldest/bin/mfdistill info
-	.venv-oldest/bin/python -m pytest $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest $(PYTEST_FLAGS)
 
 clean:
 	rm -rf runs build .pytest_cache .ruff_cache

@@ -89,7 +89,6 @@ class Options:
     crop_s: float = 1.0
     batch_size: int = 8
     mixed_precision: Literal["no", "bf16"] = "bf16"
-    """Of all but finishing."""
     search_limit: int = 16
     """Validation utterances that a schedule is scored on; 0 searches none."""
     search_iterations: int = 6

@@ -17,7 +17,7 @@ from mfdistill.commands.student_finish import StudentFinish
 from mfdistill.commands.student_finish import run as student_finish
 from mfdistill.commands.teacher_train import TeacherTrain
 from mfdistill.commands.teacher_train import run as teacher_train
-from mfdistill.distill.finishing.config import CriticConfig, FinishConfig
+from mfdistill.distill.finishing.config import CriticConfig, DmdConfig, FinishConfig
 from mfdistill.distill.objectives.config import IntegralConfig, MeanFlowConfig
 from mfdistill.distill.settings import TrainConfig
 from mfdistill.flow.config import IntervalConfig, TimeConfig
@@ -164,9 +164,10 @@ def finished(
     config: FinishConfig,
     critics: float = 0.0,
     random_weights: bool = False,
+    matching: float = 0.0,
 ) -> Train:
     """student-finish of a start; ``critics``: their weight, learning alone for the first tenth,
-    with a lower learning rate of the model.
+    with a lower learning rate of the model; ``matching``: the weight of distribution matching.
     """
 
     def train(settings: TrainConfig) -> Any:
@@ -179,13 +180,10 @@ def finished(
                 random=random_weights,
                 finish=config,
                 critic=critic,
+                dmd=DmdConfig(weight=matching, warmup=min(100, tenth)),
                 data=setup.data,
                 valid=NO_VALIDATION,
-                training=replace(
-                    settings,
-                    mixed_precision="no",
-                    lr=(0.3 if critics else 1.0) * settings.lr,
-                ),
+                training=replace(settings, lr=(0.3 if critics else 1.0) * settings.lr),
             )
         )
 

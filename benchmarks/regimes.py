@@ -3,11 +3,12 @@ same time on it.
 
     python benchmarks/regimes.py --minutes 5 --regimes vocode-80 vocode-10
 
-Of --minutes M per model: a teacher has M, its student M/2, a finished student M/4 without and M/4
-with critics, so 2 M in all; each regression has 2 M. A network that answers at once gives the mean
-of what is possible; a flow can give one of the possibilities. From which difficulty on is that
-heard: by Fréchet distance, DNSMOS and voicing, and at what price in PESQ and word errors? *spread*
-is the log-spectral distance between what two seeds give: 0 for a mean.
+Of --minutes M per model: a teacher has M, its student M/2, a finished student M/2 (with critics:
+M/4 without and M/4 with them; or with distribution matching), so 2 M in all; each regression has
+2 M. A network that answers at once gives the mean of what is possible; a flow can give one of the
+possibilities. From which difficulty on is that heard: by Fréchet distance, DNSMOS and voicing, and
+at what price in PESQ and word errors? *spread* is the log-spectral distance between what two seeds
+give: 0 for a mean.
 
 Trainings and scores are kept under --out, and a restart goes on. Writes
 benchmarks/results/regimes.json, .csv and .png.
@@ -30,7 +31,7 @@ from mfdistill.commands.degrade import Degrade
 from mfdistill.commands.degrade import run as degrade
 from mfdistill.commands.options import Corpus
 from mfdistill.data import open_eval
-from mfdistill.distill.finishing.config import FinishConfig
+from mfdistill.distill.finishing.config import FinishConfig, completed
 from mfdistill.distill.inference import open_model
 from mfdistill.distill.logs import say
 from mfdistill.metrics import differences, scoring_pool, summarise
@@ -57,6 +58,7 @@ LINES = {
     "finished-0-1": "finished, temperature 0",
     "finished-0.3-1": "finished, temperature 0.3",
     "finished-1-1": "finished, temperature 1",
+    "finished-matched-1": "finished, temperature 1, distribution matching",
     "regression": "regression",
     "regression-losses": "regression, losses of finishing",
     "regression-critics": "regression, critics",
@@ -83,6 +85,10 @@ class Options:
     critics: bool = True
     """Finish, and train a regression, with critics too."""
     critic_weight: float = 0.03
+    matching: float = 1.0
+    """Weight of distribution matching in one more finished student, at temperature 1, beside a
+    third of the usual losses; 0 is none.
+    """
     batch_size: int = 8
     crop_s: float = 1.0
     mixed_precision: Literal["no", "bf16"] = "bf16"
@@ -116,7 +122,8 @@ def setup_of(options: Options, regime: Regime) -> recipes.Setup:
         return replace(setup, numbers=replace(setup.numbers, n_mels=int(value)))
     if task == "bandwidth":
         limited = replace(data, cutoff=(1000 * value / (rate / 2),))
-        return replace(setup, data=limited, test=limited)
+        # what is above the cutoff is sampled whole, so the student learns the whole flow
+        return replace(setup, data=limited, test=limited, integral=recipes.FREE)
     if task == "token2mel":
         return replace(setup, speech=replace(setup.speech, units=int(value), levels=1))
     pairs = Path(options.out) / "pairs" / f"{regime}-{rate}"
@@ -168,6 +175,13 @@ def train(options: Options, setup: recipes.Setup, runs: Path) -> list[System]:
             behind.append(run(f"{name}-critics", 0.25, make))
         for nfe in (1, 2):
             row(f"{name}-{nfe}", behind, "student", nfe, nfe > 1)
+    if options.matching:
+        third = completed(FinishConfig(nfe=(1, 2), temperature=1.0), setup.task)
+        third = replace(third, **{name: value / 3 for name, value in third.weights.items()})
+        make = recipes.finished(setup, "student", student, third, matching=options.matching)
+        matched = run("finished-matched", 0.5, make)
+        for nfe in (1, 2):
+            row(f"finished-matched-{nfe}", [*before, student, matched], "student", nfe)
     one = FinishConfig(nfe=(1,))
     plain = run("regression", 2.0, recipes.regression(setup, teacher))
     row("regression", [plain], "student" if setup.is_mel else "regression", 1)
