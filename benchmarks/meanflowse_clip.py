@@ -40,7 +40,6 @@ from mfdistill.distill.objectives.regression import estimate
 from mfdistill.distill.settings import TrainConfig
 from mfdistill.distill.setup import fit_network_config
 from mfdistill.distill.train import train
-from mfdistill.distill.validation import _crops as crops
 from mfdistill.flow import interpolate, noise, solve, total_derivative
 from mfdistill.metrics import score_utterances, summarise
 from mfdistill.networks import CompactSizes, build_network
@@ -273,7 +272,7 @@ def shares(context: Context, student: Student) -> list[dict[str, float]]:
     task, options = context.task, context.options
     utterances = open_eval(context.data, "valid", True, task.sample_rate, limit=8)
     batch = make_batch(
-        task, crops(utterances, round(context.data.crop_s * task.sample_rate)), "cpu"
+        task, utterances.checks(round(context.data.crop_s * task.sample_rate), 1)[0], "cpu"
     )
     x, cond = batch["z_1"], batch["cond"]
     eps = noise(options.seed, torch.arange(len(x)), "shares", x.shape[1:])

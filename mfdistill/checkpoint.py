@@ -24,6 +24,7 @@ from mfdistill.integrity import (
     sealed,
 )
 from mfdistill.parts import part_of
+from mfdistill.plain import Plain, Section
 from mfdistill.reading import disk_remedy, read_json, reason
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     _replace(path, lambda part: part.write_bytes(data))
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """``write_text`` of indented JSON."""
     write_text(path, _json(value))
 
@@ -121,7 +122,7 @@ def sync(path: Path) -> None:
 def save_folder(
     path: str | Path,
     tensors: Mapping[str, Tensor],
-    config: Mapping[str, Any],
+    config: Section,
     name: str = "model.safetensors",
 ) -> None:
     """Save a model folder, its weights as ``name``; an existing one at ``path`` keeps its others
@@ -150,17 +151,17 @@ def save_folder(
         part_of(file).unlink(missing_ok=True)
 
 
-def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+def write_config(folder: Path, config: Section) -> None:
     """Replace ``config.json`` of a folder that has one; the digests in it stay."""
     file = folder / "config.json"
     write_json(file, sealed({"format": FORMAT, **config}, recorded(file)))
 
 
-def _json(value: Any) -> str:
+def _json(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
-def load_config(path: str | Path) -> dict[str, Any]:
+def load_config(path: str | Path) -> Plain:
     """Read ``config.json`` of a model folder, without its checksums.
 
     Raises:
@@ -233,7 +234,7 @@ def remove_folder(path: Path) -> None:
         shutil.rmtree(path)
 
 
-def write_pickle(path: Path, value: Any) -> None:
+def write_pickle(path: Path, value: object) -> None:
     """``torch.save`` for other programs, by way of a temporary name (errors as ``write_text``)."""
     import torch
 

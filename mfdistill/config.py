@@ -95,7 +95,7 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
-def _said(value: Any) -> str:
+def _said(value: object) -> str:
     """A value in a message; a file may hold long ones."""
     text = repr(value) if not isinstance(value, int) or abs(value) < LARGEST else "a huge number"
     return text if len(text) <= 60 else text[:57] + "..."

@@ -13,9 +13,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mfdistill.errors import UserError
+from mfdistill.plain import Plain, Section
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,19 +40,19 @@ def file_digest(file: Path) -> str:
         raise UserError(f"{file}: cannot be read ({error}); copy it again") from error
 
 
-def sealed(value: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
+def sealed(value: Section, files: Mapping[str, str]) -> Plain:
     """``value`` with the digests of ``files`` and its own."""
     whole = {**{key: item for key, item in value.items() if key != SEAL}, FILES: dict(files)}
     return {**whole, SEAL: _digest(whole)}
 
 
-def _digest(value: Mapping[str, Any]) -> str:
+def _digest(value: Section) -> str:
     # of what JSON gives back: tuples become lists, keys strings
     plain = json.loads(json.dumps(value))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-def opened(value: Mapping[str, Any], file: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def opened(value: Section, file: Path) -> tuple[Plain, dict[str, str]]:
     """What ``sealed`` was given; no digests where ``value`` has none.
 
     Raises:

@@ -19,7 +19,10 @@ import socket
 import sys
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 _FAILED, _DONE = b"!", b"."
 _PATIENCE_S = 3.0
@@ -98,7 +101,7 @@ class _Watch:
         os._exit(1)
 
 
-def watch(device: Any) -> None:
+def watch(device: torch.device) -> None:
     """Connect the processes of this command; called on all of them, after their group is made. A
     single process, or a second call, does nothing.
     """
@@ -157,7 +160,7 @@ def _keep_alive(link: socket.socket) -> None:
             link.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-def _terminated(signum: int, frame: Any) -> None:
+def _terminated(signum: int, frame: object) -> None:
     """A launcher that lost one process ends the others, perhaps before they know why."""
     if _watch is not None and _watch.news.wait(1.0):
         _watch.leave()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mfdistill.errors import UserError
+from mfdistill.plain import Plain
 
 MOST_BYTES = 2**30  # a text larger than this is none
 _MARKS = {
@@ -100,7 +101,7 @@ def read_rows(file: Path, needed: tuple[str, ...], delimiter: str = "\t") -> lis
     return rows
 
 
-def read_json(file: Path, what: str, most_bytes: int = 2**26) -> dict[str, Any]:
+def read_json(file: Path, what: str, most_bytes: int = 2**26) -> Plain:
     """A file that holds one JSON object.
 
     Args:
@@ -156,7 +157,7 @@ def disk_remedy(error: BaseException) -> str:
     return "free some space or name another folder" if full else "name another folder"
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     return {list: "a list", str: "a text", type(None): "null"}.get(type(value), f"{value!r}"[:40])
 
 

@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).resolve().parents[1] / "mfdistill"
 CONTRACTS = r"(teacher|student|task|model|start|objective|self\.(teacher|task|model))"
@@ -73,7 +74,7 @@ def circles(package: Path = PACKAGE) -> list[list[str]]:
     return found
 
 
-def counts(package: Path = PACKAGE) -> dict[str, object]:
+def counts(package: Path = PACKAGE) -> dict[str, Any]:
     texts = sources(package)
 
     def within(*parts: str) -> dict[str, str]:

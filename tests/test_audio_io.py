@@ -14,7 +14,6 @@ import soundfile
 from mfdistill.audio import degrade
 from mfdistill.audio.blocks import process_file, read_blocks
 from mfdistill.audio.io import (
-    BlockWriter,
     audio_info,
     decode_audio,
     is_silent,
@@ -23,6 +22,7 @@ from mfdistill.audio.io import (
     resampled_length,
     write_audio,
 )
+from mfdistill.audio.writing import BlockWriter
 from mfdistill.errors import UserError
 
 RATE = 16000

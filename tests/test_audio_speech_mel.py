@@ -11,8 +11,12 @@ import pytest
 import torch
 
 from mfdistill.audio.resample import torchaudio_fault
-from mfdistill.audio.speech_mel import SPEECH_MELS, SpeechMelConfig, prompt_gain, speech_log_mel
+from mfdistill.audio.speech_mel import SpeechMelConfig, prompt_gain, speech_log_mel
 from mfdistill.errors import UserError
+from mfdistill.systems.table import SYSTEMS
+
+SPEECH_MELS = {name: system.mel.mel for name, system in SYSTEMS.items() if system.mel is not None}
+SPEECH_MELS["f5-bigvgan"] = SpeechMelConfig()
 
 
 def speechlike(rate: int, seconds: float = 0.5) -> torch.Tensor:

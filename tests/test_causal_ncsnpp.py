@@ -395,24 +395,6 @@ def test_solvers_reach_the_end_of_a_linear_flow(name):
     assert error[1] < 0.6 * error[0]
 
 
-BAD = [
-    "2x",
-    "euler@2+euler",
-    "euler@0.6+euler@0.6",
-    "0xeuler",
-    "nothing",
-    "generic2-0",
-    "euler@1+euler",
-    "1xeuler@.",
-]
-
-
-@pytest.mark.parametrize("bad", BAD)
-def test_bad_solver_strings_are_explained(bad):
-    with pytest.raises(UserError, match="solver"):
-        tableau(bad)
-
-
 def test_a_stream_fm_file_in_the_commands(tmp_path, monkeypatch, capsys):
     make_corpus(tmp_path / "corpus")
     monkeypatch.chdir(tmp_path)

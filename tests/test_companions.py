@@ -17,9 +17,9 @@ from mfdistill.checkpoint import load_config
 from mfdistill.cli import main
 from mfdistill.companions import checksums, companion, copy_companions, write_companions
 from mfdistill.distill.disk import DiskNeed, disk_need, size
-from mfdistill.distill.foreign import ForeignBatches
 from mfdistill.errors import UserError
 from mfdistill.students import load_student
+from mfdistill.tasks.foreign import ForeignTask
 from mfdistill.teachers import imported, load_teacher
 
 QUICK = ["--batch-size", "3", "--warmup", "0", "--valid-files", "1", "--num-workers", "0"]
@@ -33,15 +33,15 @@ def error(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
 
 def stop_at_batch(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """SIGTERM comes while batch ``number`` is made."""
-    make, seen = ForeignBatches.batch, []
+    make, seen = ForeignTask.batch, []
 
-    def batch(self: ForeignBatches, *arguments: object) -> object:
+    def batch(self: ForeignTask, *arguments: object) -> object:
         seen.append(1)
         if len(seen) == number:
             signal.raise_signal(signal.SIGTERM)
         return make(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ForeignBatches, "batch", batch)
+    monkeypatch.setattr(ForeignTask, "batch", batch)
 
 
 def test_an_interrupted_f5_distillation_is_heard_searched_and_exported(

@@ -4,7 +4,6 @@ errors.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,8 @@ from mfdistill.audio.speech_mel import speech_log_mel
 from mfdistill.checkpoint import write_tensors
 from mfdistill.cli import main
 from mfdistill.data.token_files import read_embedding, read_tokens
-from mfdistill.distill.cosyvoice_synthesis import aligned_prompt, open_cosyvoice, speak_cosyvoice
+from mfdistill.distill.cosyvoice_synthesis import aligned_prompt, speak_cosyvoice
+from mfdistill.distill.inference import ready
 from mfdistill.errors import UserError
 from mfdistill.flow import CHANNEL_STD, noise
 from mfdistill.students import Student, load_student, save_student
@@ -49,7 +49,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_flow_gets_what_token_to_mel_gives_it(folder: Path, tmp_path: Path) -> None:
-    speaker, seen = open_cosyvoice(folder, vocoder="griffin-lim"), []
+    model, seen = ready(folder, vocoder="griffin-lim"), []
 
     def vocoder(mel: Tensor) -> Tensor:
         seen.append(mel)
@@ -58,11 +58,10 @@ def test_the_flow_gets_what_token_to_mel_gives_it(folder: Path, tmp_path: Path) 
     wave = torch.from_numpy(soundfile.read(tmp_path / "voice.wav", dtype="float32")[0])
     tokens, given = read_tokens(tmp_path / "said.npy"), read_tokens(tmp_path / "prompt.npy")
     embedding = read_embedding(tmp_path / "speaker.npy")
-    speech = speak_cosyvoice(
-        replace(speaker, vocoder=vocoder), wave, given, tokens, embedding, seed=4
-    )
+    model.task.vocoder = vocoder
+    speech = speak_cosyvoice(model, wave, given, tokens, embedding, seed=4)
     # 31 tokens of two frames; 62 frames are there
-    mel = speech_log_mel(wave[None], speaker.task.config.mel).transpose(1, 2)[:, :62]
+    mel = speech_log_mel(wave[None], model.task.config.mel).transpose(1, 2)[:, :62]
     z_0 = noise(4, torch.arange(142), "synthesis", (8,)).T[None] / CHANNEL_STD
     expected = token_to_mel(
         load_student(folder),
@@ -76,9 +75,7 @@ def test_the_flow_gets_what_token_to_mel_gives_it(folder: Path, tmp_path: Path) 
     )
     torch.testing.assert_close(seen[0], expected, atol=1e-5, rtol=1e-5)
     assert seen[0].shape == (1, 8, 80) and len(speech.wave) == 79 * 480
-    speak_cosyvoice(
-        replace(speaker, vocoder=vocoder), wave, given, tokens, embedding, speed=2, seed=4
-    )
+    speak_cosyvoice(model, wave, given, tokens, embedding, speed=2, seed=4)
     assert seen[1].shape == (1, 8, 40)
 
 

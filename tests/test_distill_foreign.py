@@ -25,18 +25,20 @@ from tiny_tts import (
 )
 
 from mfdistill.cli import main
+from mfdistill.data.open import SpokenSet
 from mfdistill.data.transcripts import Vocabulary, f5_symbols, read_utterances
 from mfdistill.data.tts import TTSSet
 from mfdistill.data.tts_config import TTSOptions
-from mfdistill.distill.foreign import ForeignBatches
 from mfdistill.distill.objectives import IntegralConfig, IntegralObjective
 from mfdistill.errors import UserError
 from mfdistill.flow import IntervalConfig
-from mfdistill.search.flow_score import FlowScorer
+from mfdistill.search import StudentScorer
 from mfdistill.students import Student, load_student, sample
 from mfdistill.systems.chatterbox import export_chatterbox
 from mfdistill.systems.cosyvoice_front import has_front, load_front
-from mfdistill.tasks.foreign import foreign_task
+from mfdistill.systems.table import mel_task
+from mfdistill.tasks.base import Draws
+from mfdistill.tasks.foreign import ForeignTask
 from mfdistill.teachers import load_teacher
 
 QUICK = [
@@ -60,8 +62,13 @@ def options(**changes: Any) -> TTSOptions:
 
 
 def f5_set(root: Path, **changes: Any) -> TTSSet:
-    vocabulary = Vocabulary(tuple(SYMBOLS), "vocab.txt")
-    return TTSSet(str(root), options(**changes), foreign_task("f5", 8), vocabulary, 1)
+    return TTSSet(str(root), options(**changes), f5_task())
+
+
+def f5_task() -> ForeignTask:
+    task = mel_task("f5", 8)
+    task.vocabulary = Vocabulary(tuple(SYMBOLS), "vocab.txt")
+    return task
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> str:
@@ -142,9 +149,16 @@ def test_f5_checkpoint_and_folder_of_speech_to_a_student(
         words = {"cond": torch.zeros(1, 9, 8), "text": torch.tensor([[1, 2, 3]])}
         torch.testing.assert_close(exported(z, *times, words), student(z, *times, words))
     capsys.readouterr()
-    assert main(
-        ["evaluate", "--student", str(out)]
-    ) == 2 and "text-to-speech flow (kind f5)" in lines(capsys)
+    judged = tmp_path / "judged"
+    evaluate = ["evaluate", "--student", str(out), "--metrics", "lsd", "--audio", "1"]
+    evaluate += ["--student-nfe", "1", "--teacher-nfe", "2", "--out", str(judged)]
+    assert main(evaluate) == 0
+    table = json.loads((judged / "evaluation.json").read_text())
+    names = [(row["model"], row["nfe"], row["schedule"]) for row in table]
+    assert names == [("unprocessed", 0, ""), ("teacher", 2, "uniform"), ("student", 1, "uniform")]
+    # the recording's own Mel spectrogram is nearer than what a random network makes
+    assert table[0]["lsd"] < min(table[1]["lsd"], table[2]["lsd"])
+    assert len(list((judged / "audio").glob("*/student-1.wav"))) == 1
     assert main(
         ["restore", str(file), str(tmp_path / "data"), str(tmp_path / "restored")]
     ) == 2 and "text-to-speech" in lines(capsys)
@@ -272,6 +286,12 @@ def test_cosyvoice_tokens_to_a_one_step_student(tmp_path: Path) -> None:
         == 0
     )
     assert (tmp_path / "o3s" / "o3s.json").is_file() and load_student(out).schedule == [0.0, 1.0]
+    judged = ["evaluate", "--student", str(out), "--metrics", "lsd", "--audio", "0"]
+    judged += ["--student-nfe", "1", "--teacher-nfe", "1", "--out", str(tmp_path / "judged")]
+    assert main([*judged, "--vocoder", "griffin-lim"]) == 0
+    rows = json.loads((tmp_path / "judged/evaluation.json").read_text())
+    assert [row["model"] for row in rows] == ["unprocessed", "teacher", "student"]
+    assert rows[0]["lsd"] < rows[2]["lsd"]
     again = tmp_path / "again"
     assert (
         main(
@@ -348,7 +368,7 @@ def test_data_free_reads_no_audio_and_no_prompt(
         == "rollout"
     )
     raw = f5_set(data, data_free=True).group(0, 3)
-    batch = ForeignBatches(foreign_task("f5", 8)).batch(raw, "cpu")
+    batch = f5_task().batch(raw, "cpu")
     assert batch["cond"]["cond"].abs().max() == 0 and batch["z_1"].abs().max() == 0
     assert torch.equal(batch["loss_mask"][..., 0].bool(), batch["cond"]["mask"])
 
@@ -357,7 +377,7 @@ def test_a_span_is_generated_and_the_rest_is_the_prompt(tmp_path: Path) -> None:
     dataset = f5_set(speech(tmp_path / "data"))
     number = next(i for i in range(9) if len(dataset.group(i, 2)["index"]) == 2)
     raw = dataset.group(number, 2)
-    batch = ForeignBatches(dataset.task).batch(raw, "cpu")
+    batch = dataset.task.batch(raw, "cpu")
     x, cond, span = batch["z_1"], batch["cond"]["cond"], batch["loss_mask"]
     assert x.shape == cond.shape and span.shape == (*x.shape[:2], 1)
     assert (
@@ -366,10 +386,10 @@ def test_a_span_is_generated_and_the_rest_is_the_prompt(tmp_path: Path) -> None:
     shares = span[..., 0].sum(1) / raw["frames"]
     assert ((shares > 0.65) & (shares <= 1)).all() and (x[~batch["cond"]["mask"]] == 0).all()
     assert (batch["cond"]["text"] >= -1).all() and batch["cond"]["text"].max() < len(SYMBOLS)
-    again = ForeignBatches(dataset.task).batch(dataset.group(number, 2), "cpu")
+    again = dataset.task.batch(dataset.group(number, 2), "cpu")
     assert torch.equal(again["loss_mask"], span)
     alone = dataset.group(0, 1)
-    assert "mask" not in ForeignBatches(dataset.task).batch(alone, "cpu")["cond"]
+    assert "mask" not in dataset.task.batch(alone, "cpu")["cond"]
 
 
 def test_batches_hold_similar_lengths_within_the_budget_and_every_utterance_once_an_epoch(
@@ -423,15 +443,14 @@ def test_cosyvoice_batches_share_one_streaming_flag_and_prompts_are_prefixes(
     dataset = TTSSet(
         str(speech(tmp_path / "data", features="tokens")),
         options(),
-        foreign_task("cosyvoice2", 8),
-        None,
-        2,
+        mel_task("cosyvoice2", 8),
     )
     front = load_front(cosyvoice_file(tmp_path / "ckpt"))
+    dataset.task.front, dataset.task.draws = front, Draws(0.5)
     flags, prompts = set(), []
     for number in range(8):
         raw = dataset.group(number, 2)
-        batch = ForeignBatches(dataset.task, front, 0.5).batch(raw, "cpu")
+        batch = dataset.task.batch(raw, "cpu")
         cond, n = batch["cond"], int(raw["frames"].max())
         assert cond["mu"].shape == batch["z_1"].shape == (len(raw["index"]), 8, n) and n % 2 == 0
         assert cond["streaming"].all() == cond["streaming"].any()
@@ -442,8 +461,9 @@ def test_cosyvoice_batches_share_one_streaming_flag_and_prompts_are_prefixes(
             prompts.append(length)
         assert torch.equal(batch["loss_mask"], cond["mask"])
     assert flags == {True, False} and 0 in prompts and max(prompts) > 0
-    with pytest.raises(UserError, match="--tts.front"):
-        ForeignBatches(dataset.task).batch(dataset.group(0, 2), "cpu")
+    dataset.task.front = None
+    with pytest.raises(UserError, match="no front end"):
+        dataset.task.batch(dataset.group(0, 2), "cpu")
 
 
 def test_a_student_is_told_its_guidance(tmp_path: Path) -> None:
@@ -451,7 +471,8 @@ def test_a_student_is_told_its_guidance(tmp_path: Path) -> None:
     teacher = load_teacher(file, config=F5, guidance_strength=3.0)
     student = Student.from_teacher(teacher, guidance_input=3.0)
     dataset = f5_set(speech(tmp_path / "data"))
-    batch = ForeignBatches(dataset.task, guidance=(0.0, 3.0)).batch(dataset.group(0, 3), "cpu")
+    dataset.task.draws = Draws(guidance=(0.0, 3.0))
+    batch = dataset.task.batch(dataset.group(0, 3), "cpu")
     strength, cond = batch["cond"]["guidance"], batch["cond"]
     assert (
         strength.shape == (len(batch["index"]),)
@@ -625,20 +646,20 @@ def test_a_schedule_is_scored_by_where_the_teacher_arrives(tmp_path: Path) -> No
     """
     teacher = load_teacher(f5_file(tmp_path / "ckpt"), config=F5, guidance_strength=0.0)
     dataset = f5_set(speech(tmp_path / "data"))
-    raws = [dataset.group(number, 3) for number in range(2)]
-    student, batches = Student.from_teacher(teacher).eval(), ForeignBatches(dataset.task)
+    items, task, student = SpokenSet(dataset), dataset.task, Student.from_teacher(teacher).eval()
     euler: dict[str, Any] = {"teacher_steps": 2, "teacher_solver": "euler"}
-    scorer = FlowScorer(student, teacher, batches, raws, **euler)
-    assert scorer.n == sum(len(raw["index"]) for raw in raws)
+
+    def scorer_of(seed: int = 0) -> StudentScorer:
+        return StudentScorer(student, task, items, "teacher-mse", seed, teacher=teacher, **euler)
+
+    scorer = scorer_of()
+    assert scorer.n == len(items) > 1
     assert (
         scorer((0.0, 0.5, 1.0)) == pytest.approx(0, abs=1e-9) and scorer((0.0, 0.25, 1.0)) < -1e-4
     )
-    assert (
-        scorer.fingerprint()
-        != FlowScorer(student, teacher, batches, raws, seed=1, **euler).fingerprint()
-    )
+    assert scorer.fingerprint() != scorer_of(1).fingerprint()
     with pytest.raises(UserError, match="no utterances"):
-        FlowScorer(student, teacher, batches, [])
+        StudentScorer(student, task, [], "teacher-mse", teacher=teacher)
 
 
 def test_info_says_what_a_checkpoint_is_and_what_comes_next(

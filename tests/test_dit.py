@@ -14,9 +14,9 @@ from tiny_tts import f5_field
 from torch import Tensor, nn
 
 from mfdistill.errors import UserError
-from mfdistill.flow import cosine_times, f5_times, sway, total_derivative
+from mfdistill.flow import total_derivative
 from mfdistill.networks.build import build_network
-from mfdistill.networks.cosyvoice3 import chunk_attention
+from mfdistill.networks.causal_dit import chunk_attention
 from mfdistill.networks.dit import Rotary, rotate
 from mfdistill.networks.f5_text import TextEmbedding
 from mfdistill.students import Student
@@ -308,18 +308,6 @@ def test_priors_are_drawn_sample_by_sample() -> None:
     again = torch.Generator().manual_seed(3)
     torch.testing.assert_close(z_0, noise([10, 7], 6, generator=again))
     assert torch.equal(noise([4, 7], 6, seed=5)[0, :4], noise([4], 6, seed=5)[0])
-
-
-def test_grids() -> None:
-    assert f5_times(7, None) == [k / 32 for k in (0, 2, 4, 6, 8, 16, 24, 32)]
-    assert f5_times(7, None, epss=False) == [k / 7 for k in range(8)]
-    assert f5_times(3) == pytest.approx([0, 0.1339746, 0.5, 1])
-    assert f5_times(5) == pytest.approx(
-        [0, 0.0048153, 0.0192147, 0.0761205, 0.2928932, 1], abs=1e-6
-    )
-    assert cosine_times(10) == sway(10, -1.0) and abs(cosine_times(10)[5] - 0.2928932) < 1e-6
-    for steps in (1, 2, 4, 5, 6, 7, 10, 12, 16, 32):
-        assert len(f5_times(steps)) == steps + 1
 
 
 def test_conditions_of_the_sampler() -> None:

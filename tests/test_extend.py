@@ -18,7 +18,7 @@ from mfdistill.distill.objectives.catalog import OBJECTIVES
 from mfdistill.metrics import METRICS
 from mfdistill.networks import CompactConfig, build_network
 from mfdistill.systems.table import SYSTEMS
-from mfdistill.tasks.task import PRESETS, TASKS
+from mfdistill.tasks.task import TASKS
 
 EXTEND = Path(__file__).resolve().parents[1] / "examples" / "extend"
 FEW = [*QUICK[:-2], "--valid-metrics", "level", "--num-workers", "0"]
@@ -26,7 +26,7 @@ FEW = [*QUICK[:-2], "--valid-metrics", "level", "--num-workers", "0"]
 
 @pytest.fixture(autouse=True)
 def tables_as_before() -> Iterator[None]:
-    tables: list[dict] = [SYSTEMS, TASKS, PRESETS, OBJECTIVES, METRICS]
+    tables: list[dict] = [SYSTEMS, TASKS, OBJECTIVES, METRICS]
     before = [dict(table) for table in tables]
     yield
     for table, rows in zip(tables, before, strict=True):

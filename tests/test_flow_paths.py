@@ -7,7 +7,15 @@ import torch
 from gaussian import GaussianFlow
 
 from mfdistill.errors import UserError
-from mfdistill.flow import GaussianPath, draws, interpolate, noise_like
+from mfdistill.flow import (
+    GaussianPath,
+    batch_time,
+    draws,
+    expand_time,
+    interpolate,
+    noise_like,
+    time_per_sample,
+)
 
 INDEX = torch.arange(6)
 SHAPE = (2, 5, 7)
@@ -92,6 +100,11 @@ def test_marginal_of_the_path_is_the_closed_form():
         ({"sigma_0": 1.0, "mean": "x"}, "mean"),
         ({"sigma_0": 1.0, "shape": "round"}, "shape"),
         ({"sigma_0": 1.0, "shape": "magnitude", "floor": 0.0}, "floor"),
+        ({"sigma_0": 1.0, "sigma_1": math.inf}, "sigma_1"),
+        ({"sigma_0": 1.0, "temperature": -0.1}, "temperature"),
+        ({"sigma_0": 1.0, "shape": "profile"}, "profile"),
+        ({"sigma_0": 1.0, "profile": (1.0,)}, "profile"),
+        ({"sigma_0": 1.0, "shape": "profile", "profile": (1.0, 0.0)}, "profile"),
     ],
 )
 def test_bad_paths_are_named(kwargs, name):
@@ -164,3 +177,107 @@ def test_temperature_scales_what_is_sampled_and_not_what_is_trained_on() -> None
     assert torch.equal(
         GaussianPath(0.5, 0.1, mean="y", temperature=0.0).prior(cond, eps), cond["y"]
     )
+
+
+def test_the_numbers_of_a_run_are_those_of_earlier_versions():
+    """A run that is resumed by a later version meets the same noise."""
+    # MurmurHash3's finaliser: its known values
+    assert [draws._mix(value) for value in (0, 1, 0xDEADBEEF)] == [0, 0x514E28B7, 0x0DE5C6A9]
+    seeds = {
+        (5, "times"): [550961741, 257918882, 3591220475],
+        (6, "noise"): [989886444, 242095756, 2934887157],
+    }
+    index = torch.tensor([0, 3, 900_000_000_000])
+    for (seed, stream), wanted in seeds.items():
+        generators = draws._generators(seed, index, stream)
+        assert [generator.initial_seed() for generator in generators] == wanted
+        first = torch.stack([torch.rand(2, generator=generator) for generator in generators])
+        assert torch.equal(draws.uniform(seed, index, stream, 2), first)
+    assert draws.uniform(0, INDEX, "a").shape == (6, 1)
+
+
+def test_draws_have_the_precision_that_is_asked_for():
+    for dtype in (torch.float32, torch.float64):
+        for value in (
+            draws.uniform(0, INDEX, "a", 2, dtype=dtype),
+            draws.normal(0, INDEX, "a", (2,), dtype=dtype),
+            draws.noise(0, INDEX, "a", (2,), dtype=dtype),
+        ):
+            assert value.dtype == dtype and value.shape == (6, 2)
+    # not single precision made longer
+    fine = draws.uniform(0, INDEX, "a", 9, dtype=torch.float64)
+    assert not torch.equal(fine, fine.float().double())
+    with pytest.raises(ValueError, match="integers"):
+        draws.normal(0, torch.zeros(3, 1, dtype=torch.int64), "a", (2,))
+
+
+@pytest.mark.parametrize("shape", ["flat", "magnitude", "profile"])
+@pytest.mark.parametrize("t", [0.0, 0.25, 1.0])
+def test_a_late_start_has_the_spread_of_its_time(shape, t):
+    """Around the prior's mean, ``temperature ((1 - t) s_0 + t s_1)`` wide: MeanFlowSE's start."""
+    eps, x, y = eps_x_y()
+    profile = {"profile": (1.0, 2.0, 0.5, 4.0, 0.1)} if shape == "profile" else {}
+    path = GaussianPath(0.5, 0.1, "y", shape, floor=0.3, temperature=0.7, **profile)
+    sigma = {0.0: 0.5, 0.25: 0.4, 1.0: 0.1}[t]
+    unit = {
+        "flat": torch.ones(1),
+        "magnitude": (y.square().sum(1, keepdim=True) + 0.09).sqrt(),
+        "profile": torch.tensor([1.0, 2.0, 0.5, 4.0, 0.1])[:, None],
+    }[shape]
+    torch.testing.assert_close(path.prior({"y": y}, eps, t), y + 0.7 * sigma * unit * eps)
+    z_0, z_1 = path.end_points(x, {"y": y}, eps)
+    torch.testing.assert_close(z_0, y + 0.5 * unit * eps)
+    torch.testing.assert_close(z_1, x + 0.1 * unit * eps)
+
+
+def test_the_mean_may_be_an_estimate_or_nothing():
+    eps, x, y = eps_x_y()
+    e = x + 1
+    path = GaussianPath(0.5, mean="e", shape="magnitude")
+    assert torch.equal(path.end_means(x, {"y": y, "e": e})[0], e)
+    # the magnitude is that of the condition
+    scale = (y.square().sum(1, keepdim=True) + 0.02**2).sqrt()
+    torch.testing.assert_close(path.scales({"y": y, "e": e}, x)[0], 0.5 * scale)
+    assert path.end_means(x, {"y": y, "e": e})[1] is x
+    assert GaussianPath(0.5).sigma_1 == 0.001
+    double = path.prior({"y": y, "e": e}, eps.double())
+    assert (
+        double.dtype == torch.float64
+        and path.scales({"y": y}, eps.double())[0].dtype == torch.float64
+    )
+
+
+def test_times_of_every_shape():
+    z = torch.zeros(3, 2, 4)
+    for dtype in (torch.bfloat16, torch.float32, torch.float64):
+        state = z.to(dtype)
+        full = torch.float64 if dtype == torch.float64 else torch.float32
+        for t in (0.1, torch.tensor(0.1), torch.full((3,), 0.1), torch.full((3,), 0.1).double()):
+            found = batch_time(t, state)
+            assert found.shape == (3,) and found.dtype == full
+            torch.testing.assert_close(
+                found.double(), torch.full((3,), 0.1).double(), atol=1e-8, rtol=0
+            )
+            wide = expand_time(t, state)
+            assert wide.shape == (3, 1, 1) and wide.dtype == dtype
+    for t in (
+        torch.full((3, 1), 0.1),
+        torch.full((1,), 0.1),
+        torch.tensor(0.1),
+        torch.tensor([0.1] * 3),
+    ):
+        for own in (torch.float32, torch.float64):
+            found = time_per_sample(t.to(own), z)
+            assert found.dtype == own and torch.equal(found, t.to(own).reshape(-1).expand(3))
+    assert torch.equal(time_per_sample(0.25, z), torch.full((3,), 0.25))
+    for t in (torch.zeros(2), torch.zeros(3, 1), torch.zeros(1)):
+        with pytest.raises(ValueError, match="one time per sample"):
+            batch_time(t, z)
+
+
+def test_noise_of_a_precision_and_without_a_generator():
+    torch.manual_seed(0)
+    wanted = torch.randn(2, 2, 3, dtype=torch.float64) * math.sqrt(0.5)
+    torch.manual_seed(0)
+    assert torch.equal(noise_like((2, 2, 3), dtype=torch.float64), wanted)
+    assert noise_like((1, 2), torch.Generator().manual_seed(0)).dtype == torch.float32

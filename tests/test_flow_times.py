@@ -113,6 +113,14 @@ def test_annealing_starts_with_small_gaps_and_ends_without_a_trace(kind):
         ({"t_max": 1.5}, "t_max"),
         ({"std": 0.0}, "std"),
         ({"anneal_start": 0.0}, "anneal_start"),
+        ({"anneal_end": -1.0}, "anneal_end"),
+        ({"anneal_fraction": -0.1}, "anneal_fraction"),
+        ({"p_full": -0.1}, "p_full"),
+        ({"p_full": 1.01}, "p_full"),
+        ({"t_min": -0.1}, "t_min"),
+        ({"t_min": 0.5, "t_max": 0.5}, "t_min"),
+        ({"min_gap": 1.0}, "min_gap"),
+        ({"t_min": 0.5, "t_max": 0.75, "min_gap": 0.25}, "min_gap"),
     ],
 )
 def test_bad_intervals_are_named(kwargs, name):
@@ -123,5 +131,59 @@ def test_bad_intervals_are_named(kwargs, name):
 def test_bad_times_are_named():
     with pytest.raises(UserError, match="kind"):
         TimeConfig("cosine")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="3 or more"):
-        sample_interval(IntervalConfig(), U[:, :2])
+    for std in (0.0, -1.0):
+        with pytest.raises(UserError, match="times std"):
+            TimeConfig("logit-normal", std=std)
+    for u in (U[:, :2], U[0]):
+        with pytest.raises(ValueError, match="3 or more"):
+            sample_interval(IntervalConfig(), u)
+
+
+def test_what_is_just_allowed():
+    assert IntervalConfig(p_equal=0.5, p_full=0.5, anneal_fraction=0.0).p_full == 0.5
+    assert IntervalConfig(p_equal=1.0).p_equal == IntervalConfig(p_full=1.0).p_full == 1
+    assert annealed_gamma(IntervalConfig(anneal_start=8, anneal_fraction=0.0), 0.001) == 1
+    assert annealed_gamma(IntervalConfig(anneal_start=8, anneal_fraction=0.0), 0.0) == 8
+
+
+def test_the_rarest_draws():
+    """A choice of exactly 0 is no anchor where there are none; quantiles of 0 and 1 are bounded."""
+    u = torch.tensor([[0.5, 0.75, 0.0]])
+    t, r = sample_interval(IntervalConfig(), u)
+    assert (t, r) == (0.5, 0.75)
+    for kind in ("uniform", "start-gap"):
+        t, r = sample_interval(IntervalConfig(kind, p_equal=0.25), torch.tensor([[0.5, 0.5, 0.25]]))
+        assert r > t == 0.5
+    config = TimeConfig("logit-normal", mean=0.3, std=0.5)
+    for dtype in (torch.float32, torch.float64):
+        edge = torch.tensor([0.0, 1 - torch.finfo(dtype).eps / 2], dtype=dtype)
+        far = float(torch.special.ndtri(torch.tensor(2.0**-26, dtype=torch.float64)))
+        bound = torch.sigmoid(torch.tensor([0.3 + 0.5 * far, 0.3 - 0.5 * far])).to(dtype)
+        t = sample_time(config, edge)
+        torch.testing.assert_close(t[0], bound[0], rtol=1e-6, atol=0)
+        # float32 ends at 1 - 2^-24
+        torch.testing.assert_close(
+            t[1], bound[1], rtol=1e-6 if dtype == torch.float64 else 0.01, atol=0
+        )
+
+
+def test_whole_intervals_and_anchors_in_a_part_of_time():
+    """MeanFlowSE's t_max and t_min: anchors and intervals lie within, whole ones end at 1."""
+    config = IntervalConfig(p_equal=0.25, p_full=0.25, t_min=0.25, t_max=0.75)
+    t, r = sample_interval(config, U)
+    full, equal = U[:, 2] >= 0.75, U[:, 2] < 0.25
+    assert (t[full] == 0.25).all() and (r[full] == 1).all()
+    torch.testing.assert_close(t[equal], 0.25 + U[equal, 0] / 2, atol=1e-6, rtol=0)
+    assert torch.equal(t[equal], r[equal])
+    rest = ~(full | equal)
+    pairs = 0.25 + U[rest, :2].sort(dim=1).values / 2
+    close = pairs.diff(dim=1)[:, 0] < 2e-3
+    found = torch.stack([t[rest], r[rest]], 1)
+    torch.testing.assert_close(found[~close], pairs[~close], atol=1e-6, rtol=0)
+    assert (found.diff(dim=1) >= 1e-3).all() and r[rest].max() <= 0.75 + 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_times_have_the_precision_of_their_draws(dtype):
+    t, r = sample_interval(IntervalConfig("logit-normal"), U[:4].to(dtype))
+    assert t.dtype == r.dtype == dtype == sample_time(TimeConfig("logit-normal"), U.to(dtype)).dtype

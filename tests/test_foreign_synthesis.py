@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,8 @@ from mfdistill.audio.resample import torchaudio_fault
 from mfdistill.checkpoint import load_config, write_json
 from mfdistill.cli import main
 from mfdistill.data.chunks import text_chunks
-from mfdistill.distill.f5_synthesis import F5Speaker, open_f5, prompt_ending, speak_f5, text_parts
-from mfdistill.distill.foreign_speaker import open_speaker
+from mfdistill.distill.f5_synthesis import prompt_ending, speak_f5, text_parts
+from mfdistill.distill.inference import Model, open_model, ready
 from mfdistill.errors import UserError
 from mfdistill.flow import f5_times, solve
 from mfdistill.networks import build_network
@@ -59,17 +58,18 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "student"
 
 
-def recorded(folder: Path, **options: Any) -> tuple[F5Speaker, list[Tensor]]:
+def recorded(folder: Path, **options: Any) -> tuple[Model, list[Tensor]]:
     """A speaker whose vocoder keeps what it is given; each of its samples is the first band of the
     frame it comes from.
     """
-    speaker, seen = open_f5(folder, vocoder="griffin-lim", **options), []
+    model, seen = ready(folder, vocoder="griffin-lim", **options), []
 
     def vocoder(mel: Tensor) -> Tensor:
         seen.append(mel)
         return mel[:, 0, :-1].repeat_interleave(256, 1)
 
-    return replace(speaker, vocoder=vocoder), seen
+    model.task.vocoder = vocoder
+    return model, seen
 
 
 def by_hand(
@@ -149,17 +149,17 @@ def test_a_teacher_takes_its_own_grid_and_guidance(folder: Path, tmp_path: Path)
         def velocity(z: Tensor, t: Tensor, teacher: Any = teacher) -> Tensor:
             return teacher.velocity(z, t, cond)
 
-        model = open_speaker(tmp_path / "t", guidance=given)
+        model = open_model(tmp_path / "t", guidance=given)
         for steps, times in ((None, f5_times(32)), (7, f5_times(7)), (TIMES, TIMES)):
             assert torch.equal(
                 model.endpoint(z_0, cond, steps), solve(velocity, z_0, times, "euler")
             )
-    student = open_speaker(folder)
+    student = open_model(folder)
     assert torch.equal(
         student.endpoint(z_0, cond, None), sample(load_student(folder), z_0, cond, TIMES)
     )
     with pytest.raises(UserError, match="leave it out"):
-        open_speaker(folder, guidance=2.0)
+        open_model(folder, guidance=2.0)
 
 
 def test_a_student_that_is_told_its_guidance_gets_it(folder: Path, tmp_path: Path) -> None:
@@ -177,13 +177,13 @@ def test_a_student_that_is_told_its_guidance_gets_it(folder: Path, tmp_path: Pat
     cond: Mapping[str, Tensor] = {"cond": torch.randn(1, 30, 8), "text": torch.tensor([[3, 4, 5]])}
     z_0 = noise([30], 8, seed=1)
     found = [
-        open_speaker(tmp_path / "told", guidance=given).endpoint(z_0, cond, None)
+        open_model(tmp_path / "told", guidance=given).endpoint(z_0, cond, None)
         for given in (None, 2.0, 1.0)
     ]
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
     assert torch.equal(found[0], sample(student, z_0, {**cond, "guidance": torch.tensor([2.0])}))
     with pytest.raises(UserError, match="from 0.5 to 3"):
-        open_speaker(tmp_path / "told", guidance=0.1)
+        open_model(tmp_path / "told", guidance=0.1)
 
 
 def test_a_long_text_is_spoken_in_parts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -234,49 +233,6 @@ def test_resume_of_nothing_starts(tmp_path: Path) -> None:
     (tmp_path / "bare" / "model.safetensors").write_bytes(b"x")
     with pytest.raises(UserError, match="no training_state"):
         fit(settings(tmp_path / "bare", steps=2, resume=True))
-
-
-@pytest.mark.parametrize("fatal", range(6))
-def test_state_survives_a_kill_at_any_moment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fatal: int
-) -> None:
-    """Each file operation of a save in turn is the last one that happens."""
-    state.save_state(tmp_path, {"raw": {"w": torch.zeros(2)}}, {"step": 1})
-
-    class Killed(BaseException):
-        pass
-
-    left = [fatal]
-
-    def dying(operation: Any) -> Any:
-        def call(*args: Any) -> Any:
-            if left[0] == 0:
-                raise Killed
-            left[0] -= 1
-            return operation(*args)
-
-        return call
-
-    with monkeypatch.context() as patch:
-        for name in ("write_tensors", "write_json", "remove_folder"):
-            patch.setattr(state, name, dying(getattr(state, name)))
-        patch.setattr(state.os, "rename", dying(os.rename))
-        with pytest.raises(Killed):
-            state.save_state(tmp_path, {"raw": {"w": torch.ones(2)}}, {"step": 2})
-    found = state.find_state(tmp_path)
-    assert found is not None
-    step = found.info["step"]
-    # whole from the moment that its state.json is there
-    assert not found.damaged and step == (1 if fatal < 3 else 2)
-    assert torch.equal(
-        load_tensors(found.folder / "raw.safetensors")["w"], torch.full((2,), float(step - 1))
-    )
-    state.settle(tmp_path, found.folder)
-    assert {p.name for p in tmp_path.iterdir()} <= {"training_state", "training_state.1"}
-    assert state.load_info(tmp_path / "training_state", check=True)["step"] == step
-    state.save_state(tmp_path, {"raw": {"w": torch.ones(2)}}, {"step": 3})
-    assert state.load_info(tmp_path / "training_state")["step"] == 3
-    assert [p.name for p in tmp_path.iterdir()] == ["training_state"]
 
 
 def test_non_finite_updates_are_skipped(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from mfdistill.networks import build_network
 from mfdistill.networks.causal_layers import CausalConv as CausalConv2d
 from mfdistill.networks.lora import add_deltas, merge_deltas, shared_copy, target_layers
 from mfdistill.networks.lora_config import LoraConfig
-from mfdistill.networks.matcha_layers import CausalConv
+from mfdistill.networks.mel_unet_layers import CausalConv
 from mfdistill.students import Student, load_student
 from mfdistill.students.adapter import adapter_tensors, merged, peft_config
 from mfdistill.teachers import load_teacher

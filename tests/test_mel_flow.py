@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from mfdistill.errors import UserError
 from mfdistill.flow import cosine_times, total_derivative
 from mfdistill.networks import build_network
-from mfdistill.networks.matcha_config import ACTIVATIONS
-from mfdistill.networks.matcha_layers import SinusoidMLP
-from mfdistill.networks.matcha_unet import MatchaUNet, UNet1d, visible
+from mfdistill.networks.mel_unet import MelUNet, UNet1d, visible
+from mfdistill.networks.mel_unet_config import ACTIVATIONS
+from mfdistill.networks.mel_unet_layers import SinusoidMLP
 from mfdistill.students import Student, load_student, sample
 from mfdistill.students.serving import serve_cosyvoice
 from mfdistill.systems.chatterbox import export_chatterbox
@@ -54,7 +54,7 @@ MATCHA = {
 }
 
 
-def network(seed: int = 0, **changes: Any) -> MatchaUNet:
+def network(seed: int = 0, **changes: Any) -> MelUNet:
     torch.manual_seed(seed)
     return build_network("matcha_unet", {**TINY, **changes}).eval()  # type: ignore[return-value]
 
@@ -74,7 +74,7 @@ def inputs(
     return torch.randn(b, 8, n), torch.rand(b), cond
 
 
-def save(net: MatchaUNet, path: Path, prefix: str = "") -> Path:
+def save(net: MelUNet, path: Path, prefix: str = "") -> Path:
     state = {f"{prefix}decoder.{name}": value for name, value in net.state_dict().items()}
     if path.suffix == ".safetensors":
         save_file(state, path)
@@ -312,7 +312,7 @@ def test_matcha(tmp_path: Path, speaker: int) -> None:
         teacher.velocity(z, t, {"mask": cond["mask"]})
 
 
-def trained_student(net: MatchaUNet) -> Student:
+def trained_student(net: MelUNet) -> Student:
     student = Student.from_teacher(mel_field(net)).eval()
     with torch.no_grad():
         student.network.get_submodule("estimator.time_mlp").weight.add_(0.1 * torch.randn(64, 128))

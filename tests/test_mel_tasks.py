@@ -591,9 +591,9 @@ def test_lists_are_read_strictly(tmp_path: Path) -> None:
     ):
         file.write_text(text)
         with pytest.raises(UserError, match=told):
-            jobs_of(Synthesize("s", list=str(file), out="many"))
+            jobs_of("many", str(file), vars(Synthesize("s")))
     file.write_text('{"prompt": "a.wav", "text": "hello", "prompt_text": "well"}\n')
-    (job,) = jobs_of(Synthesize("s", list=str(file), out="many"))
+    (job,) = jobs_of("many", str(file), vars(Synthesize("s")))
     assert (
         job.prompt == str(tmp_path / "a.wav")
         and job.out == Path("many/0001.wav")

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from mfdistill.audio.griffin_lim import mel_griffin_lim
-from mfdistill.audio.speech_mel import SPEECH_MELS, speech_log_mel
+from mfdistill.audio.speech_mel import speech_log_mel
 from mfdistill.distill.mel_vocoder import open_mel_vocoder
 from mfdistill.errors import UserError
-from mfdistill.tasks.foreign import foreign_task
+from mfdistill.systems.table import mel_task
 
 CONFIG = """
 feature_extractor:
@@ -41,7 +41,7 @@ def chirp(seconds: float = 1.0) -> Tensor:
 
 @pytest.mark.parametrize(("name", "bound"), [("f5", 0.25), ("cosyvoice3", 0.3)])
 def test_griffin_lim_gives_back_the_spectrogram(name: str, bound: float) -> None:
-    config = SPEECH_MELS[name]
+    config = mel_task(name).config.mel
     mel = speech_log_mel(chirp(), config)
     wave = mel_griffin_lim(mel, config)
     assert wave.shape == (1, (mel.shape[2] - 1) * config.hop)
@@ -59,10 +59,10 @@ def test_griffin_lim_gives_back_the_spectrogram(name: str, bound: float) -> None
 
 
 def test_statistics_of_the_task_are_undone(monkeypatch: pytest.MonkeyPatch) -> None:
-    task, mel = foreign_task("matcha", mel_mean=-5.0, mel_std=2.0), torch.randn(1, 80, 9)
+    task, mel = mel_task("matcha", mel_mean=-5.0, mel_std=2.0), torch.randn(1, 80, 9)
     torch.testing.assert_close(
         open_mel_vocoder("griffin-lim", task)(mel),
-        open_mel_vocoder("griffin-lim", foreign_task("matcha"))(mel * 2 - 5),
+        open_mel_vocoder("griffin-lim", mel_task("matcha"))(mel * 2 - 5),
     )
 
 
@@ -106,7 +106,7 @@ def test_vocos_from_a_folder_and_from_the_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     installed(monkeypatch)
-    folder, task, mel = vocos_folder(tmp_path / "vocos"), foreign_task("f5"), torch.randn(1, 100, 6)
+    folder, task, mel = vocos_folder(tmp_path / "vocos"), mel_task("f5"), torch.randn(1, 100, 6)
     wave = open_mel_vocoder(str(folder), task)(mel)
     torch.testing.assert_close(wave, 3 * mel[:, 0, :-1].repeat_interleave(256, 1))
     asked = []
@@ -119,7 +119,7 @@ def test_vocos_from_a_folder_and_from_the_hub(
     for name in ("vocos", None):  # the default, where the package is installed
         assert torch.equal(open_mel_vocoder(name, task)(mel), wave)
     assert asked == ["charactr/vocos-mel-24khz"] * 4 and capsys.readouterr().err == ""
-    assert open_mel_vocoder(None, foreign_task("cosyvoice2"))(torch.zeros(1, 80, 6)).shape == (
+    assert open_mel_vocoder(None, mel_task("cosyvoice2"))(torch.zeros(1, 80, 6)).shape == (
         1,
         5 * 480,
     )
@@ -142,20 +142,20 @@ def test_without_the_package(
             UserError,
             match=r"not installed: pip install vocos, or --vocoder griffin-lim",
         ):
-            open_mel_vocoder(name, foreign_task("f5"))
-    open_mel_vocoder(None, foreign_task("f5"))
+            open_mel_vocoder(name, mel_task("f5"))
+    open_mel_vocoder(None, mel_task("f5"))
     assert "pip install vocos" in capsys.readouterr().err
-    open_mel_vocoder("griffin-lim", foreign_task("f5"))
+    open_mel_vocoder("griffin-lim", mel_task("f5"))
     assert capsys.readouterr().err == ""
 
 
 def test_vocos_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch)
-    task = foreign_task("f5")
+    task = mel_task("f5")
     with pytest.raises(UserError, match="neither 'griffin-lim' nor 'vocos'"):
         open_mel_vocoder(str(tmp_path), task)
     with pytest.raises(UserError, match="100 bands at 24000 Hz"):
-        open_mel_vocoder("vocos", foreign_task("cosyvoice2"))
+        open_mel_vocoder("vocos", mel_task("cosyvoice2"))
     for number, (old, new, told) in enumerate((
         ("n_mels: 100", "n_mels: 80", "is for 80 bands"),
         ("padding: center}\nbackbone", "padding: same}\nbackbone", "another scale or framing"),
@@ -178,7 +178,7 @@ def test_the_installed_vocos(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(CONFIG)
     model = vocos.Vocos.from_hparams(str(tmp_path / "config.yaml")).eval()
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    wave, mel = chirp(0.5), SPEECH_MELS["f5"]
+    wave, mel = chirp(0.5), mel_task("f5").config.mel
     torch.testing.assert_close(
         model.feature_extractor(wave),
         speech_log_mel(wave, mel).clamp(min=-16.1),
@@ -186,7 +186,7 @@ def test_the_installed_vocos(tmp_path: Path) -> None:
         rtol=1e-3,
     )
     features = speech_log_mel(wave, mel)
-    made = open_mel_vocoder(str(tmp_path), foreign_task("f5"))(features)
+    made = open_mel_vocoder(str(tmp_path), mel_task("f5"))(features)
     assert made.shape == (1, (features.shape[2] - 1) * 256)
     with torch.no_grad():
         torch.testing.assert_close(made, model.decode(features))

@@ -64,6 +64,8 @@ class ToyTeacher:
     """Stays where it is: from any noise it arrives at z_0."""
 
     network = nn.Linear(1, 1)
+    facts = SimpleNamespace(t_last=1.0)
+    branches = 1
 
     def __init__(self):
         self.calls = 0
@@ -137,7 +139,7 @@ def test_noise_is_that_of_the_seed_and_the_utterance():
     )
     assert all(torch.equal(a.z_0, b.z_0) for a, b in zip(first.items, second.items, strict=True))
     assert not torch.equal(first.items[0].z_0, other.items[0].z_0)
-    noises = [item.z_0 - item.cond["y"] for item in first.items]
+    noises = [item.z_0 - item.asked.cond["y"] for item in first.items]
     assert not torch.allclose(noises[0], noises[1])
 
 

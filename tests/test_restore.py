@@ -15,7 +15,8 @@ import torch
 
 from mfdistill.checkpoint import save_folder
 from mfdistill.cli import main
-from mfdistill.commands.restore import Restore, restore_file
+from mfdistill.commands.restore import Restore
+from mfdistill.commands.restoring import restore_file
 from mfdistill.config import to_dict
 from mfdistill.distill.inference import Model, endpoint
 from mfdistill.networks import CompactConfig, build_network

@@ -18,9 +18,8 @@ from safetensors.torch import load_file
 from tiny_tts import COSY, COSY3, F5, cosyvoice_file, f5_file, mel_field, moved, noisy
 from torch import Tensor, nn
 
-from mfdistill.audio.speech_mel import SPEECH_MELS, speech_log_mel
+from mfdistill.audio.speech_mel import speech_log_mel
 from mfdistill.errors import UserError
-from mfdistill.flow import jump
 from mfdistill.networks import build_network
 from mfdistill.students import Student, load_student, sample, save_student
 from mfdistill.students.serving import serve_cosyvoice, serve_f5
@@ -28,7 +27,8 @@ from mfdistill.systems.chatterbox import export_chatterbox
 from mfdistill.systems.f5 import export_f5
 from mfdistill.systems.f5_inputs import f5_condition
 from mfdistill.systems.mel_flow import export_cosyvoice
-from mfdistill.tasks.foreign import fixed_noise, foreign_task, noise
+from mfdistill.systems.table import mel_task
+from mfdistill.tasks.foreign import fixed_noise, noise
 from mfdistill.teachers import load_teacher
 from mfdistill.teachers.imported import import_teacher
 
@@ -303,7 +303,7 @@ def test_the_installed_f5_tts_serves_a_student(tmp_path: Path) -> None:
 
 
 def test_prompts_and_texts_that_say_nothing() -> None:
-    mel, text = SPEECH_MELS["f5"], torch.tensor([[1, 2]])
+    mel, text = mel_task("f5").config.mel, torch.tensor([[1, 2]])
     with pytest.raises(UserError, match="prompt: silent"):
         f5_condition(speech_log_mel(torch.zeros(1, 24000), mel).transpose(1, 2), text, 120)
     with pytest.raises(UserError, match="no frames"):
@@ -369,20 +369,3 @@ def test_what_a_file_is_taken_for(tmp_path: Path) -> None:
     export_cosyvoice(cosyvoice3_student(), tmp_path / "student" / "flow.pt")
     with pytest.raises(UserError, match="student of two times; load it with load_student"):
         load_teacher(tmp_path / "student" / "flow.pt", config=COSY3)
-
-
-def test_a_projection_is_applied_from_the_first_state_to_the_last(tmp_path: Path) -> None:
-    student, z, cond = f5_student(tmp_path), torch.randn(1, 14, 8), f5_cond()
-    keep = torch.ones(1, 14, 1)
-    keep[:, :5] = 0
-    seen: list[Tensor] = []
-
-    def average(z: Tensor, t: Tensor, r: Tensor) -> Tensor:
-        seen.append(z)
-        return student(z, t, r, cond)
-
-    with torch.no_grad():
-        z_1 = jump(average, z, TIMES, project=lambda z: z * keep)
-    assert len(seen) == 3 and all(state[:, :5].abs().max() == 0 for state in [*seen, z_1])
-    assert torch.equal(sample(student, z, cond, project=lambda z: z * keep), z_1)
-    assert foreign_task("f5", 8).path.sigma_0 == 1.0

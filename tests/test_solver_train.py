@@ -34,8 +34,8 @@ from mfdistill.search.config import SolverConfig
 from mfdistill.search.learned import find_solver, load_solver, sample_learned
 from mfdistill.search.solver_losses import log_stft_loss
 from mfdistill.search.solver_train import start
+from mfdistill.systems.table import mel_task
 from mfdistill.tasks import default_task, get_task
-from mfdistill.tasks.foreign import foreign_task
 
 RATE = 8000
 COMPOSED = "2xmidpoint+1xeuler@0.2"
@@ -222,7 +222,7 @@ def test_bad_settings_are_named() -> None:
 def test_teachers_of_mel_spectrograms_are_refused(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for task in (get_task(default_task("text2mel", RATE)), foreign_task("f5", 8)):
+    for task in (get_task(default_task("text2mel", RATE)), mel_task("f5", 8)):
         monkeypatch.setattr(
             "mfdistill.teachers.load_teacher", lambda *_, task=task: SimpleNamespace(task=task)
         )

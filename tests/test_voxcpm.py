@@ -16,7 +16,6 @@ from torch import Tensor
 from mfdistill.cli import main
 from mfdistill.data.tts import TTSSet
 from mfdistill.data.tts_config import TTSOptions
-from mfdistill.distill.foreign import ForeignBatches
 from mfdistill.errors import UserError
 from mfdistill.flow import solve
 from mfdistill.students import Student, load_student
@@ -112,9 +111,9 @@ def latents(root: Path, hidden: int = 16) -> Path:
 
 def test_batches_are_whole_patches_with_the_one_before(tmp_path: Path) -> None:
     task = load_teacher(checkpoint(tmp_path / "t")).task
-    data = TTSSet(str(latents(tmp_path / "data")), TTSOptions(min_s=0), task, None, 1)
+    data = TTSSet(str(latents(tmp_path / "data")), TTSOptions(min_s=0), task)
     assert all(length % 2 == 0 for length in data.lengths)
-    batch = ForeignBatches(task).batch(data.group(0, 2), "cpu")
+    batch = task.batch(data.group(0, 2), "cpu")
     x, cond = batch["z_1"], batch["cond"]
     assert torch.equal(cond["cond"][..., 2:], x[..., :-2])
     assert torch.equal(cond["mu"][..., ::2], cond["mu"][..., 1::2])
@@ -124,7 +123,7 @@ def test_batches_are_whole_patches_with_the_one_before(tmp_path: Path) -> None:
     )
     save_file({"mu": torch.zeros(16, 4)}, tmp_path / "data" / "take9.safetensors")
     with pytest.raises(UserError, match="it needs mel and mu"):
-        TTSSet(str(tmp_path / "data"), TTSOptions(min_s=0), task, None, 1)
+        TTSSet(str(tmp_path / "data"), TTSOptions(min_s=0), task)
 
 
 def test_the_ordinary_commands_take_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -17,12 +18,16 @@ from torch import Tensor
 
 from mfdistill.audio.speech_mel import SpeechMelConfig, speech_log_mel
 from mfdistill.cli import main
+from mfdistill.distill.inference import ready
+from mfdistill.distill.speech import Said
+from mfdistill.distill.synthesis import speak
 from mfdistill.errors import UserError
 from mfdistill.flow import solve
 from mfdistill.students import Student, load_student, sample
 from mfdistill.systems.table import recognise
 from mfdistill.systems.zipvoice import export_zipvoice, zipvoice_times
 from mfdistill.teachers import load_teacher
+from mfdistill.teachers.imported import import_teacher
 
 GOLDEN = Path(__file__).parent / "data" / "zipvoice.safetensors"
 QUICK = ["--steps", "2", "--batch-size", "2", "--valid-every", "2", "--valid-files", "1"]
@@ -169,19 +174,46 @@ def test_the_ordinary_commands_take_it(tmp_path: Path, capsys: pytest.CaptureFix
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["task"]["name"] == "zipvoice" and config["task"]["mel_std"] == 10.0
     assert main(["export", run, str(tmp_path / "s.pt"), "--layout", "zipvoice"]) == 0
-    out = tmp_path / "said.wav"
-    tokens = [str(data / f"take{i}.safetensors") for i in (2, 3)]
-    said = ["synthesize", run, "--prompt", str(data / "take3.wav"), "--out", str(out)]
-    assert main([*said, "--prompt-tokens", tokens[1], "--tokens", tokens[0], "--vocoder", "griffin-lim"]) == 0  # fmt: skip
-    # 1.1 s of 10 symbols: 9 symbols last as long each
-    import soundfile
-
-    assert soundfile.info(out).duration == pytest.approx(0.99, abs=0.02)
-    assert main([*said, "--text", "hello", "--prompt-tokens", tokens[1]]) == 2
+    tokens = str(data / "take3.safetensors")
+    said = [
+        "synthesize",
+        run,
+        "--prompt",
+        str(data / "take3.wav"),
+        "--out",
+        str(tmp_path / "x.wav"),
+    ]
+    assert main([*said, "--text", "hello", "--prompt-tokens", tokens]) == 2
+    assert "--text: not for this model" in capsys.readouterr().err
     search = ["os3-search", "--student", run, "--data", str(data), "--nfe", "2", "--limit", "1"]
     assert (
         main([*search, "--metric", "teacher-mse", "--iterations", "1", "--teacher-steps", "2"]) == 0
     )
+
+
+def test_symbols_are_spoken_at_the_prompts_pace(tmp_path: Path) -> None:
+    place, data = model_dir(tmp_path / "t", "teacher"), data_folder(tmp_path / "data")
+    import_teacher(place, tmp_path / "own")
+    # six bands are no spectrogram that Griffin-Lim inverts
+    model = ready(tmp_path / "own", "cpu", None, None, "griffin-lim")
+    heard: list[Tensor] = []
+
+    def vocoder(mel: Tensor) -> Tensor:
+        heard.append(mel)
+        return torch.ones(1, mel.shape[2] * 256)
+
+    model.task.vocoder = vocoder
+    prompt = torch.from_numpy(soundfile.read(data / "take3.wav")[0]).float()
+    tokens = [str(data / f"take{i}.safetensors") for i in (2, 3)]
+    said = Said(0.01 * prompt, tokens=tokens[0], prompt_tokens=tokens[1])
+    speech = speak(model, said, steps=2)
+    # 103 frames of 10 symbols: 9 symbols last as long each
+    assert heard[0].shape == (1, 6, 93) and len(speech.wave) == 93 * 256
+    # raised to an RMS of 0.1 before, lowered after
+    assert float(speech.wave.max()) == pytest.approx(float((0.01 * prompt).square().mean().sqrt()) * 10, rel=1e-4)  # fmt: skip
+    save_file({"tokens": torch.tensor([3, 12])}, tmp_path / "no.safetensors")
+    with pytest.raises(UserError, match="symbol 12 is not in the table of 12"):
+        speak(model, Said(prompt, tokens=str(tmp_path / "no.safetensors"), prompt_tokens=tokens[1]))
 
 
 def test_another_file_is_told(tmp_path: Path) -> None:

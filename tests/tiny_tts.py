@@ -18,7 +18,7 @@ from mfdistill.networks.conformer import TokenEncoderConfig
 from mfdistill.systems.cosyvoice_front import ConformerFront
 from mfdistill.systems.f5 import f5_facts
 from mfdistill.systems.mel_flow import mel_facts
-from mfdistill.tasks.foreign import foreign_task
+from mfdistill.systems.table import mel_task
 from mfdistill.teachers import Field
 
 SYMBOLS = [" ", *"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,'"]
@@ -55,13 +55,13 @@ def mel_field(
     network: torch.nn.Module, strength: float = 0.0, config: Any = None, **prior: Any
 ) -> Field:
     """A teacher of CosyVoice's kind on a network of any sizes."""
-    task = foreign_task("cosyvoice2", network.estimator.bands, **prior)
+    task = mel_task("cosyvoice2", network.estimator.bands, **prior)
     return Field(network, task, config, facts=mel_facts(network), guidance_strength=strength)
 
 
 def f5_field(network: torch.nn.Module, strength: float = 0.0, packed: bool = True) -> Field:
     """A teacher of F5-TTS's kind on a network of any sizes."""
-    task = foreign_task("f5", network.config.mel_dim)
+    task = mel_task("f5", network.config.mel_dim)
     return Field(network, task, facts=f5_facts(network), guidance_strength=strength, packed=packed)
 
 

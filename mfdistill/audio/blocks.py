@@ -9,16 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mfdistill.audio.io import (
-    BlockWriter,
-    Level,
-    Written,
-    info_of,
-    least_length,
-    open_audio,
-    read_frames,
-    resample,
-)
+from mfdistill.audio.files import info_of, least_length, open_audio, read_frames
+from mfdistill.audio.io import resample
+from mfdistill.audio.writing import BlockWriter, Level, Written
 from mfdistill.errors import UserError
 
 

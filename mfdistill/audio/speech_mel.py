@@ -1,4 +1,4 @@
-"""The log-Mel front ends of F5-TTS, CosyVoice and Matcha-TTS."""
+"""The log-Mel front ends of text-to-speech systems."""
 
 from __future__ import annotations
 
@@ -65,15 +65,6 @@ class SpeechMelConfig:
     def padding(self) -> int:
         """Samples reflected at either end."""
         return self.n_fft // 2 if self.scale == "htk" else (self.n_fft - self.hop) // 2
-
-
-SPEECH_MELS: dict[str, SpeechMelConfig] = {
-    "f5": SpeechMelConfig(scale="htk"),  # for Vocos, charactr/vocos-mel-24khz
-    "f5-bigvgan": SpeechMelConfig(),
-    "cosyvoice2": SpeechMelConfig(n_fft=1920, hop=480, n_mels=80, f_max=8000),
-    "cosyvoice3": SpeechMelConfig(n_fft=1920, hop=480, n_mels=80),
-    "matcha": SpeechMelConfig(22050, n_mels=80, f_max=8000),
-}
 
 
 def speech_log_mel(wave: Tensor, config: SpeechMelConfig) -> Tensor:

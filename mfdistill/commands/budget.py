@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from mfdistill.errors import UserError
 
 if TYPE_CHECKING:
-    from mfdistill.commands.synthesis_jobs import Job
-    from mfdistill.distill.synthesis import Speech
+    from mfdistill.distill.speech import Speech
 
 MOST = 8
 """Steps; a student gains little from more."""
@@ -31,7 +30,7 @@ def steps_within(budget_ms: float, flow_s: float, seconds: float) -> int:
     return min(MOST, int(budget_ms / each_ms))
 
 
-def chosen_within(budget_ms: float, voice: Callable[[Job], Speech], job: Job, rate: int) -> int:
+def chosen_within(budget_ms: float, voice: Callable[[], Speech], rate: int) -> int:
     """The steps that fit, by a voice of one step: spoken twice, the second time counts.
 
     Raises:
@@ -39,8 +38,8 @@ def chosen_within(budget_ms: float, voice: Callable[[Job], Speech], job: Job, ra
     """
     from mfdistill.distill.logs import say
 
-    voice(job)
-    speech = voice(job)
+    voice()
+    speech = voice()
     seconds = len(speech.wave) / rate
     steps = steps_within(budget_ms, speech.flow_s, seconds)
     say(

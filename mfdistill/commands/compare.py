@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 from tyro.conf import Positional
 
 from mfdistill.commands.runs import Run
 from mfdistill.errors import UserError
+from mfdistill.plain import Plain
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def run(command: Compare) -> Path:
     return path
 
 
-def compared(runs: Sequence[Run]) -> dict[str, Any]:
+def compared(runs: Sequence[Run]) -> Plain:
     """The page of several runs side by side."""
     from mfdistill.commands.pages import cost, footer, quality, search, warnings_of
     from mfdistill.report.page import utterance_scores
@@ -104,7 +105,7 @@ def _renamed(run: Run, name: str) -> Run:
     return Run(run.folder, name, run.config, rows=[{**row, "run": name} for row in run.rows])
 
 
-def _run_tiles(name: str, run: Run) -> list[dict[str, Any]]:
+def _run_tiles(name: str, run: Run) -> list[Plain]:
     """Of each run the number that it is about."""
     from mfdistill.report.story import tiles
 

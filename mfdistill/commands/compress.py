@@ -5,15 +5,15 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from tyro.conf import OmitArgPrefixes
 
 from mfdistill.commands.options import Corpus, ValidOptions
-from mfdistill.commands.saved import recorded
 from mfdistill.config import to_dict
 from mfdistill.distill.settings import TrainConfig
+from mfdistill.plain import Plain
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,13 +56,13 @@ def run(command: Compress) -> Path:
     Raises:
         UserError: bad options or model. Interrupted: stopped by a signal, after saving.
     """
-    from mfdistill.distill.inference import open_model
+    from mfdistill.distill.inference import open_audio_model
     from mfdistill.errors import UserError
     from mfdistill.search.cache import digest_tensors
 
     if (command.keep is None) != command.int8:
         raise UserError("compress: give one of --keep K and --int8 (one after the other for both)")
-    model = open_model(command.model, "cpu")
+    model = open_audio_model(command.model, "cpu")
     section = dict(model.config.get("network") or {})
     if section.get("int8"):
         raise UserError(f"--model {command.model}: is in eight bits already")
@@ -79,11 +79,9 @@ def run(command: Compress) -> Path:
     )
 
 
-def _decoupled(
-    command: Compress, model: Any, section: dict[str, Any], config: dict[str, Any]
-) -> Path:
-    from mfdistill.commands.training import launch
-    from mfdistill.data import open_train
+def _decoupled(command: Compress, model: Model, section: Plain, config: Plain) -> Path:
+    from mfdistill.commands.training import Work, launch
+    from mfdistill.data.open import open_task_train
     from mfdistill.distill.logs import say
     from mfdistill.distill.objectives.imitation import ImitationObjective
     from mfdistill.distill.processes import make_accelerator
@@ -103,26 +101,13 @@ def _decoupled(
             f"{command.model}: {before:,} parameters, {after:,} with {command.keep} filters per channel"
         )
     objective = ImitationObjective(module, model.module, model.task.path, model.role, training.seed)
-    dataset = open_train(command.data, model.task.degradation, model.task.sample_rate)
-    config |= {
-        **recorded(command),
-        "network": section, "objective": {"name": "imitation", "keep": command.keep}, "valid": to_dict(command.valid),
-    }  # fmt: skip
+    dataset = open_task_train(command.data, model.task)
+    config |= {"network": section, "objective": {"name": "imitation", "keep": command.keep}}
     after_it = f"compress --model {training.out} --int8, or evaluate"
-    return launch(
-        objective,
-        model.task,
-        dataset,
-        command.data,
-        training,
-        command.valid,
-        config,
-        accelerator,
-        after_it,
-    )
+    return launch(command, Work(objective, model.task, dataset, config, after_it), accelerator)
 
 
-def _int8(command: Compress, model: Any, section: dict[str, Any], config: dict[str, Any]) -> Path:
+def _int8(command: Compress, model: Model, section: Plain, config: Plain) -> Path:
     from mfdistill.checkpoint import save_folder
     from mfdistill.commands.derived import refresh
     from mfdistill.data import open_eval
@@ -150,7 +135,7 @@ def _int8(command: Compress, model: Any, section: dict[str, Any], config: dict[s
         sampled = endpoint(model.role, module, model.task)
         for i in range(len(utterances)):
             restore(
-                model.task,
+                model.audio_task,
                 sampled,
                 utterances[i]["degraded"],
                 5 if model.role == "teacher" else None,
@@ -158,7 +143,7 @@ def _int8(command: Compress, model: Any, section: dict[str, Any], config: dict[s
                 i,
             )
             if model.role == "student":
-                restore(model.task, sampled, utterances[i]["degraded"], 1, 0, i)
+                restore(model.audio_task, sampled, utterances[i]["degraded"], 1, 0, i)
 
     network, names = quantize(inner(model), use)
     section["int8"] = names

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from mfdistill.commands.evaluate import Evaluate
 from mfdistill.commands.heartbeat import heartbeat
@@ -21,6 +21,7 @@ from mfdistill.distill.objectives.config import IntegralConfig
 from mfdistill.distill.settings import TrainConfig
 from mfdistill.flow.config import IntervalConfig
 from mfdistill.networks.config import CompactSizes
+from mfdistill.plain import Plain
 from mfdistill.search.config import SearchConfig
 
 
@@ -41,7 +42,7 @@ class Demo:
     network: CompactSizes = field(default_factory=CompactSizes)
 
 
-def run(command: Demo) -> list[dict[str, Any]]:
+def run(command: Demo) -> list[Plain]:
     """Run the chain; returns the rows of the table.
 
     Raises:
@@ -70,7 +71,7 @@ def run(command: Demo) -> list[dict[str, Any]]:
         return _chain(command, tell, began)
 
 
-def _chain(command: Demo, tell: Callable[[str], None], began: float) -> list[dict[str, Any]]:
+def _chain(command: Demo, tell: Callable[[str], None], began: float) -> list[Plain]:
     from mfdistill.commands import evaluate, os3_search, student_distill, teacher_train
     from mfdistill.commands.pages import FILE, write_report
     from mfdistill.commands.plan import AFTER_S, BATCH, BEFORE_S, make_plan, plan_student

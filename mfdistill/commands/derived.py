@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mfdistill.checkpoint import load_config, write_text
 from mfdistill.commands.results import evaluations, holds_results, searches
+from mfdistill.plain import Section
+
+if TYPE_CHECKING:
+    from mfdistill.report.card import Said
 
 
 def refresh(folder: str | Path, page: bool = True) -> None:
@@ -28,9 +34,32 @@ def refresh(folder: str | Path, page: bool = True) -> None:
 
 def card(folder: Path, where: str, license: str | None = None) -> str:
     """The model card of a folder; ``where``: how its commands name the model."""
+    held, found = evaluations(folder), searches(folder)
+    config = load_config(folder)
+    return card_of(config, where=where, evaluations=held, searches=found, license=license)
+
+
+def card_of(config: Section, **given: Any) -> str:
+    """``report.model_card`` with what task and system say of themselves."""
     from mfdistill.report import model_card
 
-    held, found = evaluations(folder), searches(folder)
-    return model_card(
-        load_config(folder), where=where, evaluations=held, searches=found, license=license
-    )
+    return model_card(config, **given, said=said_of(config))
+
+
+def said_of(config: Section) -> Said:
+    """What a model's task and system say for its card."""
+    from mfdistill.report.card import Said
+    from mfdistill.systems.table import SYSTEMS, mel_task
+    from mfdistill.tasks import TASKS
+
+    parent, name = config.get("parent"), str((config.get("task") or {}).get("name"))
+    kind = (parent.get("kind") if isinstance(parent, Mapping) else None) or config.get("kind")
+    system = SYSTEMS.get(str(kind))
+    licence = None if system is None else system.licence
+    if name in SYSTEMS and SYSTEMS[name].mel is not None:
+        task = mel_task(name)
+        return Said(task.about, task.example, task.restores, licence)
+    if name in TASKS:
+        cls = TASKS[name][0]
+        return Said(cls.about, cls.example, cls.restores, licence)
+    return Said(licence=licence)

@@ -22,6 +22,7 @@ from typing import Any
 
 from mfdistill.config import from_dict
 from mfdistill.errors import UserError
+from mfdistill.plain import Plain
 
 TABLES = ("SYSTEMS", "TASKS", "OBJECTIVES", "METRICS")
 
@@ -35,7 +36,7 @@ def extend(file: str) -> None:
     from mfdistill.distill.objectives.catalog import OBJECTIVES
     from mfdistill.metrics import METRICS
     from mfdistill.systems.table import SYSTEMS
-    from mfdistill.tasks.task import PRESETS, TASKS
+    from mfdistill.tasks.task import TASKS
 
     spec = importlib.util.spec_from_file_location(Path(file).stem, file)
     if spec is None or spec.loader is None or not Path(file).is_file():
@@ -46,7 +47,7 @@ def extend(file: str) -> None:
     found = {name: vars(module)[name] for name in TABLES if name in vars(module)}
     if not found:
         raise UserError(f"--extend {file}: has none of the tables {', '.join(TABLES)}")
-    tables: dict[str, dict[str, Any]] = {
+    tables: dict[str, Plain] = {
         "SYSTEMS": SYSTEMS,
         "TASKS": TASKS,
         "OBJECTIVES": OBJECTIVES,
@@ -58,10 +59,7 @@ def extend(file: str) -> None:
                 raise UserError(
                     f"--extend {file}: {table} has a row '{name}' already; call it otherwise"
                 )
-            if table == "TASKS":
-                TASKS[name], PRESETS[name] = row
-            else:
-                tables[table][name] = row
+            tables[table][name] = row
 
 
 def objective_settings(name: str, command: object, own: Sequence[str]) -> Any:

@@ -8,13 +8,14 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tyro.conf import Positional
 
+from mfdistill.commands.options import read_sizes
 from mfdistill.companions import companion, named_companions
 from mfdistill.errors import UserError
 from mfdistill.integrity import check_folder, recorded
+from mfdistill.plain import Plain, Section
 from mfdistill.version import __version__
 from mfdistill.weights import tensor_sizes
 
@@ -61,20 +62,13 @@ def describe(checkpoint: str, sizes: str | None = None) -> dict[str, str]:
     from mfdistill.checkpoint import load_config
 
     if _is_foreign(Path(checkpoint)):
-        from mfdistill.commands.info_foreign import describe_foreign
-        from mfdistill.commands.teacher_import import read_sizes
-
-        return describe_foreign(checkpoint, read_sizes(sizes))
+        return describe_file(Path(checkpoint), read_sizes(sizes))
     if sizes is not None:
         raise UserError(f"--sizes {sizes}: {checkpoint} holds its own; leave it out")
     config = load_config(checkpoint)
     folder = Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent
     task, training, parent = (config.get(key) or {} for key in ("task", "training", "parent"))
-    stft, network, objective = (
-        task.get("stft") or {},
-        config.get("network") or {},
-        config.get("objective") or {},
-    )
+    network, objective = (config.get(key) or {} for key in ("network", "objective"))
     weights, front = folder / "model.safetensors", config.get("predictor") or {}
     adapter = config.get("adapter") or {}
     if adapter:
@@ -86,18 +80,10 @@ def describe(checkpoint: str, sizes: str | None = None) -> dict[str, str]:
     schedules = {len(config["schedule"]) - 1: config["schedule"]} if config.get("schedule") else {}
     schedules |= {int(nfe): times for nfe, times in (config.get("schedules") or {}).items()}
     searched = config.get("schedules") or {}
-    own: dict[str, Any] = (
-        {"kind": config.get("kind") or "", "task": mel_task(task), "path": ""}
-        if "mel" in task
-        else {
-            "task": f"{task.get('name')} at {stft.get('sample_rate')} Hz, STFT {stft.get('n_fft')}/{stft.get('hop')} {stft.get('window')}",
-            "path": f"prior around {task.get('prior_mean')}, {task.get('prior_shape')} spread "
-            f"{task.get('sigma_0')} to {task.get('sigma_1')}",
-        }
-    )
     facts = {
         "role": str(config.get("role")),
-        **own,
+        **({"kind": config.get("kind") or ""} if "mel" in task else {}),
+        **task_facts(task),
         "network": f"{network.get('name')} ({listed(network.get('config') or {})})",
         "adapter": f"{listed(adapter)}; its teacher is needed, or: mfdistill merge" if adapter else "",
         "parameters": f"{own_count:,}",
@@ -115,13 +101,7 @@ def describe(checkpoint: str, sizes: str | None = None) -> dict[str, str]:
             " (searched)" if str(nfe) in searched else ""
         )
     if "mel" in task:
-        from mfdistill.commands.info_foreign import front_end, next_steps
-
-        kind, role = str(task.get("name")), str(config.get("role"))
-        facts |= {
-            "front end": front_end(folder, kind),
-            "next": next_steps(checkpoint, kind, role, ours=True),
-        }
+        facts |= speech_facts(folder, str(task.get("name")), str(config.get("role")), checkpoint)
     return {key: value for key, value in facts.items() if value}
 
 
@@ -134,7 +114,7 @@ def _is_foreign(place: Path) -> bool:
     return recognise(place) is not None
 
 
-def _guidance(config: Mapping[str, Any]) -> str:
+def _guidance(config: Section) -> str:
     if (largest := config.get("guidance_input")) is not None:
         return f"an input, strength up to {largest:g}"
     parent = config.get("parent")
@@ -145,13 +125,96 @@ def _guidance(config: Mapping[str, Any]) -> str:
     return f"strength {strength:g}" if isinstance(strength, (int, float)) else ""
 
 
-def mel_task(task: Mapping[str, Any]) -> str:
-    """Of a flow of another system."""
-    mel = task["mel"]
-    return f"{task.get('name')}, {mel.get('n_mels')} Mel bands at {mel.get('sample_rate')} Hz, windows {mel.get('n_fft')}/{mel.get('hop')}"
+def describe_file(place: Path, sizes: Section | None) -> dict[str, str]:
+    """Kind, role, task, network and parameters of another system's checkpoint, a file or a folder
+    with one, and of text-to-speech flows what can be done with it.
+
+    Args:
+        sizes: of a network whose file does not hold them, where they are not the published ones.
+
+    Raises:
+        UserError: not recognised, damaged, or of other sizes.
+    """
+    from mfdistill.config import to_dict
+    from mfdistill.students import load_student
+    from mfdistill.systems.table import SYSTEMS, recognise, role_of
+    from mfdistill.teachers import load_teacher
+
+    kind, role = str(recognise(place)), role_of(place)
+    mel = SYSTEMS[kind].mel if kind in SYSTEMS else None
+    if sizes is not None and mel is None:
+        raise UserError(
+            f"--sizes: is for text-to-speech flows, and {place} is of kind {kind}; leave it out"
+        )
+    config: Plain
+    if role == "student":
+        student = load_student(place, kind, config=sizes)
+        network, task, config, strength = student, student.task, student.config, 0.0
+    else:
+        teacher = load_teacher(place, kind if role else None, config=sizes)
+        network, task, config = teacher.network, teacher.task, teacher.config
+        strength = teacher.guidance_strength
+    if task is not None and task.predictor is not None:
+        front = sum(p.numel() for p in task.predictor.parameters())
+    else:
+        front = 0
+    section = config["network"]
+    facts = {
+        "kind": kind,
+        "role": str(role),
+        **({} if task is None else task_facts(to_dict(task.config))),
+        "network": f"{section['name']} ({listed(section['config'])})",
+        "parameters": f"{front + sum(p.numel() for p in network.parameters()):,}",
+    }
+    if times := config.get("schedule"):
+        told = " (the usual one; the file holds none)" if mel is not None else ""
+        facts[f"schedule, {len(times) - 1} NFE"] = " ".join(f"{t:.4g}" for t in times) + told
+    if mel is None:
+        return facts
+    guidance = "none: part of what it learnt"
+    if role != "student":
+        none = SYSTEMS[kind].guidance is None
+        own = f"strength {strength:g}, changed by --guidance.strength"
+        guidance = "none: trained without a null condition" if none else own
+    return facts | speech_facts(place, kind, str(role)) | {"guidance": guidance}
 
 
-def _predictor(section: Mapping[str, Any], count: int | None) -> str:
+def task_facts(task: Section) -> dict[str, str]:
+    """Of the section "task" of a ``config.json``."""
+    if "mel" in task:
+        mel = task["mel"]
+        bands = f"{mel.get('n_mels')} Mel bands at {mel.get('sample_rate')} Hz"
+        return {"task": f"{task.get('name')}, {bands}, windows {mel.get('n_fft')}/{mel.get('hop')}"}
+    stft = task.get("stft") or {}
+    frames = f"STFT {stft.get('n_fft')}/{stft.get('hop')} {stft.get('window')}"
+    return {
+        "task": f"{task.get('name')} at {stft.get('sample_rate')} Hz, {frames}",
+        "path": f"prior around {task.get('prior_mean')}, {task.get('prior_shape')} spread "
+        f"{task.get('sigma_0')} to {task.get('sigma_1')}",
+    }
+
+
+def speech_facts(place: Path, kind: str, role: str, folder: str | None = None) -> dict[str, str]:
+    """What comes before a text-to-speech flow, and the commands that take it; ``folder``: of this
+    program, as it was named.
+    """
+    from mfdistill.commands.recipe_table import preset_for
+    from mfdistill.systems.table import SYSTEMS
+
+    system = SYSTEMS[kind]
+    layout = next(iter(system.layouts), None)
+    if role == "student" and folder is not None and layout is not None:
+        after = f"mfdistill export {folder} FILE --layout {layout}"
+    elif role == "student":
+        served = "" if folder is not None else ", or the program that serves it"
+        after = f"load_student in Python{served}"
+    else:
+        preset = f" --preset {name}" if (name := preset_for(kind)) else ""
+        after = f"mfdistill student-distill --teacher {folder or place} --data FOLDER{preset}"
+    return {"front end": system.before(place), "next": f"{after}: docs/foreign-tts.md"}
+
+
+def _predictor(section: Section, count: int | None) -> str:
     network = section.get("network") or {}
     size = "" if count is None else f"{count:,} parameters, "
     sizes = listed(network.get("config") or {})
@@ -206,7 +269,7 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def listed(values: Mapping[str, Any]) -> str:
+def listed(values: Section) -> str:
     parts = []
     for key, value in values.items():
         if isinstance(value, Mapping):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+
+from mfdistill.plain import Plain
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,7 @@ class Models:
     """
 
 
-def run(command: Models) -> list[dict[str, Any]]:
+def run(command: Models) -> list[Plain]:
     """Print and return what there is."""
     from rich.console import Console
     from rich.table import Table
@@ -36,13 +37,13 @@ def run(command: Models) -> list[dict[str, Any]]:
     return rows
 
 
-def about(name: str) -> dict[str, Any]:
+def about(name: str) -> Plain:
     """``{"name", "what", "rate", "latency", "size", "card"}`` of a model that came with the
     program.
     """
     from mfdistill.checkpoint import load_config
     from mfdistill.places import SHIPPED
-    from mfdistill.report.card import TASKS
+    from mfdistill.tasks import TASKS
 
     folder = SHIPPED / name
     task = load_config(folder)["task"]
@@ -51,7 +52,7 @@ def about(name: str) -> dict[str, Any]:
     total = 1000 * (stft["n_fft"] + stft["hop"]) / rate
     return {
         "name": name,
-        "what": TASKS.get(task["name"], task["name"]),
+        "what": TASKS[task["name"]][0].about,
         "rate": f"{rate / 1000:g} kHz",
         "latency": f"{total:g} ms" if stft["causal"] else "whole files",
         "size": f"{size / 1e6:.2f} MB",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from mfdistill.config import from_dict
 from mfdistill.data.config import DataConfig
+from mfdistill.errors import UserError
+from mfdistill.plain import Plain, Section
+from mfdistill.reading import read_json
 
 if TYPE_CHECKING:
     from mfdistill.tasks import TaskConfig
@@ -100,7 +103,6 @@ def task_config(
     Raises:
         UserError: a flow around an estimate that there is not; and as ``tasks.default_task``.
     """
-    from mfdistill.errors import UserError
     from mfdistill.tasks import default_task, predicted
 
     preset = default_task(name, sample_rate, causal, framing)
@@ -122,10 +124,16 @@ def task_config(
     return replace(preset, stft=replace(preset.stft, **stft), **own)
 
 
-def corpus(section: Mapping[str, Any] | None, where: str) -> Corpus:
+def corpus(section: Section | None, where: str) -> Corpus:
     """The section "data" of a ``config.json``; the embedded corpus where there is none."""
     return from_dict(Corpus, section or {}, f"{where}: data")
 
 
-def default_corpus() -> Any:
-    return field(default_factory=Corpus)
+def read_sizes(path: str | None) -> Plain | None:
+    """A JSON file of sizes; errors name it."""
+    if path is None:
+        return None
+    try:
+        return read_json(Path(path), "write an object of names and numbers")
+    except UserError as error:
+        raise UserError(f"--sizes {error}") from error

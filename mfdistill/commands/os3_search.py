@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tyro.conf import OmitArgPrefixes
 
 from mfdistill.commands.options import Corpus
+from mfdistill.errors import UserError
+from mfdistill.plain import Plain
 from mfdistill.search.config import SearchConfig
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from mfdistill.students import Student
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class OS3Search:
     search: OmitArgPrefixes[SearchConfig] = field(default_factory=SearchConfig)
 
 
-def run(command: OS3Search) -> dict[str, Any]:
+def run(command: OS3Search) -> Plain:
     """Search as ``command`` says; returns what ``o3s.json`` holds.
 
     Raises:
@@ -40,62 +47,65 @@ def run(command: OS3Search) -> dict[str, Any]:
     from accelerate import Accelerator
 
     from mfdistill.checkpoint import load_config
-    from mfdistill.commands.search_foreign import search_foreign
-    from mfdistill.data import open_eval
-    from mfdistill.distill.inference import open_model
+    from mfdistill.commands.reopened import open_parent, saved_rows
+    from mfdistill.data.open import open_task_eval
+    from mfdistill.distill.equip import equip
+    from mfdistill.distill.inference import attach_vocoder, open_model
     from mfdistill.distill.logs import say
-    from mfdistill.errors import UserError
     from mfdistill.peers import watch
     from mfdistill.search import run_search
     from mfdistill.search.development import AUTO_MOST, utterances_text
     from mfdistill.search.score import TEACHER_MSE, resolve_metric
-    from mfdistill.systems.table import mel_inputs
 
     search = command.search
     metric, column, direction = resolve_metric(search.metric)
     accelerator = Accelerator()
-    watch(accelerator.device)
+    device = accelerator.device
+    watch(device)
     folder = Path(command.student)
     if folder.name == "config.json":
         folder = folder.parent
+    search_out = command.out
     if folder.is_file():
         folder, search_out = imported(folder, command.out, accelerator), None
-    else:
-        search_out = command.out
     if search.nfe == 1:
         raise UserError("--nfe 1: one step has no inner time to place; search with --nfe 2 or more")
-    named = (load_config(folder).get("task") or {}).get("name") if folder.is_dir() else None
-    if mel_inputs(named) is not None:
-        found = search_foreign(command, folder, accelerator)
-        if accelerator.is_main_process:
-            _show(found, Path(search_out or folder))
-        return found
-    task = open_model(folder, role="student").task
-    if metric == TEACHER_MSE and search.teacher is None:
-        parent = load_config(folder).get("parent") or {}
-        search = replace(search, teacher=parent.get("teacher"))
+    model = open_model(folder, device, "student")
+    if not folder.is_dir():
+        raise UserError(
+            f"--student {folder}: not a folder here, so the schedule cannot be written into it; copy the student to a folder"
+        )
+    task, config = model.task, load_config(folder)
+    tts, seed, task.draws = saved_rows(config, f"{folder}/config.json")
+    teacher = None
+    if metric == TEACHER_MSE:
+        teacher = open_parent(config, folder, search.teacher).to(device)
+    elif search.vocoder is not None or task.rows == "utterances":
+        attach_vocoder(task, device, search.vocoder)
+    equip(task, model.module.get_submodule("network"), folder, device)
     most = AUTO_MOST if search.limit == "auto" else search.limit
-    utterances = open_eval(command.data, "valid", task.degradation, task.sample_rate, limit=most)
+    utterances = open_task_eval(command.data, "valid", task, most, tts, seed)
     if accelerator.is_main_process:
         better = "higher" if direction > 0 else "lower"
         many = utterances_text(len(utterances), search.limit)
         say(
             f"{folder}: placing {search.nfe} steps by {column} ({better} is better) on {many} of {command.data.source}"
         )
-    found = run_search(folder, task, utterances, search, accelerator, out=search_out)
+    student: Student = model.module  # type: ignore[assignment]
+    out = search_out or folder
+    found = run_search(student, task, utterances, search, accelerator, out, teacher)
     if accelerator.is_main_process:
-        _show(found, Path(search_out or folder))
+        _show(found, Path(out))
     return found
 
 
-def imported(file: Path, out: str | None, accelerator: Any) -> Path:
+def imported(file: Path, out: str | None, accelerator: Accelerator) -> Path:
     """The folder ``out`` with the student of another system's checkpoint, which a schedule can be
     written into.
 
     Raises:
         UserError: no ``out``, or a file that holds no student.
     """
-    from mfdistill.errors import UserError
     from mfdistill.students import load_student, save_student
 
     if out is None:
@@ -108,7 +118,7 @@ def imported(file: Path, out: str | None, accelerator: Any) -> Path:
     return Path(out)
 
 
-def _show(found: dict[str, Any], folder: Path) -> None:
+def _show(found: Plain, folder: Path) -> None:
     from rich.console import Console
 
     from mfdistill.commands.derived import refresh
@@ -118,7 +128,7 @@ def _show(found: dict[str, Any], folder: Path) -> None:
 
     sign, column = found["direction"], found["column"]
 
-    def row(what: str, schedule: list[float], score: float | None) -> dict[str, Any]:
+    def row(what: str, schedule: list[float], score: float | None) -> Plain:
         return {
             "schedule": what,
             "times": " ".join(f"{t:.3f}" for t in schedule),

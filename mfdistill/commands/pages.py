@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from mfdistill.commands.runs import Run, read_run, wav_name
+from mfdistill.plain import Plain, Row
 from mfdistill.version import __version__
 
 FILE = "report.html"
@@ -25,7 +25,7 @@ def write_report(folder: str | Path, target: Path | None = None) -> Path:
     return write_page(target or Path(folder) / FILE, single(run))
 
 
-def single(run: Run) -> dict[str, Any]:
+def single(run: Run) -> Plain:
     """The page of one run, as ``report.page.render`` takes it."""
     from mfdistill.report.story import cautions, sentences, tiles
 
@@ -90,10 +90,10 @@ def warnings_of(run: Run) -> list[str]:
 
 
 def quality(
-    rows: Sequence[Mapping[str, Any]],
-    differences: Sequence[Mapping[str, Any]] = (),
+    rows: Sequence[Row],
+    differences: Sequence[Row] = (),
     against: str | None = None,
-) -> dict[str, Any] | None:
+) -> Plain | None:
     """The section of metrics against evaluations, with paired differences to the system
     ``against``; None without any.
     """
@@ -118,7 +118,7 @@ def quality(
     }
 
 
-def _listening(run: Run) -> dict[str, Any] | None:
+def _listening(run: Run) -> Plain | None:
     from mfdistill.report.listening import players
     from mfdistill.report.story import extremes, primary, system_label, utterance
     from mfdistill.report.tables import cell, header
@@ -149,9 +149,7 @@ def _listening(run: Run) -> dict[str, Any] | None:
     return {"level": f"{level:.0f} dB re full scale", "utterances": found}
 
 
-def _waves(
-    folder: Path, rows: Sequence[Mapping[str, Any]], column: str | None
-) -> tuple[dict[str, Any], int]:
+def _waves(folder: Path, rows: Sequence[Row], column: str | None) -> tuple[Plain, int]:
     """Recordings of an utterance by system: the clean one, and of a teacher only the fewest steps
     and the best.
     """
@@ -178,7 +176,7 @@ def _waves(
     return waves, rate
 
 
-def _utterances(run: Run, listening: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _utterances(run: Run, listening: Row | None) -> Plain | None:
     from mfdistill.report.page import utterance_scores
     from mfdistill.report.story import main_row, system_label
 
@@ -189,7 +187,7 @@ def _utterances(run: Run, listening: Mapping[str, Any] | None) -> dict[str, Any]
     return utterance_scores(run.details, system_label, system_label(main), "unprocessed", heard)
 
 
-def search(found: Mapping[str, Any]) -> dict[str, Any]:
+def search(found: Row) -> Plain:
     """One search of the section of schedules, from its ``o3s.json``."""
     from mfdistill.report.page import grid
     from mfdistill.report.panels import search_panels
@@ -215,7 +213,7 @@ def search(found: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+def _curves(logs: Mapping[str, Sequence[Row]]) -> list[Plain]:
     from mfdistill.report.curves import curves
     from mfdistill.report.panels import curve_panels
 
@@ -226,12 +224,12 @@ def _curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, A
     ]
 
 
-def cost(runs: Sequence[Run]) -> dict[str, Any] | None:
+def cost(runs: Sequence[Run]) -> Plain | None:
     """The section of real-time factors and latencies; None where nothing was timed."""
     from mfdistill.report.page import grid
     from mfdistill.report.story import system_label
 
-    rows: list[dict[str, Any]] = []
+    rows: list[Plain] = []
     for run in runs:
         delays = _latency(run.config)
         for row in run.rows:
@@ -258,7 +256,7 @@ def cost(runs: Sequence[Run]) -> dict[str, Any] | None:
     return {"text": text, "table": grid(rows, columns)}
 
 
-def _latency(config: Mapping[str, Any] | None) -> dict[str, float]:
+def _latency(config: Row | None) -> dict[str, float]:
     stft = ((config or {}).get("task") or {}).get("stft") or {}
     if not stft.get("causal"):
         return {}

@@ -50,6 +50,7 @@ from mfdistill.commands.teacher_train import TeacherTrain
 from mfdistill.commands.tts_options import preset
 from mfdistill.config import check_finite
 from mfdistill.errors import UserError
+from mfdistill.plain import Plain
 from mfdistill.version import __version__
 
 COMMANDS: dict[str, type] = {
@@ -133,7 +134,7 @@ def parse(arguments: list[str]) -> Any:
     return command
 
 
-def _tyro(arguments: list[str], defaults: dict[str, Any]) -> tuple[Any, list[str]]:
+def _tyro(arguments: list[str], defaults: Plain) -> tuple[Any, list[str]]:
     choices = tuple(
         Annotated[
             cls,
@@ -173,7 +174,7 @@ def _default(name: str, rest: list[str]) -> Any:
     return None
 
 
-def _chosen(rest: list[str]) -> dict[str, Any]:
+def _chosen(rest: list[str]) -> Plain:
     """What --preset or --recipe sets.
 
     Raises:

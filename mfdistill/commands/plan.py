@@ -6,15 +6,22 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 from mfdistill.checkpoint import load_config, write_json
 from mfdistill.config import to_dict
 from mfdistill.errors import UserError
+from mfdistill.plain import Plain
 from mfdistill.reading import read_json
 
 if TYPE_CHECKING:
-    from mfdistill.commands.demo import Demo
+    import torch
+    from accelerate import Accelerator
+    from torch import nn
+
+    from mfdistill.commands.options import Corpus
+    from mfdistill.networks.config import CompactSizes
+    from mfdistill.tasks import Task
 
 BATCH = 8
 STUDENT_BATCHES = (8, 4, 2)  # fewer crops where the full batch would leave too few updates
@@ -27,7 +34,29 @@ _MEASURE_S = 4.0
 LEAST = {"teacher": 20, "student": 300}
 
 
-def make_plan(command: Demo, began: float | None = None) -> dict[str, Any]:
+class Chain(Protocol):
+    """The demo's options."""
+
+    @property
+    def out(self) -> str: ...
+
+    @property
+    def minutes(self) -> float: ...
+
+    @property
+    def task(self) -> str: ...
+
+    @property
+    def sample_rate(self) -> int: ...
+
+    @property
+    def data(self) -> Corpus: ...
+
+    @property
+    def network(self) -> CompactSizes: ...
+
+
+def make_plan(command: Chain, began: float | None = None) -> Plain:
     """``{"options", "threads", "seconds": {name: per update}, "steps": {name: updates}}``,
     measured, or as it was measured before; ``began``: ``time.monotonic()`` at the demo's start.
 
@@ -66,7 +95,7 @@ def make_plan(command: Demo, began: float | None = None) -> dict[str, Any]:
     return plan
 
 
-def plan_student(command: Demo, plan: dict[str, Any], elapsed_s: float) -> dict[str, Any]:
+def plan_student(command: Chain, plan: Plain, elapsed_s: float) -> Plain:
     """The plan with the student's updates, their batch and their deadline: what fits into the time
     left at the pace that the teacher really had, in the largest batch that leaves enough updates.
     """
@@ -92,7 +121,7 @@ def plan_student(command: Demo, plan: dict[str, Any], elapsed_s: float) -> dict[
     return plan
 
 
-def seconds_per_update(command: Demo, accelerator: Any) -> tuple[int, float, float]:
+def seconds_per_update(command: Chain, accelerator: Accelerator) -> tuple[int, float, float]:
     """Threads that are fastest here (one, where other programs keep the cores busy), and seconds
     per update of teacher and student.
     """
@@ -131,7 +160,7 @@ def seconds_per_update(command: Demo, accelerator: Any) -> tuple[int, float, flo
     return min(found)[1:]
 
 
-def _seconds(objective: Any, task: Any, raws: list[Any], device: Any) -> float:
+def _seconds(objective: nn.Module, task: Task, raws: list[Plain], device: torch.device) -> float:
     """Of one update, the best of a few after a warm-up."""
     import torch
 

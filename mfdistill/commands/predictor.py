@@ -20,11 +20,11 @@ def open_predictor(path: str, config: TaskConfig) -> Predictor:
             own, other features than the flow's, or a network that sees later frames where the flow
             does not.
     """
-    from mfdistill.distill.inference import open_model
+    from mfdistill.distill.inference import open_audio_model
     from mfdistill.networks.predictor import Predictor
     from mfdistill.search.cache import digest_tensors
 
-    model, what = open_model(path), f"--predictor {path}"
+    model, what = open_audio_model(path), f"--predictor {path}"
     found: Any = model.task.predictor
     if model.role == "regression":
         if found is not None:

@@ -138,6 +138,15 @@ RECIPES: dict[str, Recipe] = {
 }  # fmt: skip
 
 
+PRESETS = {"f5": RECIPES["f5-nfe3"].kinds, "cosyvoice2": RECIPES["cosyvoice-nfe1"].kinds}
+"""Kinds of teacher that a text-to-speech preset is for."""
+
+
+def preset_for(kind: str | None) -> str | None:
+    """The preset for teachers of a kind, if there is one."""
+    return next((name for name, kinds in PRESETS.items() if kind in kinds), None)
+
+
 def recipe_fields(name: str) -> dict[str, object]:
     """Fields of ``StudentDistill`` that a recipe sets.
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import Positional
@@ -17,8 +16,6 @@ from mfdistill.commands.sampling import sampling
 
 if TYPE_CHECKING:
     from mfdistill.distill.inference import Model, Steps
-
-Tell = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,8 @@ def run(command: Restore) -> list[Path]:
     """
     from accelerate import Accelerator
 
-    from mfdistill.distill.inference import open_model
+    from mfdistill.commands.restoring import Clock, batched, restore_file, restore_group
+    from mfdistill.distill.inference import open_audio_model
     from mfdistill.distill.logs import say
     from mfdistill.errors import UserError
     from mfdistill.peers import watch
@@ -103,7 +101,7 @@ def run(command: Restore) -> list[Path]:
     waiting = [job for job in jobs if command.overwrite or not job[1].exists()]
     if command.batch < 1:
         raise UserError(f"--batch {command.batch}: must be at least 1")
-    settings = None if single else same_settings(command, len(waiting) < len(jobs))
+    settings = None if single else same_settings(vars(command), len(waiting) < len(jobs))
     # all processes share out the same list, before any of them writes a file
     accelerator.wait_for_everyone()
     role = (
@@ -111,7 +109,7 @@ def run(command: Restore) -> list[Path]:
         if Path(command.model).is_file()
         else None
     )
-    model = open_model(command.model, accelerator.device, role)
+    model = open_audio_model(command.model, accelerator.device, role)
     if not model.task.restores:
         raise UserError(
             f"{command.model}: generates speech from units or text; use mfdistill synthesize"
@@ -119,7 +117,7 @@ def run(command: Restore) -> list[Path]:
     model, steps = sampling(command.solver, command.nfe, command.schedule, model)
     model = model if command.sampler is None else model.sampled_by(command.sampler)
     if main and settings is not None:
-        keep_settings(command, settings)
+        keep_settings(Path(str(command.target)), settings)
     if main:
         say(naming(command.model, model, steps))
     own = waiting[rank::world]
@@ -213,191 +211,6 @@ def _seconds(source: Path) -> float:
         return audio_info(source).seconds
     except UserError:  # told when its turn comes
         return 0.0
-
-
-@dataclass
-class Clock:
-    """What the real-time factor is made of."""
-
-    seconds: float = 0.0
-    audio_s: float = 0.0
-
-    def measure(self, call: Callable[[], Any], audio_s: float) -> Any:
-        """What ``call`` returns, its time counted; a GPU is waited for, since the result is copied
-        from it.
-        """
-        begun = time.perf_counter()
-        result = call()
-        self.seconds += time.perf_counter() - begun
-        self.audio_s += audio_s
-        return result
-
-
-def batched(
-    jobs: Sequence[tuple[Path, Path]], model: Model, command: Restore
-) -> list[list[tuple[Path, Path]]]:
-    """Jobs in groups of at most ``command.batch`` whose features have the same number of frames,
-    the longest first; the rest alone.
-    """
-    from mfdistill.audio.io import audio_info
-    from mfdistill.errors import UserError
-
-    stft, multiple = model.task.config.stft, model.task.config.frame_multiple
-    groups: dict[int, list[tuple[Path, Path]]] = {}
-    alone: list[list[tuple[Path, Path]]] = []
-    for job in jobs:
-        try:
-            info = audio_info(job[0])
-        except UserError:  # told when its turn comes
-            alone.append([job])
-            continue
-        if (
-            info.channels != 1
-            or info.sample_rate != model.task.sample_rate
-            or info.seconds > command.block_s
-        ):
-            alone.append([job])
-            continue
-        samples = round(info.seconds * info.sample_rate)
-        frames = (
-            -(-samples // stft.hop) + 1 if model.task.config.whole_hops else samples // stft.hop + 1
-        )
-        groups.setdefault(-(-frames // multiple), []).append(job)
-    ordered = [group for _, group in sorted(groups.items(), reverse=True)]
-    return [
-        group[i : i + command.batch]
-        for group in ordered
-        for i in range(0, len(group), command.batch)
-    ] + alone
-
-
-def restore_group(
-    model: Model,
-    group: Sequence[tuple[Path, Path]],
-    steps: Steps | None,
-    command: Restore,
-    clock: Clock,
-) -> dict[Path, Any]:
-    """Restored waveforms (s,) of mono files at the task's rate, by file; those that cannot be read
-    are missing, and told later.
-    """
-    import torch
-
-    from mfdistill.audio.io import is_silent, read_audio
-    from mfdistill.distill.inference import restore_batch
-    from mfdistill.errors import UserError
-
-    task, device = model.task, next(model.module.parameters()).device
-    waves = {}
-    for source, _ in group:
-        try:
-            wave = read_audio(source, task.sample_rate)
-        except UserError:
-            continue
-        if not is_silent(wave):
-            waves[source] = torch.from_numpy(wave).to(device)
-    if not waves:
-        return {}
-    gains = [task.gain(wave[None]) for wave in waves.values()]
-
-    def call() -> Any:
-        return [
-            wave.cpu().numpy()
-            for wave in restore_batch(
-                task, model.endpoint, list(waves.values()), gains, steps, command.seed
-            )
-        ]
-
-    restored = clock.measure(call, sum(len(wave) for wave in waves.values()) / task.sample_rate)
-    return dict(zip(waves, restored, strict=True))
-
-
-def restore_file(
-    model: Model,
-    source: Path,
-    target: Path,
-    steps: Steps | None,
-    command: Restore,
-    tell: Tell,
-    clock: Clock | None = None,
-    ready: Any = None,
-) -> None:
-    """One file, by blocks. Level and noise are those of the whole file, so that blocks agree where
-    they overlap.
-
-    Args:
-        clock: counts the time. ready: the restored waveform (s,), if it was made already.
-
-    Raises:
-        UserError: as ``process_file``, or silent.
-    """
-    import numpy as np
-    import torch
-
-    from mfdistill.audio.blocks import process_file
-    from mfdistill.audio.io import is_silent
-    from mfdistill.distill.inference import restore
-    from mfdistill.distill.logs import say
-
-    task = model.task
-    device = next(model.module.parameters()).device
-    gains = [
-        task.gain(torch.tensor([[peak]], device=device)) for peak in _peaks(source, command.block_s)
-    ]
-    hop_s = task.config.stft.hop / task.sample_rate
-    # from block to block: whole ones, or phases would not meet
-    frames = max(1, round((command.block_s - command.overlap_s) / hop_s))
-    overlap_s = command.block_s - frames * hop_s
-    count = 0
-
-    def process(wave: np.ndarray) -> np.ndarray:
-        nonlocal count
-        block, channel = divmod(count, len(gains))
-        count += 1
-        tell(source.name, len(wave) / task.sample_rate / len(gains))
-        if ready is not None and len(ready) == len(wave):
-            return ready
-        if is_silent(wave):  # nothing to restore, and a model given nothing may make something up
-            return wave
-        degraded = torch.from_numpy(np.ascontiguousarray(wave)).to(device)
-
-        def call() -> Any:
-            return (
-                restore(
-                    task,
-                    model.endpoint,
-                    degraded,
-                    steps,
-                    command.seed,
-                    frame=block * frames,
-                    gain=gains[channel],
-                )
-                .cpu()
-                .numpy()
-            )
-
-        return call() if clock is None else clock.measure(call, len(wave) / task.sample_rate)
-
-    written = process_file(
-        source, target, process, task.sample_rate, command.block_s, overlap_s, command.level
-    )
-    if (heard := written.told()) is not None:
-        say(f"{target}: {heard}")
-
-
-def _peaks(source: Path, block_s: float) -> list[float]:
-    """Of every channel."""
-    import numpy as np
-
-    from mfdistill.audio.blocks import read_blocks
-    from mfdistill.audio.io import audio_info, is_silent
-    from mfdistill.errors import UserError
-
-    blocks = read_blocks(source, max(2, round(block_s * audio_info(source).sample_rate)))
-    peaks = np.max([np.abs(block).max(0) for block in blocks], 0)
-    if is_silent(peaks):
-        raise UserError(f"{source}: silent (nothing above -80 dBFS); give another recording")
-    return [float(peak) for peak in peaks]
 
 
 def _jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:

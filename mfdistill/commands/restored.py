@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from mfdistill.commands.restore import Restore
+from mfdistill.plain import Plain, Section
 
 FILE = ".mfdistill-restore.json"
 # what may differ: where things are, how many at once, and whether there is anything to continue
 _FREE = ("model", "source", "target", "batch", "overwrite")
 
 
-def same_settings(command: Restore, there: bool) -> dict[str, Any]:
-    """The settings of ``command``, to be kept in its folder by ``keep_settings``.
+def same_settings(options: Section, there: bool) -> Plain:
+    """The settings that restored files depend on, to be kept in their folder by ``keep_settings``.
 
     Args:
-        there: whether finished files are to be skipped.
+        options: of restore. there: whether finished files are to be skipped.
 
     Raises:
         UserError: they were made with other settings, or by another model.
@@ -27,11 +24,11 @@ def same_settings(command: Restore, there: bool) -> dict[str, Any]:
     from mfdistill.errors import UserError
     from mfdistill.reading import read_json
 
-    own = {key: value for key, value in asdict(command).items() if key not in _FREE}
-    own = {"model": _digest(command.model)} | {
+    own = {key: value for key, value in options.items() if key not in _FREE}
+    own = {"model": _digest(str(options["model"]))} | {
         key: list(value) if isinstance(value, tuple) else value for key, value in own.items()
     }
-    file = Path(str(command.target)) / FILE
+    file = Path(str(options["target"])) / FILE
     if not there or not file.is_file():
         return own
     before = read_json(file, "remove it to go on without it")
@@ -43,17 +40,16 @@ def same_settings(command: Restore, there: bool) -> dict[str, Any]:
                 else f"--{key.replace('_', '-')} {before.get(key)}, now {value}"
             )
             raise UserError(
-                f"{command.target}: its finished files were made with {what}; add --overwrite, or name another folder"
+                f"{options['target']}: its finished files were made with {what}; add --overwrite, or name another folder"
             )
     return own
 
 
-def keep_settings(command: Restore, settings: dict[str, Any]) -> None:
+def keep_settings(target: Path, settings: Plain) -> None:
     """Write them into the folder, and remove what dead processes left in it unfinished."""
     from mfdistill.checkpoint import write_json
     from mfdistill.parts import clean_parts
 
-    target = Path(str(command.target))
     write_json(target / FILE, settings)
     clean_parts([target, *(place for place in target.rglob("*") if place.is_dir())])
 

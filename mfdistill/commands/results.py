@@ -13,6 +13,7 @@ from typing import Any
 
 import mfdistill
 from mfdistill.checkpoint import load_config, write_json
+from mfdistill.plain import Plain, Row
 
 FILE = "results.json"
 WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
@@ -42,7 +43,7 @@ def holds_results(folder: Path) -> bool:
     return is_model(folder) and not inside and os.access(folder, os.W_OK)
 
 
-def keep(folder: Path, evaluation: Mapping[str, Any]) -> None:
+def keep(folder: Path, evaluation: Row) -> None:
     """Add an evaluation to ``folder``, in the place of an earlier one of the same data and split.
 
     Args:
@@ -60,7 +61,7 @@ def keep(folder: Path, evaluation: Mapping[str, Any]) -> None:
     write_json(folder / FILE, {"evaluations": [*others, entry]})
 
 
-def _read(folder: Path) -> list[dict[str, Any]]:
+def _read(folder: Path) -> list[Plain]:
     file = folder / FILE
     if not file.is_file():
         return []
@@ -76,7 +77,7 @@ def _read(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def evaluations(folder: Path) -> list[dict[str, Any]]:
+def evaluations(folder: Path) -> list[Plain]:
     """The evaluations that still hold: of these weights, and without rows of searched schedules
     that a later search has replaced.
 
@@ -97,14 +98,14 @@ def evaluations(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _holds(row: Mapping[str, Any], role: Any, schedules: Mapping[str, Sequence[float]]) -> bool:
+def _holds(row: Row, role: Any, schedules: Mapping[str, Sequence[float]]) -> bool:
     if row.get("model") != role or row.get("schedule") != "o3s":
         return True
     now = schedules.get(str(row.get("nfe")))
     return now is not None and list(now) == list(row.get("times") or [])
 
 
-def searches(folder: Path) -> list[dict[str, Any]]:
+def searches(folder: Path) -> list[Plain]:
     """What ``o3s-N.json`` hold, by their number of steps; of a student those whose schedule is
     still the one in ``config.json``.
     """

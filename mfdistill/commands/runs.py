@@ -10,6 +10,7 @@ from typing import Any
 from mfdistill.checkpoint import load_config
 from mfdistill.commands.results import evaluations, is_model, searches
 from mfdistill.errors import UserError
+from mfdistill.plain import Plain
 
 _ROLES = ("student", "teacher", "regression")
 
@@ -20,20 +21,20 @@ class Run:
 
     folder: Path
     name: str
-    config: dict[str, Any] | None = None
+    config: Plain | None = None
     """Of a model."""
-    logs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    logs: dict[str, list[Plain]] = field(default_factory=dict)
     """Lines of ``log.jsonl`` by the name of the run."""
-    searches: list[dict[str, Any]] = field(default_factory=list)
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    details: list[dict[str, Any]] = field(default_factory=list)
+    searches: list[Plain] = field(default_factory=list)
+    rows: list[Plain] = field(default_factory=list)
+    details: list[Plain] = field(default_factory=list)
     audio: Path | None = None
     facts: dict[str, dict[str, str]] = field(default_factory=dict)
     """By the name of the checkpoint."""
-    told: dict[str, Any] = field(default_factory=dict)
+    told: Plain = field(default_factory=dict)
     """Data, split and folder of the evaluation."""
     notes: list[str] = field(default_factory=list)
-    differences: list[dict[str, Any]] = field(default_factory=list)
+    differences: list[Plain] = field(default_factory=list)
     """Paired ones, to the system that evaluate --against named."""
 
 
@@ -121,7 +122,7 @@ def _json(file: Path) -> Any:
         raise UserError(f"{file}: missing or damaged ({error}); evaluate again") from error
 
 
-def _lines(file: Path) -> list[dict[str, Any]]:
+def _lines(file: Path) -> list[Plain]:
     found = []
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         try:

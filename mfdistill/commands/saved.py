@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from mfdistill.config import from_dict, to_dict
 from mfdistill.errors import UserError
+from mfdistill.plain import Plain, Section
 
 T = TypeVar("T")
 
@@ -21,12 +22,12 @@ def name_of(command: type) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", command.__name__).lower()
 
 
-def recorded(command: Any) -> dict[str, Any]:
+def recorded(command: Any) -> Plain:
     """The section "command" of a ``config.json``."""
     return {"command": {"name": name_of(type(command)), "options": to_dict(command)}}
 
 
-def saved_command(config: Mapping[str, Any], cls: type[T], where: str) -> T:
+def saved_command(config: Section, cls: type[T], where: str) -> T:
     """The command that made a run, ready to be given again: not to be resumed, nothing
     overwritten.
 

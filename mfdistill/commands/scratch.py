@@ -5,19 +5,19 @@ student-distill. Without torch.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from mfdistill.commands.options import ValidOptions
+from mfdistill.commands.options import Corpus, ValidOptions
 from mfdistill.distill.objectives.config import MeanFlowConfig
 from mfdistill.distill.settings import TrainConfig
 from mfdistill.errors import UserError
 from mfdistill.networks.config import CompactSizes
 from mfdistill.networks.sizes import Backbone, UNetSizes
+from mfdistill.plain import Plain
 
 if TYPE_CHECKING:
-    from mfdistill.commands.student_distill import StudentDistill
     from mfdistill.students import Student
-    from mfdistill.tasks import Restoration
+    from mfdistill.students.student import Interval
 
 MEANFLOWSE = "meanflowse-vbdmd"
 
@@ -37,12 +37,10 @@ class ScratchOptions:
     unet: UNetSizes = field(default_factory=UNetSizes)
 
 
-def meanflowse_preset() -> dict[str, Any]:
+def meanflowse_preset() -> Plain:
     """Fields of ``StudentDistill`` for MeanFlowSE's recipe (arXiv 2509.14858 and its program): see
     docs/meanflowse.md.
     """
-    from mfdistill.commands.options import Corpus
-
     return {
         "preset": MEANFLOWSE,
         "objective": "meanflow",
@@ -90,29 +88,31 @@ def meanflowse_preset() -> dict[str, Any]:
     }
 
 
-def scratch_student(command: StudentDistill) -> tuple[Student, Restoration, Any]:
-    """An untrained student, its task and its training data.
+def scratch_student(
+    scratch: ScratchOptions,
+    data: Corpus,
+    training: TrainConfig,
+    causal: bool,
+    nfe: int,
+    interval: Interval,
+) -> Student:
+    """An untrained student, sized by its task and its training data.
 
     Raises:
-        UserError: an objective that needs a teacher, options that do not fit each other, bad data.
+        UserError: options that do not fit each other, bad data.
     """
     import torch
 
+    from mfdistill.commands.begun import measured
     from mfdistill.commands.options import TaskOptions, task_config
-    from mfdistill.commands.training import measured
     from mfdistill.config import to_dict
-    from mfdistill.data.speech import open_task_train
+    from mfdistill.data import open_train
     from mfdistill.distill.setup import fit_network, fit_task
     from mfdistill.networks import NCSNppConfig, build_network
     from mfdistill.students import Student
     from mfdistill.systems.enhancement import task_of
     from mfdistill.tasks import get_task
 
-    scratch = command.scratch
-    if command.objective != "meanflow" or not command.meanflow.teacher_free:
-        raise UserError(
-            "--teacher: name one; only --objective meanflow --meanflow.teacher-free does without"
-        )
     if scratch.features == "meanflowse":
         if scratch.task != "enhance" or scratch.sample_rate != 16000:
             raise UserError(
@@ -120,18 +120,14 @@ def scratch_student(command: StudentDistill) -> tuple[Student, Restoration, Any]
             )
         config = task_of("meanflowse", NCSNppConfig(), {}, "--scratch.features")
     else:
-        config = task_config(scratch.task, scratch.sample_rate, TaskOptions(), command.causal)
+        config = task_config(scratch.task, scratch.sample_rate, TaskOptions(), causal)
     task = get_task(fit_task(config, scratch.backbone))
-    dataset = open_task_train(command.data, task)
+    dataset = open_train(data, task.degradation, task.sample_rate)
     sizes = fit_network(
-        task, dataset, scratch.backbone, scratch.network, scratch.unet, measured(command.training)
+        task, dataset, scratch.backbone, scratch.network, scratch.unet, measured(training)
     )
-    torch.manual_seed(command.training.seed)
+    torch.manual_seed(training.seed)
     network = build_network(scratch.backbone, sizes)
     description = {"name": scratch.backbone, "config": to_dict(sizes)}
     name: str = network.time_embedding_name  # type: ignore[assignment]
-    return (
-        Student(network, name, task, command.nfe, description, None, command.interval).train(),
-        task,
-        dataset,
-    )
+    return Student(network, name, task, nfe, description, None, interval).train()

@@ -10,7 +10,6 @@ import tyro
 from tyro.conf import OmitArgPrefixes
 
 from mfdistill.commands.options import Corpus, ValidOptions
-from mfdistill.commands.saved import recorded
 from mfdistill.config import to_dict
 from mfdistill.distill.settings import TrainConfig
 from mfdistill.search.config import SolverConfig
@@ -47,6 +46,11 @@ class SolverTrain:
     valid_files: int = 8
     """Utterances of the validation split that the loss is measured on; 0 is no validation."""
 
+    @property
+    def valid(self) -> ValidOptions:
+        """The loss alone."""
+        return ValidOptions(valid_files=self.valid_files, valid_nfe=(), valid_metrics=())
+
 
 def run(command: SolverTrain) -> Path:
     """Train as ``command`` says; returns the run's folder.
@@ -54,8 +58,8 @@ def run(command: SolverTrain) -> Path:
     Raises:
         UserError: bad options, teacher or data. Interrupted: stopped by a signal, after saving.
     """
-    from mfdistill.commands.training import launch
-    from mfdistill.data import open_train
+    from mfdistill.commands.training import Work, launch
+    from mfdistill.data.open import open_task_train
     from mfdistill.distill.processes import make_accelerator
     from mfdistill.errors import UserError
     from mfdistill.search.cache import digest_tensors
@@ -86,10 +90,9 @@ def run(command: SolverTrain) -> Path:
         raise UserError(
             f"--start {command.solver.start}: has {solver.b_raw.numel()} evaluations, --nfe says {command.solver.nfe}"
         )
-    dataset = open_train(command.data, task.degradation, task.sample_rate)
+    dataset = open_task_train(command.data, task)
     objective = SolverObjective(solver, teacher, task, command.solver, training.seed)
-    model_config = {
-        **recorded(command),
+    sections = {
         "role": "solver",
         "task": to_dict(task.config),
         "solver": to_dict(command.solver),
@@ -100,10 +103,6 @@ def run(command: SolverTrain) -> Path:
             "kind": command.kind,
             "sha256": digest_tensors(teacher.network.state_dict()),
         },
-        "data": to_dict(command.data),
     }
-    valid = ValidOptions(valid_files=command.valid_files, valid_nfe=(), valid_metrics=())
     after = f"evaluate --teacher {command.teacher} --teacher-solver {training.out}"
-    return launch(
-        objective, task, dataset, command.data, training, valid, model_config, accelerator, after
-    )
+    return launch(command, Work(objective, task, dataset, sections, after), accelerator)

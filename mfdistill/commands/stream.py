@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
+from mfdistill.plain import Plain
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -67,7 +69,7 @@ class Stream:
     """Measure on this checkpoint what a stream promises, and print it with its latencies."""
 
 
-def run(command: Stream) -> list[dict[str, Any]]:
+def run(command: Stream) -> list[Plain]:
     """Stream, export or verify as ``command`` says; returns the rows of the printed table.
 
     Raises:
@@ -145,7 +147,7 @@ def _steps(command: Stream, model: Any) -> tuple[int | None, Any]:
     return steps, solver
 
 
-def _export(command: Stream) -> list[dict[str, Any]]:
+def _export(command: Stream) -> list[Plain]:
     from mfdistill.checkpoint import write_bytes
     from mfdistill.distill.logs import say
     from mfdistill.students.onnx import onnx_bytes
@@ -162,7 +164,7 @@ def _export(command: Stream) -> list[dict[str, Any]]:
     return []
 
 
-def _verify(command: Stream) -> list[dict[str, Any]]:
+def _verify(command: Stream) -> list[Plain]:
     from rich.console import Console
     from rich.table import Table
 
@@ -200,7 +202,7 @@ def _verify(command: Stream) -> list[dict[str, Any]]:
     return rows
 
 
-def _stream(command: Stream) -> list[dict[str, Any]]:
+def _stream(command: Stream) -> list[Plain]:
     from mfdistill.distill.logs import say
     from mfdistill.errors import UserError
     from mfdistill.metrics.hops import HopClock
@@ -330,7 +332,7 @@ def _sink(command: Stream, rate: int) -> Iterator[Write]:
         with _device().OutputStream(rate, channels=1, dtype="float32") as device:
             yield lambda wave: device.write(wave[:, None])
     else:
-        from mfdistill.audio.io import BlockWriter
+        from mfdistill.audio.writing import BlockWriter
 
         with BlockWriter(str(command.target), rate, 1) as file:
             yield lambda wave: file.write(wave[:, None])

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes
 
 from mfdistill.commands.extend import objective_settings
-from mfdistill.commands.options import Corpus, ValidOptions
-from mfdistill.commands.saved import recorded
+from mfdistill.commands.options import Corpus, ValidOptions, read_sizes
 from mfdistill.commands.scratch import ScratchOptions
 from mfdistill.commands.tts_options import GuidanceOptions, Preset
 from mfdistill.config import to_dict
@@ -20,6 +19,16 @@ from mfdistill.distill.objectives.config import IntegralConfig, MeanFlowConfig
 from mfdistill.distill.settings import TrainConfig
 from mfdistill.errors import UserError
 from mfdistill.networks.lora_config import LoraConfig
+from mfdistill.plain import Section
+
+if TYPE_CHECKING:
+    import torch
+
+    from mfdistill.networks.predictor import Predictor
+    from mfdistill.students import Student
+    from mfdistill.systems.base import System
+    from mfdistill.tasks import Task
+    from mfdistill.teachers import Field
 
 
 @dataclass(frozen=True)
@@ -98,23 +107,11 @@ def run(command: StudentDistill) -> Path:
     Raises:
         UserError: bad options, teacher or data. Interrupted: stopped by a signal, after saving.
     """
-    from mfdistill.commands.distill_checks import check_foreign, foreign_teacher
-    from mfdistill.commands.distill_foreign import run_foreign
-    from mfdistill.commands.recipe_table import check_recipe
-    from mfdistill.commands.teacher_import import read_sizes
-    from mfdistill.commands.training import launch
-    from mfdistill.commands.tts_options import check_preset, check_unused
-    from mfdistill.data.speech import open_task_train
-    from mfdistill.distill.logs import say
+    from mfdistill.commands.training import Work, launch
+    from mfdistill.data.open import open_task_train
     from mfdistill.distill.objectives import OBJECTIVES
     from mfdistill.distill.processes import make_accelerator
     from mfdistill.distill.run import check_run
-    from mfdistill.search.cache import digest_tensors
-    from mfdistill.students import Student
-    from mfdistill.students.causal import causal_start
-    from mfdistill.systems.table import SYSTEMS
-    from mfdistill.tasks import with_audio
-    from mfdistill.teachers import load_teacher
 
     training = command.training
     if command.nfe < 1:
@@ -124,112 +121,278 @@ def run(command: StudentDistill) -> Path:
             "--predictor: takes the place of a teacher's for --causal students; leave it out, or train a teacher with it"
         )
     if command.plan:
-        from mfdistill.commands.memory_plan import plan
-
-        plan(command)
+        tell_plan(command)
         return Path(training.out)
     accelerator = make_accelerator(training)
-    if command.teacher is None:
-        return run_scratch(command, accelerator)
     check_run(training, accelerator.num_processes)
-    if (foreign := foreign_teacher(command)) is not None:
-        check_foreign(command, *foreign)
-    teacher = load_teacher(command.teacher, command.kind, config=read_sizes(command.sizes))
-    task = teacher.task
-    if task is not None and task.config.name in SYSTEMS:
-        return run_foreign(command, teacher, accelerator)
-    check_preset(command.preset, None, command.teacher)
-    check_recipe(command.recipe, None, command.teacher)
-    check_unused({"tts": command.tts, "guidance": command.guidance}, command.teacher)
-    if task is None:
+    teacher = None if command.teacher is None else open_teacher(command)
+    student = untaught(command) if teacher is None else taught(command, teacher)
+    task = student.task
+    assert task is not None
+    settings = objective_settings(command.objective, command, command.own)
+    if teacher is not None:
+        settings = with_states(settings, teacher, command.tts.data_free)
+        prepare(task, teacher, command, accelerator.device)
+    if command.checkpoint_activations:
+        from mfdistill.networks.recompute import recompute_activations
+
+        recompute_activations(student.network)
+    objective = OBJECTIVES[command.objective][1](
+        student, teacher, task.path, settings, training.seed
+    )
+    spoken = task.rows == "utterances"
+    sections = {
+        **student.config,
+        "objective": {"name": command.objective, **to_dict(settings)},
+        **({"scratch": to_dict(command.scratch)} if teacher is None else {}),
+        **({"tts": to_dict(command.tts), "guidance": to_dict(command.guidance)} if spoken else {}),
+        **({"checkpoint_activations": True} if command.checkpoint_activations else {}),
+    }
+    work = Work(
+        objective,
+        task,
+        open_task_train(command.data, task, command.tts, training.seed),
+        sections,
+        f"os3-search --student {training.out}",
+        command.tts,
+        "" if teacher is None else _guided(teacher, command.guidance.range),
+    )
+    if spoken and command.preset is None and training.lr > 1e-4 and accelerator.is_main_process:
+        say_rate(training.lr, task.config.name)
+    return launch(command, work, accelerator)
+
+
+def open_teacher(command: StudentDistill) -> Field:
+    """The teacher, under the guidance that is asked for; what is wrong with the options is told
+    before gigabytes of weights are loaded.
+    """
+    from mfdistill.commands.recipe_table import check_recipe
+    from mfdistill.commands.tts_options import check_preset, check_unused
+    from mfdistill.systems.table import SYSTEMS
+    from mfdistill.teachers import load_teacher
+
+    name = str(command.teacher)
+    system, sizes = speech_system(command)
+    kind = None if system is None else system.name
+    check_preset(command.preset, kind, name)
+    check_recipe(command.recipe, kind, name)
+    if system is None:
+        labels = [own.label for own in SYSTEMS.values() if own.mel is not None]
+        check_unused({"tts": command.tts, "guidance": command.guidance}, name, labels)
+    else:
+        check_speech(command, system, sizes)
+    teacher = load_teacher(name, command.kind, config=read_sizes(command.sizes))
+    if teacher.task is None:
         raise UserError(
-            f"--teacher {command.teacher}: does not say its prior's spread; give it with --sizes FILE (JSON with sigma_y)"
+            f"--teacher {name}: does not say its prior's spread; give it with --sizes FILE (JSON with sigma_y)"
         )
+    guidance = command.guidance
+    teacher.guide_by(guidance.strength, guidance.range, guidance.rule)
+    return teacher
+
+
+def speech_system(command: StudentDistill) -> tuple[System | None, Section]:
+    """The text-to-speech system of a teacher, and its network's sizes, without its weights: an
+    imported folder says them, of a file only its names are read. None for other teachers.
+    """
+    from mfdistill.checkpoint import load_config
+    from mfdistill.places import resolve
+    from mfdistill.systems.table import mel_system
+
+    place = resolve(str(command.teacher))
+    if not (place / "config.json").is_file():
+        return mel_system(place, kind=command.kind), read_sizes(command.sizes) or {}
+    config = load_config(place)
+    return mel_system(place, config), (config.get("network") or {}).get("config") or {}
+
+
+def check_speech(command: StudentDistill, system: System, sizes: Section) -> None:
+    """Options, data and vocabulary of a distillation from a text-to-speech flow.
+
+    Raises:
+        UserError: names the option or file, and the remedy.
+    """
+    from mfdistill.data.transcripts import Vocabulary, read_utterances
+    from mfdistill.distill.equip import vocabulary_file
+    from mfdistill.places import resolve
+
+    options, guidance = command.tts, command.guidance
+    if command.data.source == "embedded":
+        raise UserError(
+            f"--data: needed for a teacher of kind {system.name}: a folder of speech with texts or tokens "
+            "(layout: docs/foreign-tts.md)"
+        )
+    if command.causal:
+        raise UserError(
+            "--causal: not for text-to-speech teachers; those that stream do so as they are (--tts.streaming-share)"
+        )
+    if command.objective == "integral" and command.integral.spectral:
+        raise UserError(
+            "--integral.spectral: compares waveforms, which this student does not make; leave it out"
+        )
+    if options.data_free and command.objective != "integral":
+        raise UserError(
+            f"--objective {command.objective}: needs recordings; with --tts.data-free take --objective integral"
+        )
+    if system.guidance is None and (guidance.strength or guidance.range):
+        raise UserError(
+            f"{command.teacher}: {system.label} was trained without a null condition, so guidance has no meaning; leave --guidance out"
+        )
+    texts = system.mel is not None and system.mel.reads == "text"
+    if texts:
+        table = int({**to_dict(system.published), **sizes}["text_num_embeds"])
+        file = vocabulary_file(resolve(str(command.teacher)), options)
+        Vocabulary.read(file).check(table)
+    read_utterances(
+        Path(command.data.source),
+        options.transcripts,
+        options.features,
+        not options.data_free and (system.mel is None or system.mel.recordings),
+        texts,
+    )
+
+
+def taught(command: StudentDistill, teacher: Field) -> Student:
+    """The student that starts as ``teacher``."""
+    from mfdistill.search.cache import digest_tensors
+    from mfdistill.students import Student
+    from mfdistill.students.causal import causal_start
+
+    assert teacher.task is not None
+    told = command.guidance.range
     parent = {
         "teacher": command.teacher,
         "kind": command.kind,
         "sha256": digest_tensors(teacher.network.state_dict()),
     }
-    start = causal_start(teacher, _replaced(command, task)) if command.causal else teacher
+    if teacher.task.rows == "utterances":
+        parent |= {"guidance_strength": None if told else teacher.guidance_strength}
+        parent |= {"sizes": command.sizes} if command.sizes else {}
+    replaced = _replaced(command.predictor, teacher.task) if command.causal else None
     student = Student.from_teacher(
-        start, command.nfe, parent, command.interval, adapter=command.lora
+        causal_start(teacher, replaced) if command.causal else teacher,
+        command.nfe,
+        parent,
+        command.interval,
+        guidance_input=None if told is None else told[1],
+        adapter=command.lora,
     )
-    task = with_audio(start.task, str(command.teacher))
-    dataset = open_task_train(command.data, task)
-    settings: Any = objective_settings(command.objective, command, command.own)
-    if (
-        isinstance(settings, IntegralConfig)
-        and settings.state == "data"
-        and not teacher.facts.straight
-    ):
+    assert student.task is not None
+    student.task = student.task.with_mel(command.tts.mel_mean, command.tts.mel_std)
+    return student
+
+
+def untaught(command: StudentDistill) -> Student:
+    """The student without a teacher, which learns from data alone.
+
+    Raises:
+        UserError: an objective that needs a teacher.
+    """
+    from mfdistill.commands.scratch import scratch_student
+
+    if command.objective != "meanflow" or not command.meanflow.teacher_free:
+        raise UserError(
+            "--teacher: name one; only --objective meanflow --meanflow.teacher-free does without"
+        )
+    return scratch_student(
+        command.scratch,
+        command.data,
+        command.training,
+        command.causal,
+        command.nfe,
+        command.interval,
+    )
+
+
+def with_states(settings: Any, teacher: Field, data_free: bool) -> Any:
+    """The objective's settings with the states that teacher and data allow."""
+    from mfdistill.distill.logs import say
+
+    if not isinstance(settings, IntegralConfig) or settings.state != "data":
+        return settings
+    if not teacher.facts.straight:
         say(
             "integral.state: 'rollout', since this teacher's states do not lie on straight paths to the data"
         )
-        settings = replace(settings, state="rollout")
-    objective = OBJECTIVES[command.objective][1](
-        student, teacher, task.path, settings, training.seed
-    )
-    model_config = {
-        **recorded(command),
-        **student.config,
-        "objective": {"name": command.objective, **to_dict(settings)},
-        "data": to_dict(command.data),
-        "valid": to_dict(command.valid),
-    }
-    after = f"os3-search --student {training.out}"
-    return launch(
-        objective,
-        task,
-        dataset,
-        command.data,
-        training,
-        command.valid,
-        model_config,
-        accelerator,
-        after,
+    return (
+        replace(settings, state="rollout") if data_free or not teacher.facts.straight else settings
     )
 
 
-def _replaced(command: StudentDistill, task: Any) -> Any:
+def prepare(task: Task, teacher: Field, command: StudentDistill, device: torch.device) -> None:
+    """Give the student's task what its teacher reads, and what is drawn for its batches."""
+    from mfdistill.distill.equip import equip
+    from mfdistill.places import resolve
+    from mfdistill.tasks.base import Draws
+
+    equip(task, teacher.network, resolve(str(command.teacher)), device, command.tts)
+    share = command.tts.streaming_share if teacher.facts.streams == "chunks" else 0.0
+    task.draws = Draws(share, command.guidance.range, command.training.seed)
+
+
+def say_rate(lr: float, kind: str) -> None:
+    """That a learning rate is high for a pretrained network."""
+    from mfdistill.commands.recipe_table import preset_for
+    from mfdistill.distill.logs import say
+
+    name = preset_for(kind)
+    fitting = f"--preset {name} takes" if name else "take for example"
+    say(f"--lr {lr:g} is much for a pretrained network; {fitting} 2e-5")
+
+
+def _guided(teacher: Field, told: tuple[float, float] | None) -> str:
+    if told is not None:
+        return f", guidance told, {told[0]:g} to {told[1]:g}"
+    return f", guidance {teacher.guidance_strength:g}, learnt" if teacher.branches > 1 else ""
+
+
+def _replaced(path: str | None, task: Task) -> Predictor | None:
     """The predictor that --predictor names instead of the teacher's."""
     from mfdistill.commands.predictor import open_predictor
 
-    if command.predictor is None:
+    if path is None:
         return None
     if task.predictor is None:
         raise UserError(
-            f"--predictor {command.predictor}: the teacher has none, so there is none to replace; leave it out"
+            f"--predictor {path}: the teacher has none, so there is none to replace; leave it out"
         )
-    return open_predictor(
-        command.predictor, replace(task.config, stft=replace(task.config.stft, causal=True))
+    return open_predictor(path, replace(task.config, stft=replace(task.config.stft, causal=True)))
+
+
+def tell_plan(command: StudentDistill) -> None:
+    """What the distillation will need.
+
+    Raises:
+        UserError: a teacher that is not a text-to-speech flow, or whose sizes are not known without
+            its weights.
+    """
+    from mfdistill.checkpoint import load_config
+    from mfdistill.commands.memory_plan import tell_need
+    from mfdistill.distill.memory import Setup
+    from mfdistill.networks.build import network_name
+    from mfdistill.places import resolve
+
+    system, sizes = (None, {}) if command.teacher is None else speech_system(command)
+    if system is None:
+        raise UserError(
+            "--plan: counts distillations of text-to-speech flows; name such a --teacher"
+        )
+    place = resolve(str(command.teacher))
+    ours = (place / "config.json").is_file()
+    if not ours and system.published is None:
+        raise UserError(
+            f"--plan: the sizes of {command.teacher} are in its weights; make a folder of it with "
+            "teacher-import and name that"
+        )
+    strength = system.guidance if command.guidance.strength is None else command.guidance.strength
+    network = load_config(place)["network"]["name"] if ours else network_name(system.published)
+    setup = Setup(
+        network,
+        {key: value for key, value in sizes.items() if key != "weights"},
+        2 if system.guidance is not None and strength else 1,
+        command.training.mixed_precision != "no",
+        command.checkpoint_activations,
+        command.integral.targets_per_rollout if command.objective == "integral" else 1,
+        command.lora,
     )
-
-
-def run_scratch(command: StudentDistill, accelerator: Any) -> Path:
-    """The same without a teacher: the student learns from data alone (errors as ``run``)."""
-    from mfdistill.commands.scratch import scratch_student
-    from mfdistill.commands.training import launch
-    from mfdistill.distill.objectives import MeanFlowObjective
-
-    student, task, dataset = scratch_student(command)
-    objective = MeanFlowObjective(student, None, task.path, command.meanflow, command.training.seed)
-    model_config = {
-        **recorded(command),
-        **student.config,
-        "objective": {"name": "meanflow", **to_dict(command.meanflow)},
-        "scratch": to_dict(command.scratch),
-        "data": to_dict(command.data),
-        "valid": to_dict(command.valid),
-    }
-    after = f"os3-search --student {command.training.out}"
-    return launch(
-        objective,
-        task,
-        dataset,
-        command.data,
-        command.training,
-        command.valid,
-        model_config,
-        accelerator,
-        after,
-    )
+    tell_need(setup, command.tts.batch_frames)

@@ -10,7 +10,6 @@ import tyro
 from tyro.conf import OmitArgPrefixes
 
 from mfdistill.commands.options import Corpus, ValidOptions
-from mfdistill.commands.saved import recorded
 from mfdistill.config import to_dict
 from mfdistill.distill.finishing.config import (
     CriticConfig,
@@ -21,6 +20,7 @@ from mfdistill.distill.finishing.config import (
 )
 from mfdistill.distill.settings import TrainConfig
 from mfdistill.errors import UserError
+from mfdistill.plain import Plain
 
 if TYPE_CHECKING:
     from mfdistill.students import Student
@@ -72,8 +72,8 @@ def run(command: StudentFinish) -> Path:
         UserError: bad options, start, teacher or data. Interrupted: stopped by a signal, after
             saving.
     """
-    from mfdistill.commands.training import launch
-    from mfdistill.data.speech import open_task_train
+    from mfdistill.commands.training import Work, launch
+    from mfdistill.data.open import open_task_train
     from mfdistill.distill.objectives import FinishObjective
     from mfdistill.distill.train import make_accelerator
 
@@ -93,8 +93,7 @@ def run(command: StudentFinish) -> Path:
         command.critic,
         command.dmd,
     )
-    model_config = {
-        **recorded(command),
+    sections = {
         **student.config,
         "schedules": {str(k): grid for k, grid in times.items() if k > 1},
         "objective": {
@@ -103,23 +102,13 @@ def run(command: StudentFinish) -> Path:
             "critic": to_dict(command.critic),
             "dmd": to_dict(command.dmd),
         },
-        "data": to_dict(command.data),
-        "valid": to_dict(command.valid),
     }
-    return launch(
-        objective,
-        task,
-        open_task_train(command.data, task),
-        command.data,
-        command.training,
-        command.valid,
-        model_config,
-        accelerator,
-        f"evaluate --student {command.training.out}",
-    )
+    dataset = open_task_train(command.data, task)
+    after = f"evaluate --student {command.training.out}"
+    return launch(command, Work(objective, task, dataset, sections, after), accelerator)
 
 
-def opened(command: StudentFinish) -> tuple[Student, dict[str, Any]]:
+def opened(command: StudentFinish) -> tuple[Student, Plain]:
     """The student that is trained, its task at the temperature that is asked for, and the
     ``config.json`` that it starts from.
 
@@ -208,6 +197,6 @@ def _teacher(command: StudentFinish, student: Student) -> Field | None:
         raise UserError(
             f"--anchor, --dmd.weight: needs the teacher ({path or 'none is known'}); name its folder with --teacher"
         )
-    teacher: Any = load_teacher(path)
+    teacher = load_teacher(path)
     same_features(student.task.config, teacher.task.config, f"--teacher {path}")  # type: ignore[union-attr]
     return teacher

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from mfdistill.commands.synthesize import Synthesize
+from mfdistill.plain import Plain, Section
 
+ASKED = ("tokens_from", "text", "prompt_text", "tokens", "prompt_tokens", "speaker")
+"""What says what is spoken, and the prompt; a model takes some of them (``Task.takes``)."""
 FILES = ("prompt", "tokens_from", "tokens", "prompt_tokens", "speaker")
 FIELDS = (
     "prompt",
@@ -39,31 +38,31 @@ class Job:
     """Its place in the list, for messages."""
 
 
-def jobs_of(command: Synthesize) -> list[Job]:
-    """What is to be spoken.
+def jobs_of(out: str | None, listed: str | None, options: Section) -> list[Job]:
+    """What is to be spoken into ``out``: what ``options`` say, or a ``listed`` file's rows.
 
     Raises:
         UserError: options that are missing or exclude each other, or a damaged list.
     """
     from mfdistill.errors import UserError
 
-    if command.out is None:
+    if out is None:
         raise UserError("--out: name the file to write (with --list: the folder)")
-    if command.list is None:
-        return [job_of(vars(command) | {"out": None}, Path(command.out), "", "--")]
-    if any(getattr(command, name) is not None for name in FIELDS[:-1]):
+    if listed is None:
+        return [job_of({**options, "out": None}, Path(out), "", "--")]
+    if any(options[name] is not None for name in FIELDS[:-1]):
         raise UserError(
             "--list: holds the prompts, texts and recordings itself; leave these options out"
         )
-    file, jobs = Path(command.list), []
+    file, jobs = Path(listed), []
     for number, row in enumerate(read_list(file), start=1):
         paths = {name: str(file.parent / row[name]) for name in FILES if row.get(name)}
-        out = Path(command.out) / (row.get("out") or f"{number:04d}.wav")
-        jobs.append(job_of({**row, **paths}, out, f"row {number}", f"{file}, row {number}: "))
+        place = Path(out) / (row.get("out") or f"{number:04d}.wav")
+        jobs.append(job_of({**row, **paths}, place, f"row {number}", f"{file}, row {number}: "))
     return jobs
 
 
-def job_of(values: Mapping[str, Any], out: Path, where: str, prefix: str) -> Job:
+def job_of(values: Section, out: Path, where: str, prefix: str) -> Job:
     """One utterance from its fields; empty ones count as missing, but an empty text is told as
     such.
     """
@@ -82,9 +81,7 @@ def job_of(values: Mapping[str, Any], out: Path, where: str, prefix: str) -> Job
         raise UserError(
             f"{prefix}text: give either a text or a recording with tokens-from (CosyVoice: speech tokens with tokens)"
         )
-    words: dict[str, Any] = {
-        name: None if value is None else str(value) for name, value in given.items()
-    }
+    words: Plain = {name: None if value is None else str(value) for name, value in given.items()}
     return Job(out=out, where=where, **words)
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import Positional
 
-from mfdistill.commands.synthesis_jobs import Job, jobs_of
+from mfdistill.commands.synthesis_jobs import ASKED, Job, jobs_of
+from mfdistill.errors import UserError
+from mfdistill.plain import Plain
 
 if TYPE_CHECKING:
-    from mfdistill.distill.synthesis import Speech
+    import torch
 
-Voice = Callable[[Job], "Speech"]
+    from mfdistill.distill.inference import Steps
+    from mfdistill.distill.speech import Speech
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class Synthesize:
     """Replace files that are there; otherwise a list's finished rows are skipped."""
 
 
-def run(command: Synthesize) -> list[dict[str, Any]]:
+def run(command: Synthesize) -> list[Plain]:
     """Synthesise as ``command`` says; returns a row per utterance written: file, seconds of audio,
     real-time factors.
 
@@ -91,34 +95,46 @@ def run(command: Synthesize) -> list[dict[str, Any]]:
     Raises:
         UserError: bad model, options or input, or rows that could not be spoken.
     """
+    from accelerate import Accelerator
+
     from mfdistill.commands.budget import chosen_within
-    from mfdistill.commands.synthesize_foreign import foreign_voice
-    from mfdistill.distill.foreign_speaker import foreign_kind
+    from mfdistill.commands.sampling import chosen_steps
+    from mfdistill.distill.inference import ready
     from mfdistill.distill.logs import say
-    from mfdistill.errors import UserError
+    from mfdistill.distill.speech import Said
+    from mfdistill.distill.synthesis import check_speaks, speak
 
     if command.speed <= 0:
         raise UserError(f"--speed {command.speed:g}: must be positive")
-    jobs = jobs_of(command)
+    jobs = jobs_of(command.out, command.list, vars(command))
     if command.list is None and jobs[0].out.exists() and not command.overwrite:
         raise UserError(f"{jobs[0].out}: already there; --overwrite replaces it")
-    kind = foreign_kind(command.model)
+    device = Accelerator().device
+    model = ready(command.model, device, None, command.guidance, command.vocoder)
+    check_speaks(model, command.model)
+    task, rate = model.task, model.task.sample_rate
 
-    def opened(command: Synthesize) -> tuple[int, Voice]:
-        return own_voice(command) if kind is None else foreign_voice(command, kind, device())
+    def voice(job: Job, steps: Steps | None) -> Speech:
+        check_takes(job, task.takes)
+        prompt, source = (heard(path, rate, device) for path in (job.prompt, job.tokens_from))
+        assert prompt is not None
+        given = (job.text, job.prompt_text, job.tokens, job.prompt_tokens, job.speaker)
+        return speak(model, Said(prompt, source, *given), command.speed, steps, command.seed)
 
-    if command.budget_ms is not None:
-        if command.nfe is not None or command.schedule is not None:
-            raise UserError("--budget-ms chooses the steps itself: leave --nfe and --schedule out")
-        rate, voice = opened(replace(command, nfe=1))
-        command = replace(command, nfe=chosen_within(command.budget_ms, voice, jobs[0], rate))
-    rate, voice = opened(command)
+    if command.budget_ms is None:
+        steps = chosen_steps(command.nfe, command.schedule, model)
+    elif command.nfe is not None or command.schedule is not None:
+        raise UserError("--budget-ms chooses the steps itself: leave --nfe and --schedule out")
+    else:
+        one = chosen_steps(1, None, model)
+        fit = chosen_within(command.budget_ms, lambda: voice(jobs[0], one), rate)
+        steps = chosen_steps(fit, None, model)
     rows, failed = [], 0
     for job in jobs:
         if job.out.exists() and not command.overwrite:
             continue
         try:
-            rows.append(speak(voice, job, rate, command.level))
+            rows.append(write(voice(job, steps), job.out, rate, command.level))
         except UserError as error:
             if command.list is None:
                 raise
@@ -145,68 +161,41 @@ def run(command: Synthesize) -> list[dict[str, Any]]:
     return rows
 
 
-def speak(
-    voice: Voice, job: Job, rate: int, level: Literal["keep", "limit"] = "keep"
-) -> dict[str, Any]:
-    """One utterance to its file."""
+def write(speech: Speech, out: Path, rate: int, level: Literal["keep", "limit"] = "keep") -> Plain:
+    """One utterance to its file; returns its row."""
     from mfdistill.audio.io import write_audio
     from mfdistill.distill.logs import say
 
-    speech = voice(job)
-    job.out.parent.mkdir(parents=True, exist_ok=True)
-    written = write_audio(job.out, speech.wave.cpu().numpy(), rate, level=level)
-    if (heard := written.told()) is not None:
-        say(f"{job.out}: {heard}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    written = write_audio(out, speech.wave.cpu().numpy(), rate, level=level)
+    if (told := written.told()) is not None:
+        say(f"{out}: {told}")
     seconds = len(speech.wave) / rate
     return {
-        "file": str(job.out),
+        "file": str(out),
         "seconds": seconds,
         "rtf_flow": speech.flow_s / seconds,
         "rtf": speech.whole_s / seconds,
     }
 
 
-def own_voice(command: Synthesize) -> tuple[int, Voice]:
-    """Sample rate and voice of a model of token2mel or text2mel.
+def check_takes(job: Job, takes: Sequence[str]) -> None:
+    """See that a job asks in the model's way.
 
     Raises:
-        UserError: no such model, or options that it does not have.
+        UserError: it has what is for other models.
     """
-    from mfdistill.commands.sampling import chosen_steps
-    from mfdistill.distill.inference import attach_vocoder, open_model
-    from mfdistill.distill.synthesis import synthesise
-    from mfdistill.errors import UserError
-
-    where = device()
-    model = open_model(command.model, where)
-    if model.task.restores:
-        raise UserError(
-            f"{command.model}: is a {model.task.config.name} model, which restores recordings; use mfdistill restore"
-        )
-    if command.guidance is not None:
-        raise UserError(
-            f"--guidance: {command.model} was trained without; leave it out (it is for F5-TTS and CosyVoice)"
-        )
-    if command.vocoder is not None:
-        model.task.config = replace(model.task.config, vocoder=command.vocoder)
-        attach_vocoder(model.task, where)
-    steps, rate = chosen_steps(command.nfe, command.schedule, model), model.task.sample_rate
-
-    def voice(job: Job) -> Speech:
-        for name in ("tokens", "prompt_tokens", "speaker"):
-            if getattr(job, name) is not None:
-                raise UserError(
-                    f"--{name.replace('_', '-')}: is for students of CosyVoice; {command.model} takes --tokens-from or --text"
-                )
-        prompt, source = (heard(path, rate, where) for path in (job.prompt, job.tokens_from))
-        assert prompt is not None
-        return synthesise(model, prompt, source=source, text=job.text, prompt_text=job.prompt_text, speed=command.speed, steps=steps,
-                          seed=command.seed)  # fmt: skip
-
-    return rate, voice
+    for name in ASKED:
+        if name not in takes and getattr(job, name) is not None:
+            instead = " and ".join(f"--{_flag(own)}" for own in takes)
+            raise UserError(f"--{_flag(name)}: not for this model; give {instead}")
 
 
-def heard(path: str | None, rate: int, where: Any) -> Any:
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def heard(path: str | None, rate: int, device: torch.device) -> torch.Tensor | None:
     """A recording (s,) at ``rate`` on a device; None stays None.
 
     Raises:
@@ -216,13 +205,6 @@ def heard(path: str | None, rate: int, where: Any) -> Any:
 
     from mfdistill.audio.io import read_audio
 
-    return (
-        None if path is None else torch.from_numpy(read_audio(path, rate, silent="error")).to(where)
-    )
-
-
-def device() -> Any:
-    """What Accelerate computes on."""
-    from accelerate import Accelerator
-
-    return Accelerator().device
+    if path is None:
+        return None
+    return torch.from_numpy(read_audio(path, rate, silent="error")).to(device)

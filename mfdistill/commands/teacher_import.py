@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tyro.conf import Positional
 
-from mfdistill.errors import UserError
-from mfdistill.reading import read_json
+from mfdistill.commands.options import read_sizes
 
 
 @dataclass(frozen=True)
@@ -19,8 +17,8 @@ class TeacherImport:
     """
 
     file: Positional[str]
-    """The checkpoint: F5-TTS's .safetensors or .pt, CosyVoice's flow.pt, a .ckpt of Matcha-TTS,
-    FlowSE, SGMSE or MeanFlowSE, ...
+    """The checkpoint: F5-TTS's .safetensors or .pt, CosyVoice's flow.pt, a .ckpt of FlowSE, SGMSE
+    or MeanFlowSE, ...
     """
     out: Positional[str]
     """Folder to write."""
@@ -43,9 +41,10 @@ def run(command: TeacherImport) -> Path:
     """
     from mfdistill.distill.logs import say
     from mfdistill.systems.f5 import VOCAB
+    from mfdistill.systems.table import SYSTEMS
     from mfdistill.teachers.imported import import_teacher
 
-    teacher: Any = import_teacher(
+    teacher = import_teacher(
         command.file,
         command.out,
         command.kind,
@@ -57,16 +56,7 @@ def run(command: TeacherImport) -> Path:
     kind = teacher.config.get("kind") or (teacher.config.get("parent") or {}).get("kind") or "cfm"
     files = sorted(file.name for file in Path(command.out).iterdir())
     say(f"{command.out}: {kind}, {params / 1e6:.2f} M parameters; {', '.join(files)}")
-    if kind in ("f5", "f5-unett") and VOCAB not in files:
+    mel = SYSTEMS[kind].mel if kind in SYSTEMS else None
+    if mel is not None and mel.reads == "text" and VOCAB not in files:
         say(f"{command.out}: no {VOCAB} beside the checkpoint; give --tts.vocab when you distil")
     return Path(command.out)
-
-
-def read_sizes(path: str | None) -> dict[str, Any] | None:
-    """A JSON file of sizes; errors name it."""
-    if path is None:
-        return None
-    try:
-        return read_json(Path(path), "write an object of names and numbers")
-    except UserError as error:
-        raise UserError(f"--sizes {error}") from error

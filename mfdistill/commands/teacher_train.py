@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from tyro.conf import OmitArgPrefixes
 
@@ -14,16 +14,21 @@ from mfdistill.commands.options import (
     ValidOptions,
     task_config,
 )
-from mfdistill.commands.saved import recorded
-from mfdistill.commands.speech_train import MEL_TASKS, SpeechOptions
+from mfdistill.commands.speech_train import SpeechOptions
 from mfdistill.config import from_dict, to_dict
+from mfdistill.data.config import DataConfig
 from mfdistill.distill.settings import TrainConfig
+from mfdistill.errors import UserError
 from mfdistill.flow.config import TimeConfig
 from mfdistill.networks.config import CompactSizes
 from mfdistill.networks.frames_config import FramesSizes
 from mfdistill.networks.sizes import Backbone, UNetSizes
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from mfdistill.data.batches import Rows
+    from mfdistill.distill.inference import Model
     from mfdistill.tasks import Restoration, TaskConfig
 
 
@@ -99,98 +104,68 @@ def run(command: TeacherTrain) -> Path:
     Raises:
         UserError: bad options or data. Interrupted: stopped by a signal, after saving.
     """
-    from mfdistill.errors import UserError
-    from mfdistill.tasks import TASKS
-
-    if command.objective == "regression" and (command.predict != "velocity" or command.quiet):
-        raise UserError("--predict, --quiet: belong to --objective cfm; leave them out")
-    if command.quiet and command.task in MEL_TASKS:
-        raise UserError("--quiet: weighs bins of spectra, not Mel values; leave it out")
-    if command.spectral and command.objective != "regression":
-        raise UserError(
-            "--spectral: belongs to --objective regression; for a student it is --integral.spectral"
-        )
-    if command.predictor is not None and (
-        command.objective == "regression" or command.task in MEL_TASKS
-    ):
-        raise UserError(
-            "--predictor: stands in front of a restoration task's flow; not with --objective regression, token2mel or text2mel"
-        )
-    if command.task in MEL_TASKS:
-        from mfdistill.commands.speech_train import run as run_mel
-
-        return run_mel(command)
-    if command.task not in TASKS:
-        raise UserError(f"--task {command.task}: unknown; this version has: {', '.join(TASKS)}")
-    import torch
-
     from mfdistill.commands.predictor import open_predictor
-    from mfdistill.commands.training import launch, measured, same_task
-    from mfdistill.data import open_train
-    from mfdistill.distill.inference import open_model
+    from mfdistill.commands.training import Work, launch
+    from mfdistill.data.open import open_task_train
+    from mfdistill.distill.inference import open_audio_model
     from mfdistill.distill.objectives import CFMObjective, RegressionObjective
     from mfdistill.distill.processes import make_accelerator
-    from mfdistill.distill.setup import fit_network, fit_task
-    from mfdistill.networks import build_network
+    from mfdistill.distill.setup import fit_task
     from mfdistill.search.cache import digest_tensors
-    from mfdistill.tasks import get_task
+    from mfdistill.tasks import TASKS, get_task
 
-    training = command.training
+    if command.task not in TASKS:
+        raise UserError(f"--task {command.task}: unknown; this version has: {', '.join(TASKS)}")
+    speech = TASKS[command.task][0].rows == "speech"
+    check(command, speech)
+    training, data = command.training, command.data
     accelerator = make_accelerator(training)
-    front = command.predictor is not None
-    preset = fit_task(
-        task_config(
-            command.task,
-            command.sample_rate,
-            command.task_options,
-            command.causal,
-            command.framing,
-            front,
-        ),
-        command.backbone,
-    )
-    predictor = None if command.predictor is None else open_predictor(command.predictor, preset)
-    task = get_task(preset, predictor)
-    parent: dict[str, Any] | None = None
-    dataset = open_train(command.data, task.degradation, task.sample_rate)
-    if command.spread == "data":
-        task = get_task(
-            spread_of(training, task, dataset, command.task_options.sigma_0 is not None), predictor
+    crop_s = TASKS[command.task][0].crop_s
+    if crop_s is not None and data.crop_s == DataConfig.crop_s:
+        command = replace(command, data=(data := replace(data, crop_s=crop_s)))
+    start = None if command.init is None else open_audio_model(command.init)
+    if start is not None and start.role == "student":
+        raise UserError(
+            f"--init {command.init}: holds a student; name a teacher or a regression network"
         )
-    if command.init is not None:
-        start = open_model(command.init)
-        if start.role == "student":
-            same_role(command.init)
-        if start.task.predictor is not None and predictor is None:
-            raise UserError(
-                f"--init {command.init}: has a predictor in front of it; add --predictor {command.init}"
-            )
-        if start.task.predictor is None and predictor is not None:
-            raise UserError(
-                f"--init {command.init}: was trained without a predictor; name a model that has one, or leave --init out"
-            )
-        same_task(task, start.task, f"--init {command.init}")
+    front = command.predictor is not None
+    preset = task_config(
+        command.task,
+        command.sample_rate,
+        command.task_options,
+        command.causal,
+        command.framing,
+        front,
+    )
+    with accelerator.main_process_first():
+        if speech:
+            task = get_task(speech_config(command, preset, start))
+            predictor = None
+        else:
+            preset = fit_task(preset, command.backbone)
+            predictor = open_predictor(str(command.predictor), preset) if front else None
+            task = get_task(preset, predictor)
+        dataset = open_task_train(data, task)
+        rows = cast("Rows", dataset)
+    if command.spread == "data":
+        given = command.task_options.sigma_0 is not None
+        task = get_task(spread_of(training, task, rows, given), predictor)
+    if start is None:
+        network, description = fresh(command, task, rows, speech)
+        parent = None
+    else:
+        check_start(command, start, task)
         network, description = start.module, dict(start.config["network"])
         parent = {"init": command.init, "sha256": digest_tensors(network.state_dict())}
-    else:
-        wanted = replace(command.network, causal=command.network.causal or command.causal)
-        sizes = fit_network(
-            task, dataset, command.backbone, wanted, command.unet, measured(training)
-        )
-        torch.manual_seed(training.seed)
-        network = build_network(command.backbone, sizes)
-        description = {"name": command.backbone, "config": to_dict(sizes)}
-
+    loss = {"predict": command.predict, **({} if speech else {"quiet": command.quiet})}
     if command.objective == "regression":
         objective = RegressionObjective(network, task.path, task, command.spectral)
         told = {"name": "regression", "spectral": command.spectral}
     else:
-        loss = {"predict": command.predict, "quiet": command.quiet}
         objective = CFMObjective(network, task.path, command.times, training.seed, **loss)
         told = {"name": "cfm", "times": to_dict(command.times), **loss}
     role = "regression" if command.objective == "regression" else "teacher"
-    model_config = {
-        **recorded(command),
+    sections = {
         "role": role,
         "task": to_dict(task.config),
         "network": description,
@@ -198,43 +173,102 @@ def run(command: TeacherTrain) -> Path:
         "schedule": None,
         "parent": parent,
         **({} if predictor is None else {"predictor": predictor.description}),
-        "data": to_dict(command.data),
-        "valid": to_dict(command.valid),
     }
-    after = {"teacher": "student-distill --teacher", "regression": "evaluate --regression"}[
-        role
-    ] + f" {training.out}"
-    return launch(
-        objective,
-        task,
-        dataset,
-        command.data,
-        training,
-        command.valid,
-        model_config,
-        accelerator,
-        after,
-    )
+    after = "evaluate --regression" if role == "regression" else "student-distill --teacher"
+    work = Work(objective, task, dataset, sections, f"{after} {training.out}")
+    return launch(command, work, accelerator)
 
 
-def same_role(init: str) -> None:
-    """A student's network embeds two times; no plain network can start from it."""
-    from mfdistill.errors import UserError
+def check(command: TeacherTrain, speech: bool) -> None:
+    """Options that exclude each other; ``speech``: of a task of generated speech."""
+    if command.objective == "regression" and (command.predict != "velocity" or command.quiet):
+        raise UserError("--predict, --quiet: belong to --objective cfm; leave them out")
+    if command.quiet and speech:
+        raise UserError("--quiet: weighs bins of spectra, not Mel values; leave it out")
+    if command.spectral and command.objective != "regression":
+        raise UserError(
+            "--spectral: belongs to --objective regression; for a student it is --integral.spectral"
+        )
+    if command.predictor is not None and (command.objective == "regression" or speech):
+        raise UserError(
+            "--predictor: stands in front of a restoration task's flow; not with --objective regression, token2mel or text2mel"
+        )
+    if speech and (command.objective != "cfm" or command.causal):
+        raise UserError(
+            f"--task {command.task}: is trained with --objective cfm, not causal; leave the others out"
+        )
 
-    raise UserError(f"--init {init}: holds a student; name a teacher or a regression network")
+
+def speech_config(command: TeacherTrain, preset: TaskConfig, start: Model | None) -> TaskConfig:
+    """The numbers of a task of generated speech: those of the run to be resumed, of the model to
+    ``start`` from, or learnt.
+    """
+    from mfdistill.commands.begun import begun
+    from mfdistill.commands.speech_train import learnt_task, started_task
+    from mfdistill.tasks import read_task_config
+
+    training, speech = command.training, command.speech
+    before = begun(training).get("task")
+    if before is not None:
+        return read_task_config(before, f"{training.out}: task")
+    if start is None:
+        return learnt_task(preset, speech, command.data, training.seed)  # type: ignore[arg-type]
+    if start.role != "teacher" or start.task.config.name != command.task:
+        raise UserError(
+            f"--init {command.init}: is a {start.role} of {start.task.config.name}; name a teacher of {command.task}"
+        )
+    temperature = command.task_options.temperature
+    return started_task(start.task.config, speech.vocoder, temperature)
 
 
-def spread_of(training: TrainConfig, task: Restoration, dataset: Any, given: bool) -> TaskConfig:
+def check_start(command: TeacherTrain, start: Model, task: Restoration) -> None:
+    """See that a model to start from has the task's features and predictor."""
+    from mfdistill.commands.training import same_task
+
+    if start.task.predictor is not None and task.predictor is None:
+        raise UserError(
+            f"--init {command.init}: has a predictor in front of it; add --predictor {command.init}"
+        )
+    if start.task.predictor is None and task.predictor is not None:
+        raise UserError(
+            f"--init {command.init}: was trained without a predictor; name a model that has one, or leave --init out"
+        )
+    if task.restores:
+        same_task(task, start.task, f"--init {command.init}")
+
+
+def fresh(
+    command: TeacherTrain, task: Restoration, dataset: Rows, speech: bool
+) -> tuple[nn.Module, dict[str, object]]:
+    """A network with random weights, sized by task and data, and its section of ``config.json``."""
+    import torch
+
+    from mfdistill.commands.begun import measured
+    from mfdistill.commands.speech_train import frames_config
+    from mfdistill.distill.setup import fit_network
+    from mfdistill.networks import build_network
+
+    training = command.training
+    name = "frames" if speech else command.backbone
+    if speech:
+        sizes = frames_config(task, command.frames, dataset, measured(training))  # type: ignore[arg-type]
+    else:
+        wanted = replace(command.network, causal=command.network.causal or command.causal)
+        sizes = fit_network(task, dataset, name, wanted, command.unet, measured(training))
+    torch.manual_seed(training.seed)
+    return build_network(name, sizes), {"name": name, "config": to_dict(sizes)}
+
+
+def spread_of(training: TrainConfig, task: Restoration, dataset: Rows, given: bool) -> TaskConfig:
     """The task with its prior's spread measured on the data, or as the run to be resumed has
     measured it.
 
     Raises:
         UserError: a spread was given too.
     """
-    from mfdistill.commands.training import begun
+    from mfdistill.commands.begun import begun
     from mfdistill.distill.logs import say
     from mfdistill.distill.spread import measure_spread
-    from mfdistill.errors import UserError
     from mfdistill.tasks import TaskConfig
 
     if given:

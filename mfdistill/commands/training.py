@@ -4,85 +4,128 @@ figure and card.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
-from mfdistill.checkpoint import load_config
+from mfdistill.commands.begun import begun
 from mfdistill.commands.options import Corpus, ValidOptions
+from mfdistill.data.tts_config import TTSOptions
 from mfdistill.distill.settings import TrainConfig, in_steps
 from mfdistill.errors import UserError
+from mfdistill.plain import Section
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
     from torch import nn
 
-    from mfdistill.tasks import Restoration
+    from mfdistill.data.open import TrainRows
+    from mfdistill.distill.train import Validate
+    from mfdistill.tasks import Task
 
 
-def launch(
-    objective: nn.Module,
-    task: Restoration,
-    dataset: Any,
-    data: Corpus,
-    training: TrainConfig,
-    valid: ValidOptions,
-    model_config: dict[str, Any],
-    accelerator: Any,
-    after: str,
-) -> Path:
-    """Train, then draw the curves and write the model card; ``after`` is the command to go on
-    with.
-    """
-    from mfdistill.data import open_eval
-    from mfdistill.distill.inference import attach_vocoder
+class Training(Protocol):
+    """A command that trains."""
+
+    @property
+    def data(self) -> Corpus: ...
+
+    @property
+    def training(self) -> TrainConfig: ...
+
+    @property
+    def valid(self) -> ValidOptions: ...
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a command trains, and on what."""
+
+    objective: nn.Module
+    task: Task
+    dataset: TrainRows
+    sections: Section
+    """Of ``config.json``, beside those that all commands have."""
+    after: str
+    """The command to go on with."""
+    tts: TTSOptions | None = None
+    """Of rows that are utterances."""
+    about: str = ""
+    """What else is said of the model."""
+
+
+def launch(command: Training, work: Work, accelerator: Accelerator) -> Path:
+    """Train, then draw the curves and write the model card."""
+    from mfdistill.commands.saved import recorded
+    from mfdistill.config import to_dict
     from mfdistill.distill.logs import say
     from mfdistill.distill.train import train
-    from mfdistill.distill.validation import make_validate
 
-    role, training = model_config["role"], in_steps(training, dataset)
+    task, dataset, data = work.task, work.dataset, command.data
+    role, training = work.sections["role"], in_steps(command.training, dataset)
     before = begun(training).get("training") or {}
     if training.epochs is not None and before.get("epochs") == training.epochs:
         # a recording that is gone does not change how long the run is
         training = replace(training, steps=before["steps"])
-    validate = None
-    if valid.valid_files > 0:
-        utterances = open_eval(
-            data, "valid", task.degradation, task.sample_rate, limit=valid.valid_files
-        )
-        metrics = valid.valid_metrics
-        if not task.restores:
-            # PESQ says nothing about generated speech
-            metrics = () if metrics == ValidOptions.valid_metrics else metrics
-            if metrics:
-                attach_vocoder(task, accelerator.device)
-        validate = make_validate(
-            objective, role, task, utterances, valid.valid_nfe, metrics, training.seed, data.crop_s
-        )
+    validate = validation(command, work, accelerator)
     if accelerator.is_main_process:
-        params = sum(p.numel() for p in objective.model.parameters() if p.requires_grad)  # type: ignore[union-attr, operator]
+        params = sum(p.numel() for p in work.objective.get_submodule("model").parameters() if p.requires_grad)  # fmt: skip
         processes = f" x {accelerator.num_processes}" if accelerator.num_processes > 1 else ""
         say(
-            f"{role} '{task.config.name}' at {task.sample_rate} Hz, {params / 1e6:.2f} M parameters, on {accelerator.device}{processes}"
+            f"{role} '{task.config.name}' at {task.sample_rate} Hz, {params / 1e6:.2f} M parameters{work.about}, "
+            f"on {accelerator.device}{processes}"
         )
         say(f"data {data.source}: {dataset.summary}")
+        each = "utterances at most" if task.rows == "utterances" else f"x {data.crop_s:g} s"
         say(
-            f"training for {training.steps} updates of {training.batch_size} x {data.crop_s:g} s into {training.out}"
+            f"training for {training.steps} updates of {training.batch_size} {each} into {training.out}"
         )
+    sections = {"data": to_dict(data), "valid": to_dict(command.valid)}
     out = train(
-        objective,
+        work.objective,
         dataset,
         task,
         training,
-        model_config=model_config,
+        model_config={**recorded(command), **work.sections, **sections},
         validate=validate,
         accelerator=accelerator,
+        companions=task.companions,
     )
     if accelerator.is_main_process:
         finish(out)
         say(
-            f"{out}: model.safetensors, config.json, log.jsonl, curves.png, README.md, report.html; go on with: mfdistill {after}"
+            f"{out}: model.safetensors, config.json, log.jsonl, curves.png, README.md, report.html; go on with: mfdistill {work.after}"
         )
     return out
+
+
+def validation(command: Training, work: Work, accelerator: Accelerator) -> Validate | None:
+    """What is measured while training; None where nothing is."""
+    from mfdistill.data.open import open_task_eval
+    from mfdistill.distill.inference import attach_vocoder
+    from mfdistill.distill.validation import make_validate
+
+    task, data, valid, training = work.task, command.data, command.valid, command.training
+    if valid.valid_files < 1:
+        return None
+    utterances = open_task_eval(data, "valid", task, valid.valid_files, work.tts, training.seed)
+    checks = utterances.checks(round(data.crop_s * task.sample_rate), training.batch_size)
+    metrics = valid.valid_metrics
+    if not task.restores:
+        # PESQ says nothing about generated speech
+        metrics = () if metrics == ValidOptions.valid_metrics else metrics
+        if metrics:
+            attach_vocoder(task, accelerator.device)
+    return make_validate(
+        work.objective,
+        work.sections["role"],
+        task,
+        utterances,
+        checks,
+        valid.valid_nfe,
+        metrics,
+        training.seed,
+    )
 
 
 def finish(out: Path) -> None:
@@ -97,14 +140,17 @@ def finish(out: Path) -> None:
     refresh(out)
 
 
-def same_task(own: Restoration, other: Restoration, what: str) -> None:
-    """Raise ``UserError`` unless a checkpoint's task is the one that is trained for, whatever the
-    temperature, which is one of sampling.
+def same_task(own: Task, other: Task, what: str) -> None:
+    """Raise ``UserError`` unless a checkpoint's task is the one that is trained for, whatever
+    belongs to sampling (temperature) or to the data (means of Mels).
     """
     from mfdistill.config import to_dict
     from mfdistill.distill.state import first_difference
 
-    theirs, here = (to_dict(task.config) | {"temperature": None} for task in (other, own))
+    theirs, here = (
+        {key: value for key, value in to_dict(task.config).items() if key not in _OF_SAMPLING}
+        for task in (other, own)
+    )
     if different := first_difference(theirs, here):
         key, theirs, ours = different
         raise UserError(
@@ -112,22 +158,4 @@ def same_task(own: Restoration, other: Restoration, what: str) -> None:
         )
 
 
-def measured(training: TrainConfig) -> float | None:
-    """``residual_std`` of the run to be resumed, if there is one."""
-    network = begun(training).get("network") or {}
-    return (network.get("config") or {}).get("residual_std")
-
-
-def begun(training: TrainConfig) -> dict[str, Any]:
-    """The sections of the run to be resumed, from its first step on: what was measured on the data
-    is measured once, whatever becomes of the data. Empty where there is no such run.
-    """
-    from mfdistill.distill.state import find_state
-
-    if not training.resume:
-        return {}
-    if (Path(training.out) / "config.json").is_file():
-        return load_config(training.out)
-    found = find_state(Path(training.out))
-    identity = {} if found is None else found.info.get("identity")
-    return identity if isinstance(identity, dict) else {}
+_OF_SAMPLING = ("temperature", "fixed_noise", "mel_mean", "mel_std")

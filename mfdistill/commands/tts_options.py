@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Literal
 
+from mfdistill.commands.recipe_table import PRESETS, preset_for
 from mfdistill.distill.objectives.config import IntegralConfig
 from mfdistill.distill.settings import TrainConfig
 from mfdistill.errors import UserError
+from mfdistill.plain import Plain, Section
 
 Preset = Literal["f5", "f5-paper", "cosyvoice2", "cosyvoice2-paper", "meanflowse-vbdmd"]
-SYSTEMS = {"f5": ("f5", "f5-unett"), "cosyvoice2": ("cosyvoice2", "cosyvoice3")}
-"""Kinds of teacher that a text-to-speech preset is for."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class GuidanceOptions:
             )
 
 
-def preset(name: str) -> dict[str, Any]:
+def preset(name: str) -> Plain:
     """Fields of ``StudentDistill`` that a preset sets. "-paper": 16 Euler steps inside [t, r] as
     IntMeanFlow (arXiv 2510.07979, table 3); else 4 midpoint steps, half the evaluations and less
     bias. The learning rate and the number of updates are not the paper's, which does not tell them,
@@ -91,19 +91,19 @@ def check_preset(name: str | None, kind: str | None, teacher: str) -> None:
     Raises:
         UserError: a preset of another system.
     """
-    kinds = SYSTEMS.get(name.removesuffix("-paper")) if name is not None else None
+    kinds = PRESETS.get(name.removesuffix("-paper")) if name is not None else None
     if name is None or kind in (kinds or (None,)):
         return
-    fitting = next((own for own, systems in SYSTEMS.items() if kind in systems), None)
+    fitting = preset_for(kind)
     what = "of another kind" if kind is None else f"of kind {kind}"
     remedy = "leave it out" if fitting is None else f"take --preset {fitting}, or leave it out"
     meant = f"teachers of kind {' or '.join(kinds)}" if kinds else "enhancement"
     raise UserError(f"--preset {name}: is for {meant}, and --teacher {teacher} is {what}; {remedy}")
 
 
-def check_unused(given: Mapping[str, Any], teacher: str) -> None:
-    """See that no option is given that only teachers of other text-to-speech systems have;
-    ``given``: sections by their prefixes.
+def check_unused(given: Section, teacher: str, systems: Sequence[str]) -> None:
+    """See that no option is given that only teachers of text-to-speech ``systems`` have; ``given``:
+    sections by their prefixes.
 
     Raises:
         UserError: names the first one.
@@ -112,7 +112,6 @@ def check_unused(given: Mapping[str, Any], teacher: str) -> None:
         for item in fields(section):
             if getattr(section, item.name) != getattr(type(section)(), item.name):
                 option = f"--{prefix}.{item.name.replace('_', '-')}"
-                systems = "F5-TTS, CosyVoice and Matcha-TTS"
                 raise UserError(
-                    f"{option}: is for teachers of {systems}, and --teacher {teacher} is none; leave it out"
+                    f"{option}: is for teachers of {', '.join(systems)}, and --teacher {teacher} is none; leave it out"
                 )

@@ -8,26 +8,53 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count, islice
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import torch
 
-from mfdistill.data.streaming import StreamTrainSet
-from mfdistill.data.training import Sample, TrainSet
+from mfdistill.data.training import Sample
 from mfdistill.errors import UserError
+from mfdistill.plain import Plain, Raw
 
 _AHEAD = 2  # micro-batches in preparation
 
 
+class Rows(Protocol):
+    """Training samples by global index."""
+
+    def share(self, step: int, global_batch: int, rank: int, world: int) -> range:
+        """Global sample indices of one rank's part of a step."""
+        ...
+
+    def jobs(self, indices: Iterator[int]) -> Iterator[Callable[[], Sample]]:
+        """Samples to be made, in the order of ``indices``."""
+        ...
+
+
+@runtime_checkable
+class Batched(Protocol):
+    """A set that makes micro-batches of its own: arguments as ``batches``."""
+
+    def micro_batches(
+        self,
+        global_batch: int,
+        rank: int = 0,
+        world: int = 1,
+        start_step: int = 0,
+        accumulation: int = 1,
+        num_workers: int = 1,
+    ) -> Iterator[Raw]: ...
+
+
 def batches(
-    dataset: TrainSet | StreamTrainSet,
+    dataset: Rows,
     global_batch: int,
     rank: int = 0,
     world: int = 1,
     start_step: int = 0,
     accumulation: int = 1,
     num_workers: int = 1,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Plain]:
     """Endless micro-batches ``{"clean": (b, s), "degraded": (b, s), "index": (b,)}``,
     ``accumulation`` of them per step, on the CPU.
 
@@ -65,7 +92,7 @@ def batches(
         samples.close()
 
 
-def collate(samples: list[Sample]) -> dict[str, Any]:
+def collate(samples: list[Sample]) -> Plain:
     """Stack samples of one length."""
     keys = [key for key, value in samples[0].items() if isinstance(value, torch.Tensor)]
     tensors = {key: torch.stack([sample[key] for sample in samples]) for key in keys}

@@ -16,6 +16,7 @@ from mfdistill.data.config import DataConfig
 from mfdistill.data.sources import SPLITS, open_rows
 from mfdistill.data.waves import decode, header
 from mfdistill.errors import UserError
+from mfdistill.plain import Plain
 
 FATAL = ("unreadable", "not finite", "pair lengths", "pair rates")
 """Findings that stop a training run, or are skipped with --on-bad-file skip."""
@@ -95,7 +96,7 @@ def check_corpus(
     return report
 
 
-def _rows(table: Any) -> Iterator[dict[str, Any]]:
+def _rows(table: Any) -> Iterator[Plain]:
     return (table[i] for i in range(len(table)))
 
 

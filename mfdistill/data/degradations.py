@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from mfdistill.data.mixing import noise_segment
 from mfdistill.data.sources import open_noises
 from mfdistill.data.waves import Waves
 from mfdistill.errors import UserError
+from mfdistill.plain import Plain
 from mfdistill.tasks.config import Degradation as Kind
 
 # VoiceBank-DEMAND's test set (Valentini-Botinhao et al., 2016)
@@ -41,7 +41,7 @@ class Degradation:
     """
 
     train: Callable[[np.random.Generator, np.ndarray], np.ndarray]
-    evaluate: Callable[[np.random.Generator, np.ndarray, int], tuple[np.ndarray, dict[str, Any]]]
+    evaluate: Callable[[np.random.Generator, np.ndarray, int], tuple[np.ndarray, Plain]]
     summary: str
 
 
@@ -68,32 +68,13 @@ def open_degradation(
     """What a split's clean speech goes through; None where it goes through nothing.
 
     Raises:
-        UserError: noises or responses missing or damaged.
+        UserError: an unknown kind; noises or responses missing or damaged.
     """
     if kind == "none":
         return None
-    if kind == "noise":
-        return _noise(config, split, sample_rate)
-    if kind == "reverb":
-        return _reverb(config, split, sample_rate)
-    if kind == "codec":
-        name, (low, high) = config.codec or "opus", config.codec_kbps or (6.0, 6.0)
-        rates = f" at {low:g} to {high:g} kbit/s" if name == "opus" else ""
-        return _same(
-            lambda rng, clean: coded(clean, sample_rate, name, float(rng.uniform(low, high))),
-            f"{name}{rates}",
-        )
-    cutoffs = config.cutoff or CUTOFFS
-    limited = tuple(cutoff for cutoff in cutoffs if cutoff < 1) or cutoffs
-    return Degradation(
-        lambda rng, clean: random_band_limit(rng, clean, sample_rate, cutoffs),
-        # whole bands tell nothing about the extension of others, so that they are left out of
-        # evaluation
-        lambda rng, clean, i: (random_band_limit(rng, clean, sample_rate, limited), {}),
-        "cut off at "
-        + ", ".join(f"{cutoff * sample_rate / 2000:g}" for cutoff in cutoffs)
-        + " kHz",
-    )
+    if kind not in _MADE:
+        raise UserError(f"degradation {kind!r}: unknown; known are none, {', '.join(_MADE)}")
+    return _MADE[kind](config, split, sample_rate)
 
 
 CUTOFFS = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
@@ -113,9 +94,7 @@ def _noise(config: DataConfig, split: str, sample_rate: int) -> Degradation:
         noise = noise_segment(rng, noises[int(rng.integers(len(noises)))], clean.size)
         return mix_at_snr(clean, noise, snr_db())
 
-    def evaluate(
-        rng: np.random.Generator, clean: np.ndarray, i: int
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def evaluate(rng: np.random.Generator, clean: np.ndarray, i: int) -> tuple[np.ndarray, Plain]:
         snr_db = EVAL_SNRS_DB[i % len(EVAL_SNRS_DB)]
         return mix(rng, clean, lambda: snr_db), {"snr_db": snr_db}
 
@@ -157,3 +136,34 @@ def _measured(file: Path, sample_rate: int) -> np.ndarray:
         return trim_response(read_audio(file, sample_rate), sample_rate)
     except ValueError as error:
         raise UserError(f"{file}: {error}; remove it") from error
+
+
+def _codec(config: DataConfig, split: str, sample_rate: int) -> Degradation:
+    name, (low, high) = config.codec or "opus", config.codec_kbps or (6.0, 6.0)
+    rates = f" at {low:g} to {high:g} kbit/s" if name == "opus" else ""
+    return _same(
+        lambda rng, clean: coded(clean, sample_rate, name, float(rng.uniform(low, high))),
+        f"{name}{rates}",
+    )
+
+
+def _bandwidth(config: DataConfig, split: str, sample_rate: int) -> Degradation:
+    cutoffs = config.cutoff or CUTOFFS
+    limited = tuple(cutoff for cutoff in cutoffs if cutoff < 1) or cutoffs
+    return Degradation(
+        lambda rng, clean: random_band_limit(rng, clean, sample_rate, cutoffs),
+        # whole bands tell nothing about the extension of others, so that they are left out of
+        # evaluation
+        lambda rng, clean, i: (random_band_limit(rng, clean, sample_rate, limited), {}),
+        "cut off at "
+        + ", ".join(f"{cutoff * sample_rate / 2000:g}" for cutoff in cutoffs)
+        + " kHz",
+    )
+
+
+_MADE: dict[str, Callable[[DataConfig, str, int], Degradation]] = {
+    "noise": _noise,
+    "reverb": _reverb,
+    "codec": _codec,
+    "bandwidth": _bandwidth,
+}

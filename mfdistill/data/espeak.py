@@ -14,7 +14,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
+
+from mfdistill.plain import Plain
 
 
 class Speech(TypedDict):
@@ -50,7 +52,7 @@ def phonemes(texts: Sequence[str], language: str) -> list[str]:
     return json.loads(_ask({"language": language, "texts": list(texts)}, "--speech.text phonemes"))
 
 
-def _ask(request: dict[str, Any], what: str) -> str:
+def _ask(request: Plain, what: str) -> str:
     """The answer of this file run as a script; ``what`` needs it."""
     from importlib.util import find_spec
 

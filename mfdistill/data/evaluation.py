@@ -19,8 +19,10 @@ from mfdistill.data.sources import open_rows
 from mfdistill.data.streaming import first_rows
 from mfdistill.data.waves import Waves, check_pairs
 from mfdistill.errors import UserError
+from mfdistill.plain import Plain
 from mfdistill.tasks.config import Degradation as Kind
 
+_FIRST = 2**31  # global indices of validation crops: no training sample comes that far
 _SEED = 20160913  # not the training seed: every run is measured on the same mixtures
 
 
@@ -47,7 +49,7 @@ def open_eval(
     return EvalSet(config, split, kind_of(degradation), sample_rate, limit)
 
 
-class EvalSet(Sequence[dict[str, Any]]):
+class EvalSet(Sequence[Plain]):
     """``ds[i] -> {"name", "speaker", "text" (or None), "clean": (s,), "degraded": (s,), "snr_db"
     (None unless mixed here)}``.
     """
@@ -61,7 +63,7 @@ class EvalSet(Sequence[dict[str, Any]]):
             if config.streaming
             else open_rows(config, split, paired)
         )
-        rows = rows.select(_in_turn(list(rows["name"]), list(rows["speaker"]))[:limit])
+        rows = rows.select(in_turn(list(rows["name"]), list(rows["speaker"]))[:limit])
         self.names: list[str] = [str(name) for name in rows["name"]]
         self.speakers: list[str] = [str(speaker) for speaker in rows["speaker"]]
         self.texts: list[str | None] = list(rows["text"])
@@ -84,7 +86,7 @@ class EvalSet(Sequence[dict[str, Any]]):
         i %= len(self)
         clean = self.clean[i]
         degraded: np.ndarray = clean
-        about: dict[str, Any] = {"snr_db": None}
+        about: Plain = {"snr_db": None}
         if self.noisy is not None:
             degraded = self.noisy[i]
         elif self.degradation is not None:
@@ -102,11 +104,29 @@ class EvalSet(Sequence[dict[str, Any]]):
             **audio,
         }
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def checks(self, crop: int, most: int) -> list[Plain]:
+        """The middle ``crop`` samples of every utterance as one micro-batch of its rows, with
+        indices that no training sample has; ``most`` is for sets of whole utterances.
+        """
+        items = list(self)
+        waves = {
+            key: torch.stack([_middle(item[key], crop) for item in items])
+            for key in ("clean", "degraded")
+        }
+        index = torch.arange(_FIRST, _FIRST + len(items))
+        return [{**waves, "text": [item["text"] for item in items], "index": index}]
+
+    def __iter__(self) -> Iterator[Plain]:
         return (self[i] for i in range(len(self)))
 
 
-def _in_turn(names: Sequence[str], speakers: Sequence[str]) -> list[int]:
+def _middle(wave: torch.Tensor, length: int) -> torch.Tensor:
+    start = max(0, (len(wave) - length) // 2)
+    part = wave[start : start + length]
+    return torch.nn.functional.pad(part, (0, length - len(part)))
+
+
+def in_turn(names: Sequence[str], speakers: Sequence[str]) -> list[int]:
     """Order of the utterances: every speaker's first, then every speaker's second, ...; within a
     round shuffled by name.
     """

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mfdistill.data.config import DataConfig
 from mfdistill.data.folders import ALIASES, Row, folder_rows, hold_out, noise_files, stable_hash
 from mfdistill.errors import UserError
+from mfdistill.plain import Plain
 from mfdistill.walk import files_below
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def load_table(
     from datasets.exceptions import DatasetsError
 
     path = Path(source).expanduser()
-    options: dict[str, Any] = {"streaming": streaming}
+    options: Plain = {"streaming": streaming}
     if path.is_file():
         target, options["data_files"] = "parquet", {config.train_split: str(path)}
     elif path.suffix == ".parquet":
@@ -223,7 +224,7 @@ def as_dataset(columns: dict[str, list[Any]]) -> Dataset:
     return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
 
-def _undecoded() -> dict[str, Any]:
+def _undecoded() -> Plain:
     """Type of an audio column. Not ``Audio(decode=False)``: that wants torchcodec wherever a stream
     or a list passes through.
     """

@@ -7,7 +7,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +21,8 @@ from mfdistill.data.bad_files import BadFiles
 from mfdistill.data.config import DataConfig, check_rate
 from mfdistill.data.mixing import crop_start, generator
 from mfdistill.data.sources import open_rows
-from mfdistill.data.streaming import StreamTrainSet
 from mfdistill.data.texts import prepared
-from mfdistill.data.training import Sample, TrainSet, open_train
+from mfdistill.data.training import Sample
 from mfdistill.data.waves import Waves
 from mfdistill.errors import UserError
 from mfdistill.tasks.mel import MelTask, MelTaskConfig, Text2Mel, Token2Mel
@@ -34,15 +32,6 @@ PARTIALS = 3  # windows of a speaker embedding in training: about what a prompt 
 NO_PROMPT, NO_SPEAKER = 0.05, 0.05
 
 log = logging.getLogger(__name__)
-
-
-def open_task_train(config: DataConfig, task: Any) -> TrainSet | StreamTrainSet | SpeechSet:
-    """The training split as ``task`` wants it (errors as ``open_train``)."""
-    return (
-        SpeechSet(config, task)
-        if isinstance(task, MelTask)
-        else open_train(config, task.degradation, task.sample_rate)
-    )
 
 
 @dataclass(frozen=True)

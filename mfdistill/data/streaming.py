@@ -21,6 +21,7 @@ from mfdistill.data.mixing import generator, training_sample
 from mfdistill.data.sources import as_dataset, is_table, load_table, uniform_columns
 from mfdistill.data.waves import decode
 from mfdistill.errors import UserError
+from mfdistill.plain import Plain
 from mfdistill.tasks.config import Degradation as Kind
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ MAX_LANES = 16
 EVAL_LIMIT = 64  # utterances taken from a stream for validation when no limit is given
 
 
-class StreamTrainSet(IterableDataset[dict[str, Any]]):
+class StreamTrainSet(IterableDataset[Plain]):
     """Samples ``{"clean": (s,), "degraded": (s,), "index": i}`` in their global order (see
     ``TrainSet`` for what a sample is).
 
@@ -55,7 +56,7 @@ class StreamTrainSet(IterableDataset[dict[str, Any]]):
         self.files = max(int(self._table.num_shards), 1)
         self.lanes = min(MAX_LANES, 2 ** int(math.log2(self.files)))
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Plain]:
         return (job() for job in self.jobs(count()))
 
     def share(self, step: int, global_batch: int, rank: int, world: int) -> range:
@@ -63,11 +64,11 @@ class StreamTrainSet(IterableDataset[dict[str, Any]]):
         first = step * global_batch
         return range(first + (rank - first) % world, first + global_batch, world)
 
-    def jobs(self, indices: Iterator[int]) -> Iterator[Callable[[], dict[str, Any]]]:
+    def jobs(self, indices: Iterator[int]) -> Iterator[Callable[[], Plain]]:
         """Samples to be made, in the order of the ascending ``indices``; what lies between them is
         read and dropped, not decoded.
         """
-        lanes: dict[int, Iterator[dict[str, Any]]] = {}
+        lanes: dict[int, Iterator[Plain]] = {}
         at: dict[int, int] = {}
         for index in indices:
             place, lane = divmod(index, self.lanes)
@@ -77,7 +78,7 @@ class StreamTrainSet(IterableDataset[dict[str, Any]]):
             at[lane] = place + 1
             yield lambda index=index, row=row: self.sample(index, row)
 
-    def sample(self, index: int, row: dict[str, Any]) -> dict[str, Any]:
+    def sample(self, index: int, row: Plain) -> Plain:
         """Sample ``index``, made from an undecoded row of the stream."""
         label = f"{self.config.source}: sample {index}"
         clean = decode(row["clean"], label, self.sample_rate)
@@ -96,7 +97,7 @@ class StreamTrainSet(IterableDataset[dict[str, Any]]):
             "index": index,
         }
 
-    def _lane(self, lane: int) -> Iterator[dict[str, Any]]:
+    def _lane(self, lane: int) -> Iterator[Plain]:
         """Endless rows of one lane: its files in a new order and its rows shuffled anew in each
         pass.
         """
@@ -165,9 +166,7 @@ def first_rows(config: DataConfig, split: str, noisy: bool, limit: int | None) -
     return as_dataset(columns)
 
 
-def _shuffled(
-    rows: Iterator[dict[str, Any]], size: int, rng: np.random.Generator
-) -> Iterator[dict[str, Any]]:
+def _shuffled(rows: Iterator[Plain], size: int, rng: np.random.Generator) -> Iterator[Plain]:
     """Each row takes the place of a random one among the ``size`` that are held."""
     held = list(islice(rows, size))
     for row in rows:
@@ -187,7 +186,7 @@ def _open_stream(config: DataConfig, split: str, noisy: bool) -> tuple[Any, list
     return uniform_columns(table, config, noisy, config.source), missing
 
 
-def _held_out(row: dict[str, Any], parts: list[str]) -> str | None:
+def _held_out(row: Plain, parts: list[str]) -> str | None:
     """The split of ``parts`` that a row belongs to, from its audio alone; None for training."""
     audio = row["clean"]
     key = audio["bytes"][:65536] if audio.get("bytes") else str(audio.get("path")).encode()

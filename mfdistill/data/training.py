@@ -5,7 +5,6 @@ global sample index).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +17,10 @@ from mfdistill.data.mixing import generator, training_sample
 from mfdistill.data.sources import open_rows
 from mfdistill.data.streaming import StreamTrainSet
 from mfdistill.data.waves import Waves, check_pairs
+from mfdistill.plain import Plain
 from mfdistill.tasks.config import Degradation as Kind
 
-Sample = dict[str, Any]  # clean (s,), degraded (s,), index
+Sample = Plain  # clean (s,), degraded (s,), index
 
 
 def open_train(

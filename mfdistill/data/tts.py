@@ -5,7 +5,7 @@ frames allows.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -21,9 +21,10 @@ from mfdistill.checkpoint import load_tensors
 from mfdistill.data.batches import in_order
 from mfdistill.data.folders import hold_out
 from mfdistill.data.mixing import generator
-from mfdistill.data.transcripts import Utterance, Vocabulary, read_utterances
+from mfdistill.data.transcripts import Utterance, read_utterances
 from mfdistill.data.tts_config import TTSOptions
 from mfdistill.errors import UserError
+from mfdistill.plain import Plain, Section
 from mfdistill.tasks.foreign import ForeignTask
 
 _FEATURES = {"tokens": 1, "embedding": 1, "mu": 2, "spks": 1, "mel": 2}
@@ -34,8 +35,7 @@ class TTSSet:
     """The training or validation part of a folder.
 
     Args:
-        ratio: Mel frames per speech token (CosyVoice). vocabulary: of F5-TTS's text; None where the
-            teacher reads none.
+        task: whose rows they are; it says whether texts are read, in which vocabulary.
         seed: of spans, prompts and the order. split: "train", or "valid", which is held out by name
             (5 %).
 
@@ -44,22 +44,21 @@ class TTSSet:
     """
 
     def __init__(
-        self, source: str, options: TTSOptions, task: ForeignTask, vocabulary: Vocabulary | None, ratio: int = 2, seed: int = 0,
+        self,
+        source: str,
+        options: TTSOptions,
+        task: ForeignTask,
+        seed: int = 0,
         split: str = "train",
-    ):  # fmt: skip
-        self.options, self.task, self.vocabulary, self.ratio, self.seed = (
-            options,
-            task,
-            vocabulary,
-            ratio,
-            seed,
-        )
+    ):
+        self.options, self.task, self.seed = options, task, seed
+        self.vocabulary, self.ratio = task.vocabulary, task.ratio
         rows = read_utterances(
             Path(source),
             options.transcripts,
             options.features,
-            task.inputs.recordings and not options.data_free,
-            task.inputs.reads == "text",
+            task.kind.recordings and not options.data_free,
+            task.kind.reads == "text",
         )
         rows = rows[: options.max_files]
         if len(rows) > 1:
@@ -113,7 +112,7 @@ class TTSSet:
         start_step: int = 0,
         accumulation: int = 1,
         num_workers: int = 1,
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Iterator[Plain]:
         """Endless micro-batches, ``accumulation`` per step and process, of at most ``global_batch /
         (world accumulation)`` utterances and ``batch_frames`` frames; which ones depends on the
         seed and that number alone.
@@ -128,13 +127,25 @@ class TTSSet:
         )
         return in_order(jobs, num_workers, ahead=2)
 
-    def group(self, number: int, most: int) -> dict[str, Any]:
+    def group(self, number: int, most: int) -> Plain:
         """Micro-batch ``number``; its samples have the indices from ``number * most`` on."""
         members = self._members(number, most)
         return collate(
             [self.sample(int(row), number * most + place) for place, row in enumerate(members)],
             self.task.frames_first,
         )
+
+    def checks(self, files: int, most: int) -> list[Plain]:
+        """The first ``files`` utterances or a few more as micro-batches of at most ``most``, with
+        indices that no training sample has.
+        """
+        raws: list[Plain] = []
+        number, first = 0, 2**31 // most
+        while sum(len(raw["index"]) for raw in raws) < min(files, len(self.rows)):
+            raw = self.group(number, most)
+            raws.append({**raw, "index": raw["index"] + first * most})
+            number += 1
+        return raws
 
     def _members(self, number: int, most: int) -> np.ndarray:
         with self._lock:
@@ -162,15 +173,15 @@ class TTSSet:
         groups.append(np.array(held))
         return [groups[i] for i in rng.permutation(len(groups))]
 
-    def sample(self, row: int, index: int) -> dict[str, Any]:
+    def sample(self, row: int, index: int) -> Plain:
         """One utterance with its span or prompt, drawn from (seed, index)."""
         item, n, options = self.rows[row], int(self.lengths[row]), self.options
-        out: dict[str, Any] = {
+        out: Plain = {
             "index": index,
             "frames": n,
             **(self._features(item) if item.features is not None else {}),
         }
-        heard = self.task.inputs.recordings and not options.data_free
+        heard = self.task.kind.recordings and not options.data_free
         out["clean"] = self._wave(item) if item.audio is not None and heard else torch.zeros(0)
         rng, counts = generator(self.seed, index), torch.zeros(n, dtype=torch.bool)
         if self.task.frames_first:
@@ -197,7 +208,7 @@ class TTSSet:
             frames += [self.ratio * len(features["tokens"])] if spread else []
             each = {"mu": self.task.config.frames_per_mu, "mel": 1}
             frames += [n * features[name].shape[1] for name, n in each.items() if name in features]
-        if row.audio is not None and self.task.inputs.recordings and not self.options.data_free:
+        if row.audio is not None and self.task.kind.recordings and not self.options.data_free:
             info = audio_info(row.audio)
             frames.append(
                 self.task.frames(
@@ -234,12 +245,12 @@ class TTSSet:
                 raise UserError(
                     f"{row.features}: {name} has shape {tuple(value.shape)}; it needs {_FEATURES[name]} dimensions, none empty"
                 )
-        inputs = self.task.inputs
+        kind = self.task.kind
         needed: tuple[set[str], ...] = {
-            "text": (set(),), "symbols": ({"tokens"},), "mu": ({"mu"},),
+            "text": (set(),), "symbols": ({"tokens"},), "features": ({"mu"},),
             "tokens": ({"tokens", "embedding"}, {"mu"}),
-        }[inputs.reads]  # fmt: skip
-        if not inputs.recordings and not self.options.data_free:
+        }[kind.reads]  # fmt: skip
+        if not kind.recordings and not self.options.data_free:
             needed = tuple(names | {"mel"} for names in needed)
         if not any(names <= set(found) for names in needed):
             raise UserError(
@@ -249,14 +260,14 @@ class TTSSet:
         return found
 
 
-def collate(samples: list[Mapping[str, Any]], frames_first: bool) -> dict[str, Any]:
+def collate(samples: list[Section], frames_first: bool) -> Plain:
     """Samples as one micro-batch, padded at their ends (texts with -1); "loss_mask" is (b, n, 1) or
     (b, 1, n).
 
     Raises:
         UserError: samples with different kinds of features.
     """
-    out: dict[str, Any] = {
+    out: Plain = {
         key: torch.tensor([sample[key] for sample in samples])
         for key in ("index", "frames", "prompt")
     }
@@ -285,7 +296,7 @@ def collate(samples: list[Mapping[str, Any]], frames_first: bool) -> dict[str, A
     return out
 
 
-def _given(sample: Mapping[str, Any], key: str) -> Tensor:
+def _given(sample: Section, key: str) -> Tensor:
     if key not in sample:
         raise UserError(
             f"--tts.features: some files have {key} and others do not; give all the same"

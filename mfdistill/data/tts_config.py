@@ -9,8 +9,8 @@ from mfdistill.errors import UserError
 
 @dataclass(frozen=True)
 class TTSOptions:
-    """Speech with texts or tokens, for teachers of F5-TTS, CosyVoice and Matcha-TTS (layout:
-    docs/foreign-tts.md).
+    """Speech with texts or tokens, for text-to-speech teachers such as F5-TTS and CosyVoice
+    (layout: docs/foreign-tts.md).
     """
 
     transcripts: str | None = None
@@ -44,9 +44,9 @@ class TTSOptions:
     streaming_share: float = 0.5
     """Share of batches in streaming form, teacher and student alike (CosyVoice)."""
     mel_mean: float = 0.0
-    """Matcha-TTS's mel_mean (data_statistics of its checkpoint)."""
+    """Subtracted from log-Mels, where the system does so (data_statistics of its checkpoint)."""
     mel_std: float = 1.0
-    """Matcha-TTS's mel_std."""
+    """What log-Mels are divided by."""
     max_files: int | None = None
     """Use at most so many utterances."""
 

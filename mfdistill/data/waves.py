@@ -9,6 +9,7 @@ import numpy as np
 from mfdistill.audio.io import audio_info, decode_audio, decoded_info, read_audio
 from mfdistill.data.bad_files import BadFiles
 from mfdistill.errors import UserError
+from mfdistill.plain import Plain
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -93,7 +94,7 @@ def check_pairs(clean: Waves, noisy: Waves, bad: BadFiles | None = None) -> None
             bad.note(i, error)
 
 
-def decode(cell: dict[str, Any], label: str, sample_rate: int) -> np.ndarray:
+def decode(cell: Plain, label: str, sample_rate: int) -> np.ndarray:
     """Undecoded ``{"bytes", "path"}`` to float32 ``(s,)`` at ``sample_rate``.
 
     Raises:
@@ -105,7 +106,7 @@ def decode(cell: dict[str, Any], label: str, sample_rate: int) -> np.ndarray:
     return read_audio(cell["path"], sample_rate)
 
 
-def header(cell: dict[str, Any], label: str) -> tuple[int, int]:
+def header(cell: Plain, label: str) -> tuple[int, int]:
     """``(frames, sample rate)`` as its header says (errors as ``decode``)."""
     if (data := _bytes(cell, label)) is None:
         info = audio_info(cell["path"])
@@ -118,7 +119,7 @@ def header(cell: dict[str, Any], label: str) -> tuple[int, int]:
     return frames, rate
 
 
-def _bytes(cell: dict[str, Any] | None, label: str) -> bytes | None:
+def _bytes(cell: Plain | None, label: str) -> bytes | None:
     """The file itself, or None where there is only its path."""
     if cell is None or (cell.get("bytes") is None and not cell.get("path")):
         raise UserError(f"{label}: holds neither audio bytes nor a path; remove the row")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from mfdistill.plain import Plain, Raw
+
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from mfdistill.tasks import Task
 
 
-def make_batch(task: Task, raw: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
+def make_batch(task: Task, raw: Raw, device: torch.device | str) -> Plain:
     """``task.batch`` of one micro-batch, with indices of its own where the data gives none (every
     random number is a function of them).
     """
@@ -22,7 +26,7 @@ def make_batch(task: Task, raw: Mapping[str, Any], device: torch.device | str) -
     return batch
 
 
-def loss_count(raws: Sequence[Mapping[str, Any]], accelerator: Any) -> Tensor | None:
+def loss_count(raws: Sequence[Raw], accelerator: Accelerator) -> Tensor | None:
     """Valid frames of the whole global batch, per micro-batch: (), or None where nothing is masked
     (all weigh the same then).
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from mfdistill.distill.state import module_tensors
-from mfdistill.students import Student
+from mfdistill.students.student import borrowed_by
 
 FP32 = 4
 
@@ -65,7 +65,7 @@ def disk_need(
         states: how many saves are kept to be resumed from.
     """
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    borrowed = model.borrowed() if isinstance(model, Student) else set()
+    borrowed = borrowed_by(model)
     weights = sum(v.nbytes for name, v in model.state_dict().items() if name not in borrowed)
     raw = sum(value.nbytes for value in module_tensors(objective).values())
     also = sum(p.numel() for p in objective.parameters() if p.requires_grad)

@@ -5,27 +5,20 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mfdistill.audio.crossfade import crossfade
 from mfdistill.audio.speech_mel import prompt_gain
-from mfdistill.companions import companion
 from mfdistill.data.chunks import text_chunks
-from mfdistill.data.transcripts import Vocabulary, f5_symbols
-from mfdistill.distill.foreign_speaker import device_of, open_speaker
-from mfdistill.distill.inference import Model, Steps
+from mfdistill.data.transcripts import f5_symbols
+from mfdistill.distill.inference import Model, Steps, flow_task
 from mfdistill.distill.logs import say
-from mfdistill.distill.mel_vocoder import MelVocoder, open_mel_vocoder
-from mfdistill.distill.synthesis import LEAST_PROMPT_S, Speech, now
+from mfdistill.distill.speech import LEAST_PROMPT_S, Said, Speech, now
 from mfdistill.errors import UserError
-from mfdistill.places import resolve
-from mfdistill.systems.f5 import VOCAB
 from mfdistill.systems.f5_inputs import f5_condition, f5_duration, paste_prompt
-from mfdistill.tasks.foreign import ForeignTask, noise
+from mfdistill.tasks.foreign import Symbols, noise
 
 LONGEST_S = 22.0
 """Of prompt and part together, by the prompt's pace."""
@@ -33,43 +26,6 @@ LONGEST_PROMPT_S = 15.0
 LEAST_PART = 20
 """Bytes of text that the longest part must have; below 10 F5-TTS speaks slowly."""
 FADE_S = 0.15
-
-
-@dataclass(frozen=True)
-class F5Speaker:
-    """A model with what stands before and behind it."""
-
-    model: Model
-    task: ForeignTask
-    vocabulary: Vocabulary
-    vocoder: MelVocoder
-
-
-def open_f5(
-    path: str | Path,
-    device: torch.device | str = "cpu",
-    guidance: float | None = None,
-    vocoder: str | None = None,
-) -> F5Speaker:
-    """A speaker from the folder of a student or teacher of kind f5 or f5-unett.
-
-    Args:
-        guidance: as ``foreign_speaker.open_speaker``. vocoder: as ``mel_vocoder.open_mel_vocoder``.
-
-    Raises:
-        UserError: as these two; no vocabulary in the folder, or one of another size.
-    """
-    model, place = open_speaker(path, device, guidance), resolve(path)
-    task: ForeignTask = model.task  # type: ignore[assignment]
-    file = companion(place, VOCAB)
-    if file is None:
-        raise UserError(
-            f"{path}: has no {VOCAB}, so texts cannot be read; put the checkpoint's there"
-        )
-    vocabulary = Vocabulary.read(file)
-    network = model.module if model.role == "teacher" else model.module.network
-    vocabulary.check(network.config.text_num_embeds)  # type: ignore[union-attr, arg-type]
-    return F5Speaker(model, task, vocabulary, open_mel_vocoder(vocoder, task, device))
 
 
 def prompt_ending(text: str) -> str:
@@ -103,7 +59,7 @@ def text_parts(text: str, said: str, prompt_s: float, speed: float = 1.0) -> lis
 
 
 def f5_request(
-    vocabulary: Vocabulary,
+    vocabulary: Symbols,
     mel: Tensor,
     prompt_frames: int,
     said: str,
@@ -122,7 +78,7 @@ def f5_request(
 
 @torch.no_grad()
 def speak_f5(
-    speaker: F5Speaker,
+    model: Model,
     prompt: Tensor,
     prompt_text: str,
     text: str,
@@ -144,8 +100,10 @@ def speak_f5(
         UserError: an empty text, one outside the vocabulary, a short, long or silent prompt, or a
             text that does not fit it.
     """
-    began, task, flow_s = time.perf_counter(), speaker.task, 0.0
-    rate, hop, device = task.sample_rate, task.config.mel.hop, device_of(speaker.model.module)
+    began, task, flow_s = time.perf_counter(), flow_task(model), 0.0
+    vocabulary, vocoder = task.vocabulary, task.vocoder
+    assert vocabulary is not None and vocoder is not None  # distill.inference.ready
+    rate, hop, device = task.sample_rate, task.config.mel.hop, model.device
     if len(prompt) < LEAST_PROMPT_S * rate:
         raise UserError(
             f"--prompt: lasts {len(prompt) / rate:.2f} s; give {LEAST_PROMPT_S:g} s or more of one voice"
@@ -155,23 +113,30 @@ def speak_f5(
             raise UserError(
                 f"{option}: empty; write what {'the prompt says' if option == '--prompt-text' else 'is to be said'}"
             )
-        _warn_unknown(speaker.vocabulary, option, given)
+        _warn_unknown(vocabulary, option, given)
     gain = prompt_gain(prompt[None])
     mel = task.mel(prompt * gain[0]).T[None].to(device)
     said, frames = prompt_ending(prompt_text.strip()), len(prompt) // hop
     waves = []
     for number, part in enumerate(text_parts(text, said, len(prompt) / rate, speed)):
-        cond = f5_request(speaker.vocabulary, mel, frames, said, part, speed)
+        cond = f5_request(vocabulary, mel, frames, said, part, speed)
         z_0 = noise([cond["cond"].shape[1]], mel.shape[2], seed=seed + number, like=cond["cond"])
         ready = now(z_0)
-        z_1 = paste_prompt(speaker.model.endpoint(z_0, cond, steps), cond, [mel.shape[1]])
+        z_1 = paste_prompt(model.endpoint(z_0, cond, steps), cond, [mel.shape[1]])
         flow_s += now(z_0) - ready
-        waves.append(speaker.vocoder(z_1[:, frames:].transpose(1, 2))[0] / gain[0])
+        waves.append(vocoder(z_1[:, frames:].transpose(1, 2))[0] / gain[0])
     wave = crossfade(waves, round(FADE_S * rate))
     return Speech(wave, flow_s, now(wave) - began)
 
 
-def _warn_unknown(vocabulary: Vocabulary, option: str, text: str) -> None:
+def speak_text(
+    model: Model, said: Said, speed: float = 1.0, steps: Steps | None = None, seed: int = 0
+) -> Speech:
+    """``speak_f5`` of what is asked for."""
+    return speak_f5(model, said.prompt, said.prompt_text or "", said.text or "", speed, steps, seed)
+
+
+def _warn_unknown(vocabulary: Symbols, option: str, text: str) -> None:
     """Tell the few symbols that are replaced; raises ``UserError`` where they are most of the
     text.
     """

@@ -1,31 +1,32 @@
-"""Any model of ours, teacher, student or regression, from a degraded waveform to a restored one."""
+"""Any model, teacher, student or regression network, from an utterance to what it sounds like."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from mfdistill.checkpoint import load_config
 from mfdistill.data.texts import prepared
+from mfdistill.distill.equip import equip
+from mfdistill.distill.mel_vocoder import open_mel_vocoder
 from mfdistill.distill.objectives.regression import estimate
 from mfdistill.errors import UserError
-from mfdistill.flow import Tableau, noise, solve
+from mfdistill.flow import Tableau, solve
 from mfdistill.places import resolve
-from mfdistill.students import load_student, sample, student_kinds
-from mfdistill.systems.lightning import read_checkpoint
-from mfdistill.systems.table import mel_inputs, recognise
-from mfdistill.tasks import with_audio
+from mfdistill.plain import Item, Section
+from mfdistill.students import Student, load_student, sample
+from mfdistill.systems.base import FieldFacts
+from mfdistill.systems.table import SYSTEMS, mel_system, role_of
+from mfdistill.tasks import Restoration, Task, with_audio
+from mfdistill.tasks.base import Asked
+from mfdistill.tasks.foreign import ForeignTask
 from mfdistill.tasks.mel import GRIFFIN_LIM
-from mfdistill.teachers import load_network, load_teacher, own_facts
-
-if TYPE_CHECKING:
-    from mfdistill.tasks import Restoration
+from mfdistill.teachers import Field, load_network, load_teacher, own_facts
 
 Steps = int | Sequence[float]
 Sampler = Literal["displacement", "euler"]
@@ -39,22 +40,30 @@ class Model:
 
     role: str
     """teacher, student or regression."""
-    task: Restoration
+    task: Task
     module: nn.Module
     endpoint: Endpoint
-    config: Mapping[str, Any]
+    config: Section
     """As in its ``config.json``."""
+    field: Field | None = None
+    """Of a teacher."""
 
     @property
     def params(self) -> int:
         """Parameters, the predictor's included."""
-        predictor: Any = self.task.predictor
-        return sum(
-            p.numel()
-            for part in (self.module, predictor)
-            if part is not None
-            for p in part.parameters()
-        )
+        own = sum(p.numel() for p in self.module.parameters())
+        predictor = self.task.predictor
+        return own + (sum(p.numel() for p in predictor.parameters()) if predictor else 0)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.module.parameters()).device
+
+    @property
+    def audio_task(self) -> Restoration:
+        """Its task as one that makes features of waveforms (errors as ``tasks.with_audio``)."""
+        return with_audio(self.task)
 
     def solved_by(self, solver: str | Tableau) -> Model:
         """The same teacher integrated by another solver than Euler's.
@@ -64,7 +73,9 @@ class Model:
         """
         if self.role != "teacher":
             raise UserError(f"--solver: a {self.role} is not integrated; solvers are for teachers")
-        return replace(self, endpoint=endpoint(self.role, self.module, self.task, solver))
+        if self.field is None:
+            return replace(self, endpoint=endpoint(self.role, self.module, self.task, solver))
+        return replace(self, endpoint=solved(self.field.velocity, self.field.facts, solver))
 
     def sampled_by(self, sampler: Sampler) -> Model:
         """The same student by "displacement" (its average velocity along the schedule), or by
@@ -96,100 +107,165 @@ class Model:
 
 
 def open_model(
-    path: str | Path, device: torch.device | str = "cpu", role: str | None = None
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    role: str | None = None,
+    guidance: float | None = None,
 ) -> Model:
-    """Load a folder that was trained here, or a checkpoint of another system that has a task of
-    ours (SGMSE, FlowSE, MeanFlowSE).
+    """Load a folder, or a checkpoint of another system: a student along its own schedule, a teacher
+    along its system's grid with guidance, a regression network.
 
     A MeanFlowSE checkpoint is a student if it was trained with its MeanFlow term, a teacher
     otherwise, unless ``role`` says which.
 
+    Args:
+        guidance: strength, of a teacher (None: its own) or of a student that is told it (None: its
+            system's, where that is in its range).
+
     Raises:
-        UserError: no such folder or file, damaged, or not of ``role``.
+        UserError: no such folder or file, damaged, not of ``role``, or guidance for a model that
+            has none.
     """
     torch.set_flush_denormal(True)
     place = resolve(path)
-    if place.is_file():
-        return _open_foreign(place, device, role)
-    config = load_config(place)
-    _refuse_mel_flow(place, (config.get("task") or {}).get("name"))
-    found = role or config.get("role")
-    if found == "student":
-        student = load_student(place, device=device)
-        task = with_audio(student.task, str(path))
-        attach_vocoder(task, device)
-        return Model(found, task, student, endpoint(found, student, task), config)
-    if found not in ("teacher", "regression"):
-        raise UserError(f"{path}: holds a {found}; known are teacher, student and regression")
-    network, own, config = load_network(place, found, device)
-    task = with_audio(own, str(path))
-    attach_vocoder(task, device)
-    return Model(found, task, network, endpoint(found, network, task), config)
-
-
-def _refuse_mel_flow(place: Path, kind: str | None) -> None:
-    if mel_inputs(kind) is not None:
-        raise UserError(
-            f"{place}: is a text-to-speech flow (kind {kind}): it makes Mel spectrograms and has no recordings to restore; "
-            "docs/foreign-tts.md says what can be done with it (teacher-import, student-distill, synthesize, export)"
-        )
-
-
-def _open_foreign(place: Path, device: torch.device | str, role: str | None) -> Model:
-    _refuse_mel_flow(place, recognise(place))
-    if role is None:
-        average = recognise(place) in student_kinds() and read_checkpoint(place).settings.get(
-            "use_mfse", True
-        )
-        role = "student" if average else "teacher"
-    if role == "student":
-        student = load_student(place, device=device)
-        task, module, config = student.task, student, student.config
-    elif role == "teacher":
-        teacher = load_teacher(place, device=device)
-        task, module, config = (
-            teacher.task,
-            teacher.network,
-            teacher.config,
-        )
-    else:
+    config = {} if place.is_file() else load_config(place)
+    found = role or config.get("role") or role_of(place)
+    if found == "regression" and place.is_file():
         raise UserError(
             f"{place}: a checkpoint of another system is no {role}; name a folder that teacher-train wrote"
         )
+    if found == "regression":
+        network, task, config = load_network(place, found, device)
+        model = Model(found, task, network, endpoint(found, network, task), config)
+    elif found == "student":
+        student = load_student(place, device=device)
+        task = _known(student.task, place)
+        strength = _told(config, student, guidance, place)
+        model = Model(found, task, student, Along(student, strength), config or student.config)
+    elif found == "teacher":
+        model = model_of(load_teacher(place, device=device, guidance_strength=guidance))
+    else:
+        raise UserError(f"{path}: holds a {found}; known are teacher, student and regression")
+    if model.task.vocoder_name is not None:
+        attach_vocoder(model.task, device)
+    return model
+
+
+def model_of(teacher: Field) -> Model:
+    """A teacher that is open already.
+
+    Raises:
+        UserError: it has no task.
+    """
+    task = _known(
+        teacher.task, str((teacher.config.get("parent") or {}).get("file") or "this teacher")
+    )
+    run = solved(teacher.velocity, teacher.facts)
+    return Model("teacher", task, teacher.network, run, teacher.config, teacher)
+
+
+def open_audio_model(
+    path: str | Path, device: torch.device | str = "cpu", role: str | None = None
+) -> Model:
+    """``open_model`` of one that makes features of recordings (errors as there).
+
+    Raises:
+        UserError: a text-to-speech flow; told before anything is loaded.
+    """
+    place = resolve(path)
+    system = mel_system(place, {} if place.is_file() else load_config(place))
+    if system is not None:
+        raise UserError(
+            f"{place}: is a text-to-speech flow (kind {system.name}): it makes Mel spectrograms and has no recordings to restore; "
+            "docs/foreign-tts.md says what can be done with it (teacher-import, student-distill, synthesize, export)"
+        )
+    return open_model(path, device, role)
+
+
+def ready(
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    role: str | None = None,
+    guidance: float | None = None,
+    vocoder: str | None = None,
+) -> Model:
+    """``open_model`` with everything that it takes to hear it: what its task reads, and a vocoder.
+
+    Args:
+        vocoder: another one than the model's.
+    """
+    model = open_model(path, device, role, guidance)
+    network = model.module.network if model.role == "student" else model.module
+    equip(model.task, network, resolve(path), device)  # type: ignore[arg-type]
+    if vocoder is not None or model.task.rows == "utterances":
+        attach_vocoder(model.task, device, vocoder)
+    return model
+
+
+def flow_task(model: Model) -> ForeignTask:
+    """The task of a model of another system's Mel flow."""
+    return cast(ForeignTask, model.task)
+
+
+def _known(task: Task | None, place: Path | str) -> Task:
     if task is None:
         raise UserError(
             f"{place}: does not say its prior's spread, so it cannot be run on audio files; make a folder of it with "
             "teacher-import --sizes FILE (JSON with sigma_y) and name that"
         )
-    own = with_audio(task, str(place))
-    return Model(role, own, module, endpoint(role, module, own), config)
+    return task
+
+
+def _told(config: Section, student: Student, guidance: float | None, place: Path) -> float | None:
+    """The strength that a student is told, or None."""
+    limit = student.guidance_input
+    if limit is None:
+        if guidance is not None:
+            raise UserError(
+                f"--guidance {guidance:g}: {place} has its guidance learnt and is told none; leave it out"
+            )
+        return None
+    low, high = (config.get("guidance") or {}).get("range") or (0.0, limit)
+    system = None if student.task is None else SYSTEMS.get(student.task.config.name)
+    own = limit if system is None or system.guidance is None else system.guidance
+    strength = own if guidance is None else guidance
+    if not low <= strength <= high:
+        raise UserError(
+            f"--guidance {strength:g}: {place} was trained with strengths from {low:g} to {high:g}; give one of these"
+        )
+    return strength
 
 
 def attach_vocoder(
-    task: Any,
+    task: Task,
     device: torch.device | str = "cpu",
     path: str | None = None,
     steps: int | None = None,
     seed: int = 0,
 ) -> None:
-    """Give a Mel task its vocoder: ``path``, or the one that its configuration names. Does nothing
-    for other tasks and for Griffin-Lim.
+    """Give a Mel task its vocoder: ``path``, or its own. Does nothing for tasks whose states are
+    audible without one.
 
     Args:
-        steps: of the vocoder; None is the schedule saved with it (a teacher's 10 steps).
+        path: of our Mel tasks, a `vocode` model's folder or "griffin-lim" (default: what the
+            configuration names); of other systems' as ``mel_vocoder.open_mel_vocoder``.
+        steps: of a `vocode` model; None is the schedule saved with it (a teacher's 10 steps).
         seed: of its noise, which is a function of the frame's number.
 
     Raises:
         UserError: no such model, no vocoder, or one of another Mel spectrogram.
     """
+    if task.rows == "utterances":
+        task.vocoder = open_mel_vocoder(path, cast(ForeignTask, task), device)
+        return
     path = path or task.vocoder_name
     if task.vocoder_name is None or path is None:
         return
     if path == GRIFFIN_LIM:
-        task.vocoder = None
+        task.vocoder, task.config = None, replace(task.config, vocoder=path)
         return
     try:
-        model = open_model(path, device)
+        model = open_audio_model(path, device)
     except UserError as error:
         hint = "a vocoder is a vocode model's folder (--vocoder, --speech.vocoder) or griffin-lim"
         raise UserError(f"vocoder {error}; {hint}") from error
@@ -199,49 +275,106 @@ def attach_vocoder(
             f"--vocoder {path}: a {other.name} model at {other.stft.sample_rate} Hz with {other.n_mels} Mel bands, hop {other.stft.hop}; "
             f"this one needs vocode at {own.stft.sample_rate} Hz with {own.n_mels} bands, hop {own.stft.hop}, in the same windows"
         )
+    vocoder = model.audio_task
 
     @torch.no_grad()
     def vocode(y: Tensor, length: int) -> Tensor:
-        _, channels, freqs, frames = y.shape
-        eps = noise(
-            seed, torch.arange(frames), "vocoder", (channels, freqs), device=y.device
-        ).permute(1, 2, 0)
-        cond = model.task.completed({"y": y})
-        z_0 = model.task.path.prior(cond, eps[None].expand_as(y))
-        return model.task.waveform(model.endpoint(z_0, cond, steps), length)
+        cond = vocoder.completed({"y": y})
+        z_0 = vocoder.path.prior(cond, vocoder.start(cond, seed, "vocoder"))
+        return vocoder.waveform(model.endpoint(z_0, cond, steps), length)
 
     task.vocoder = vocode
 
 
-def endpoint(
-    role: str, module: nn.Module, task: Restoration, solver: str | Tableau = "euler"
-) -> Endpoint:
-    """How ``module`` comes from z_0 to z_1: a teacher by steps of ``solver`` (where no number is
-    named 10 of Euler's, one of any other), a student along its schedule, a regression network at
-    once. Steps of a teacher that was not trained up to t = 1 are FlowSE's: equal ones to there, and
-    one to 1.
+def endpoint(role: str, module: nn.Module, task: Task, solver: str | Tableau = "euler") -> Endpoint:
+    """How ``module`` comes from z_0 to z_1: a teacher by steps of ``solver``, a student along its
+    schedule, a regression network at once.
     """
     if role == "student":
-        run = partial(_sample, module)
-        run.start = module.schedule[0]  # type: ignore[attr-defined, operator, index]
-        return run
+        return Along(cast(Student, module))
     if role == "teacher":
-        facts = own_facts(module)
-
-        def grid(steps: Steps | None) -> Steps:
-            steps = steps or (facts.steps if solver == "euler" else 1)
-            return facts.grid(steps) if isinstance(steps, int) else steps
-
-        return lambda z_0, cond, steps: solve(
-            lambda z, t: module(z, t, cond), z_0, grid(steps), solver
-        )
+        return solved(module, own_facts(module), solver)
     return lambda z_0, cond, steps: estimate(module, task.path, cond)
 
 
-def _sample(
-    student: nn.Module, z_0: Tensor, cond: Mapping[str, Tensor], steps: Steps | None
+def solved(
+    velocity: Callable[[Tensor, Tensor, Mapping[str, Tensor]], Tensor],
+    facts: FieldFacts,
+    solver: str | Tableau = "euler",
+) -> Endpoint:
+    """A velocity field by steps of ``solver``: where no number is named, as many of Euler's as its
+    system takes, one of any other. Where they stand is the field's own grid; steps of one that was
+    not trained up to t = 1 are FlowSE's: equal ones to there, and one to 1.
+    """
+
+    def grid(steps: Steps | None) -> Steps:
+        steps = steps or (facts.steps if solver == "euler" else 1)
+        return facts.grid(steps) if isinstance(steps, int) else steps
+
+    return lambda z_0, cond, steps: solve(
+        lambda z, t: velocity(z, t, cond), z_0, grid(steps), solver
+    )
+
+
+@dataclass(frozen=True)
+class Along:
+    """A student's ``Endpoint``: along a schedule, its own where ``steps`` is None, told a guidance
+    ``strength`` where it takes one.
+    """
+
+    student: Student
+    strength: float | None = None
+
+    def __call__(
+        self, z_0: Tensor, cond: Mapping[str, Tensor], steps: Steps | None = None
+    ) -> Tensor:
+        if self.strength is not None:
+            told = torch.full((len(z_0),), self.strength, device=z_0.device)
+            cond = {**cond, "guidance": told}
+        return sample(self.student, z_0, cond, steps)
+
+
+def begin(
+    task: Task,
+    model: Endpoint,
+    cond: Mapping[str, Tensor],
+    steps: Steps | None,
+    seed: int,
+    stream: str,
+    frame: int = 0,
 ) -> Tensor:
-    return sample(student, z_0, cond, steps)  # type: ignore[arg-type]
+    """``z_0`` where ``model`` starts from: the task's prior from noise of (seed, stream, number of
+    the frame), the same in every row.
+    """
+    if steps is None and isinstance(model, Along):
+        steps = model.student.schedule
+    t = float(steps[0]) if isinstance(steps, Sequence) else 0.0
+    return task.path.prior(cond, task.start(cond, seed, stream, frame), t)
+
+
+@torch.no_grad()
+def generate(
+    task: Task,
+    model: Endpoint,
+    item: Item,
+    device: torch.device | str,
+    steps: Steps | None = None,
+    seed: int = 0,
+    index: int = 0,
+) -> Tensor:
+    """What ``model`` makes of an utterance of ``data.open.open_task_eval``: a waveform (s,) on
+    ``device``. The noise is a function of (seed, index, number of the frame), so that systems are
+    compared from the same.
+    """
+    request = asked(task, item, device)
+    z_0 = begin(task, model, request.cond, steps, seed, f"restore/{index}")
+    return task.heard(request, model(z_0, request.cond, steps))
+
+
+@torch.no_grad()
+def asked(task: Task, item: Item, device: torch.device | str) -> Asked:
+    """``task.asked`` with the utterance's text as the task reads it (errors as ``text_of``)."""
+    return task.asked({**item, "said": text_of(task, item)} if task.needs_text else item, device)
 
 
 @torch.no_grad()
@@ -269,17 +402,9 @@ def restore(
         text: of the utterance, for tasks that read one (``text_of``).
     """
     gain = task.gain(degraded[None]) if gain is None else gain
-    return _restored(
-        task,
-        model,
-        [degraded],
-        [gain],
-        [condition(task, degraded[None] * gain, text)],
-        steps,
-        seed,
-        index,
-        frame,
-    )[0]
+    cond = task.condition(degraded[None] * gain, text)
+    z_1 = model(begin(task, model, cond, steps, seed, f"restore/{index}", frame), cond, steps)
+    return (task.waveform(z_1, len(degraded)) / gain)[0]
 
 
 @torch.no_grad()
@@ -297,51 +422,18 @@ def restore_batch(
         ValueError: waveforms whose features have different numbers of frames; padding them would
             change what the network sees.
     """
-    conds = [condition(task, wave[None] * gain) for wave, gain in zip(waves, gains, strict=True)]
+    conds = [task.condition(wave[None] * gain) for wave, gain in zip(waves, gains, strict=True)]
     if len({cond["y"].shape for cond in conds}) > 1:
         raise ValueError(
             f"waveforms of different numbers of frames: {sorted({cond['y'].shape[-1] for cond in conds})}"
         )
-    return _restored(task, model, waves, gains, conds, steps, seed, 0, 0)
-
-
-def _restored(
-    task: Restoration,
-    model: Endpoint,
-    waves: Sequence[Tensor],
-    gains: Sequence[Tensor],
-    conds: Sequence[Mapping[str, Tensor]],
-    steps: Steps | None,
-    seed: int,
-    index: int,
-    frame: int,
-) -> list[Tensor]:
     cond = {key: torch.cat([one[key] for one in conds]) for key in conds[0]}
-    _, channels, freqs, frames = cond["y"].shape
-    numbers = torch.arange(frame, frame + frames)
-    eps = noise(
-        seed, numbers, f"restore/{index}", (channels, freqs), device=waves[0].device
-    ).permute(1, 2, 0)[None]
-    start = (
-        float(steps[0])
-        if isinstance(steps, Sequence)
-        else getattr(model, "start", 0.0)
-        if steps is None
-        else 0.0
-    )
-    z_1 = model(task.path.prior(cond, eps.expand_as(cond["y"]), start), cond, steps)
+    z_1 = model(begin(task, model, cond, steps, seed, "restore/0"), cond, steps)
     found = zip(z_1, waves, gains, strict=True)
-    return [(task.waveform(one[None], wave.shape[-1]) / gain)[0] for one, wave, gain in found]
+    return [(task.waveform(one[None], len(wave)) / gain)[0] for one, wave, gain in found]
 
 
-def condition(task: Restoration, wave: Tensor, text: str | None = None) -> dict[str, Tensor]:
-    """``task.condition`` of a waveform (b, s) at the task's level, with its text where the task
-    reads one.
-    """
-    return task.condition(wave, text)
-
-
-def text_of(task: Restoration, utterance: Mapping[str, Any]) -> str | None:
+def text_of(task: Task, utterance: Item) -> str | None:
     """The text of an utterance of ``data.open_eval`` as the task wants it; None where it wants
     none.
 
@@ -354,12 +446,4 @@ def text_of(task: Restoration, utterance: Mapping[str, Any]) -> str | None:
         raise UserError(
             f"{utterance['name']}: has no text for {task.config.name}; add it to transcripts.tsv (path, speaker, text)"
         )
-    config: Any = task.config
-    return prepared([str(utterance["text"])], config)[0]
-
-
-def judged(task: Restoration, estimate: Any, clean: Any) -> tuple[Any, ...]:
-    """What metrics compare of a whole utterance: (estimate, clean), and for Mel tasks their
-    generated parts and the prompt.
-    """
-    return (estimate, clean) if task is None else task.judged(estimate, clean)
+    return prepared([str(utterance["text"])], task.config)[0]

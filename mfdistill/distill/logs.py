@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from mfdistill.checkpoint import write_text
 from mfdistill.errors import UserError
+from mfdistill.plain import Plain, Section
 from mfdistill.reading import disk_remedy, parse_json, read_lines, reason
 
 FILE = "log.jsonl"
@@ -34,7 +35,7 @@ def truncate_log(file: Path, step: int) -> None:
     write_text(file, "".join(kept))
 
 
-def read_log(file: Path) -> list[dict[str, Any]]:
+def read_log(file: Path) -> list[Plain]:
     """The lines of ``log.jsonl`` with numbers (kinds "train" and "valid"); a number that was not
     finite is None.
 
@@ -191,7 +192,7 @@ class RunLog:
             except OSError as error:
                 raise self._unwritable("tensorboard", error) from error
 
-    def _line(self, values: Mapping[str, Any]) -> None:
+    def _line(self, values: Section) -> None:
         assert self._file is not None
         try:
             self._file.write(

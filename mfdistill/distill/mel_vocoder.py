@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import importlib.util
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from mfdistill.audio.griffin_lim import mel_griffin_lim
 from mfdistill.audio.speech_mel import SpeechMelConfig
 from mfdistill.distill.logs import say
 from mfdistill.errors import UserError
+from mfdistill.plain import Plain, Section
 from mfdistill.reading import read_text
 from mfdistill.tasks.foreign import ForeignTask
 from mfdistill.tasks.mel import GRIFFIN_LIM
@@ -40,7 +40,7 @@ _DEFAULTS = {
 def open_mel_vocoder(
     name: str | None, task: ForeignTask, device: torch.device | str = "cpu"
 ) -> MelVocoder:
-    """The vocoder of a task.
+    """The vocoder of a Mel flow.
 
     Args:
         name: "vocos" (``VOCOS_HUB``, from the hub or its cache), the folder of a Vocos model, or
@@ -137,7 +137,7 @@ def _from_hub() -> list[Path]:
         ) from error
 
 
-def _features(file: Path) -> dict[str, Any]:
+def _features(file: Path) -> Plain:
     """The Mel settings of a Vocos ``config.yaml``; it names classes, which have to be Vocos's own
     before anything is made of them.
     """
@@ -165,8 +165,8 @@ def _features(file: Path) -> dict[str, Any]:
     return {**_DEFAULTS, **given}
 
 
-def _own(mel: SpeechMelConfig) -> dict[str, Any]:
-    own: dict[str, Any] = {
+def _own(mel: SpeechMelConfig) -> Plain:
+    own: Plain = {
         "sample_rate": mel.sample_rate,
         "n_fft": mel.n_fft,
         "hop_length": mel.hop,
@@ -175,11 +175,11 @@ def _own(mel: SpeechMelConfig) -> dict[str, Any]:
     return {**own, "padding": "center" if mel.scale == "htk" and mel.f_max is None else "another"}
 
 
-def _difference(theirs: Mapping[str, Any], mel: SpeechMelConfig) -> str | None:
+def _difference(theirs: Section, mel: SpeechMelConfig) -> str | None:
     """What a Vocos reads, where it is not ``mel``."""
     return None if all(theirs[key] == value for key, value in _own(mel).items()) else _told(theirs)
 
 
-def _told(settings: Mapping[str, Any]) -> str:
+def _told(settings: Section) -> str:
     scale = "HTK scale, centred" if settings["padding"] == "center" else "another scale or framing"
     return f"{settings['n_mels']} bands at {settings['sample_rate']} Hz, {settings['n_fft']}/{settings['hop_length']}, {scale}"

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_leaves
 from mfdistill.networks import build_network
 from mfdistill.networks.lora_config import LoraConfig
 from mfdistill.networks.recompute import recompute_activations
+from mfdistill.plain import Section
 from mfdistill.students import Student
 from mfdistill.teachers import Field
 
@@ -40,7 +41,7 @@ class Setup:
     """
 
     network: str
-    sizes: Mapping[str, Any]
+    sizes: Section
     branches: int = 2
     bf16: bool = False
     recompute: bool = False
@@ -68,6 +69,12 @@ class MemoryNeed:
         """
         room = usable * card_bytes - sum(self.fixed.values()) - self.update
         return max(0, int(room / self.per_frame))
+
+
+class Requested(Protocol):
+    """A network that says what it is asked."""
+
+    def request(self, rows: int, length: int) -> tuple[Tensor, dict[str, Tensor]]: ...
 
 
 class _Live(TorchDispatchMode):
@@ -163,7 +170,8 @@ def update_peak(setup: Setup, teacher: Field, student: Student, rows: int, lengt
 
 def run_update(setup: Setup, teacher: Field, student: Student, rows: int, length: int) -> None:
     """The teacher's evaluation and the student's two passes, on noise; leaves gradients."""
-    z, cond = _request(setup, student, rows, length)
+    network: Requested = student.network  # type: ignore[assignment]
+    z, cond = network.request(rows, length)
     t = torch.full((rows,), 0.25)
     with torch.no_grad():
         twice = {key: torch.cat([value] * setup.branches) for key, value in cond.items()}
@@ -175,22 +183,3 @@ def run_update(setup: Setup, teacher: Field, student: Student, rows: int, length
     with torch.autocast("cpu", torch.bfloat16) if setup.bf16 else nullcontext():
         u = student(torch.cat([z] * k), t.repeat(k), t.repeat(k) + 0.5, many)
     ((u.float() - torch.cat([target] * k)) ** 2).mean().backward()
-
-
-def _request(
-    setup: Setup, student: Student, rows: int, length: int
-) -> tuple[Tensor, dict[str, Tensor]]:
-    sizes: Any = student.network.config
-    if setup.network in ("f5", "f5_unett"):
-        shape = (rows, length, sizes.mel_dim)
-        text = torch.zeros(rows, max(1, length // 6), dtype=torch.long)
-        mask = torch.ones(rows, length, dtype=torch.bool)
-        return torch.randn(shape), {"cond": torch.randn(shape), "text": text, "mask": mask}
-    bands: int = student.network.estimator.bands  # type: ignore[assignment, union-attr]
-    shape = (rows, bands, length)
-    cond = {"mu": torch.randn(shape), "mask": torch.ones(rows, 1, length)}
-    if setup.network == "cosyvoice3" or sizes.in_channels > 2 * bands:
-        cond["spks"] = torch.randn(rows, bands)
-    if setup.network == "cosyvoice3" or sizes.in_channels > 3 * bands:
-        cond["cond"] = torch.randn(shape)
-    return torch.randn(shape), cond

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+
+from mfdistill.plain import Section
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class OwnBatches:
     batches that it has not seen.
     """
 
-    make: Callable[[int], Mapping[str, Any]]
+    make: Callable[[int], Section]
     summary: str = "batches of your own"
 
     def micro_batches(
@@ -26,7 +27,7 @@ class OwnBatches:
         start_step: int = 0,
         accumulation: int = 1,
         num_workers: int = 0,
-    ) -> Iterator[Mapping[str, Any]]:
+    ) -> Iterator[Section]:
         """Endless; arguments as ``data.batches.batches``, sizes being ``make``'s own."""
         for step in count(start_step):
             for part in range(accumulation):

@@ -10,12 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from mfdistill.distill.settings import TrainConfig, lr_factor
+from mfdistill.plain import Plain
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch.optim import Optimizer
 
 MODEL = "model"
 
@@ -40,9 +45,7 @@ def model_begins(objective: nn.Module) -> int:
     return objective.__dict__.get("alone", 0)
 
 
-def parameter_groups(
-    objective: nn.Module, config: TrainConfig
-) -> tuple[list[dict[str, Any]], list[str]]:
+def parameter_groups(objective: nn.Module, config: TrainConfig) -> tuple[list[Plain], list[str]]:
     """AdamW's groups, and the names of their parameters in its order: of every player first those
     without decay (biases and gains), then the others.
     """
@@ -75,25 +78,25 @@ def learning_rates(objective: nn.Module, config: TrainConfig, step: int) -> dict
     return rates | {name: it.lr * lr_factor(step, config) for name, it in others(objective).items()}
 
 
-def set_rates(optimizer: Any, rates: Mapping[str, float]) -> None:
+def set_rates(optimizer: Optimizer, rates: Mapping[str, float]) -> None:
     for group in optimizer.param_groups:
         group["lr"] = rates[group["player"]]
 
 
-def clip(objective: nn.Module, config: TrainConfig, accelerator: Any) -> dict[str, Tensor]:
+def clip(objective: nn.Module, config: TrainConfig, accelerator: Accelerator) -> dict[str, Tensor]:
     """Clip the gradients of each player by itself.
 
     Returns: their norms before, by ``grad_norm`` of the model and ``grad_norm_NAME`` of the others.
     """
     # the model's come first, with which Accelerate takes the scale of fp16 off all gradients
-    norms = {
+    norms: dict[str, Tensor | None] = {
         "grad_norm": accelerator.clip_grad_norm_(_of_model(objective), config.grad_clip or math.inf)
     }
     for name, it in others(objective).items():
         norms[f"grad_norm_{name}"] = torch.nn.utils.clip_grad_norm_(
             it.module.parameters(), it.grad_clip or math.inf
         )
-    return norms
+    return {name: norm for name, norm in norms.items() if norm is not None}
 
 
 def leave_out_resting(objective: nn.Module, step: int) -> bool:

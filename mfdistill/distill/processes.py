@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,11 @@ from torch import Tensor, nn
 from mfdistill.distill.settings import TrainConfig
 from mfdistill.errors import UserError
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
-def make_accelerator(config: TrainConfig) -> Any:
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
     """The ``Accelerator`` for a run; other processes of the run are watched from here on.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -23,9 +23,14 @@ from mfdistill.errors import UserError
 from mfdistill.integrity import check_finite
 from mfdistill.networks.predictor import with_predictor
 from mfdistill.parts import clean_parts
-from mfdistill.students import Student
-from mfdistill.students.adapter import ADAPTER, ADAPTER_CONFIG, save_adapter
+from mfdistill.plain import Plain
+from mfdistill.students.adapter import ADAPTER, ADAPTER_CONFIG, has_adapter, save_adapter
 from mfdistill.version import __version__
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from mfdistill.tasks import Task
 
 
 @dataclass
@@ -33,9 +38,9 @@ class Run:
     """What a run is made of and what changes in it."""
 
     config: TrainConfig
-    model_config: dict[str, Any]
-    accelerator: Any
-    task: Any
+    model_config: Plain
+    accelerator: Accelerator
+    task: Task
     objective: nn.Module
     wrapped: nn.Module
     """The objective as Accelerate prepared it."""
@@ -83,7 +88,7 @@ def check_run(config: TrainConfig, world: int) -> None:
         )
 
 
-def find_run(config: TrainConfig, model_config: dict[str, Any]) -> state.Found | None:
+def find_run(config: TrainConfig, model_config: Plain) -> state.Found | None:
     """The newest whole state of the run to continue, or None where one starts. Changes nothing, so
     every rank comes to the same answer.
 
@@ -152,11 +157,11 @@ def prepare_folder(config: TrainConfig, found: state.Found | None) -> None:
 
 def build_run(
     objective: nn.Module,
-    task: Any,
+    task: Task,
     config: TrainConfig,
-    model_config: dict[str, Any],
-    accelerator: Any,
-    saved: dict[str, Any] | None,
+    model_config: Plain,
+    accelerator: Accelerator,
+    saved: Plain | None,
 ) -> Run:
     """Everything on its device, with the saved values where there are any."""
     groups, names = parameter_groups(objective, config)
@@ -211,8 +216,8 @@ def save_model(run: Run, folder: Path) -> None:
             return
         version = {"version": __version__}
         config = {**run.model_config, "training": training, **version}
-        if isinstance(run.model, Student) and run.model.adapter is not None:
-            save_adapter(run.model, folder, config)
+        if has_adapter(model := run.model):
+            save_adapter(model, folder, config)
         else:
             save_folder(folder, with_predictor(weights, run.task), config)
     if folder != Path(run.config.out):

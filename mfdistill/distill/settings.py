@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from mfdistill.config import to_dict
 from mfdistill.errors import UserError
+from mfdistill.plain import Plain
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 # a resumed run may change these: they do not touch what is learnt
 FREE_DATA = ("on_bad_file", "bad_share")
@@ -85,7 +89,7 @@ class TrainConfig:
     """Replace a run that is already in 'out'."""
 
 
-def in_steps(config: TrainConfig, dataset: Any) -> TrainConfig:
+def in_steps(config: TrainConfig, dataset: object) -> TrainConfig:
     """``epochs`` and ``valid_epochs`` as ``steps`` and ``valid_every``, from the number of
     recordings of ``dataset``.
 
@@ -94,14 +98,15 @@ def in_steps(config: TrainConfig, dataset: Any) -> TrainConfig:
     """
     if config.epochs is None and config.valid_epochs is None:
         return config
-    if not hasattr(dataset, "clean"):
+    recordings = getattr(dataset, "clean", None)
+    if recordings is None:
         raise UserError(
             "--epochs, --valid-epochs: this corpus is a stream of unknown length; give --steps and --valid-every"
         )
     for name in ("epochs", "valid_epochs"):
         if (value := getattr(config, name)) is not None and value < 1:
             raise UserError(f"--{_flag(name)} {value}: must be at least 1")
-    each = math.ceil(len(dataset.clean) / config.batch_size)
+    each = math.ceil(len(recordings) / config.batch_size)
     return replace(
         config,
         steps=config.steps if config.epochs is None else config.epochs * each,
@@ -146,7 +151,7 @@ def check(config: TrainConfig, world: int) -> None:
         )
 
 
-def check_end(config: TrainConfig, skipped: int, accelerator: Any) -> None:
+def check_end(config: TrainConfig, skipped: int, accelerator: Accelerator) -> None:
     """Raise ``UserError`` if a run ended while its updates were still left out, ``skipped`` in a
     row; the loss scale of fp16 leaves out two now and then.
     """
@@ -161,7 +166,7 @@ def _flag(name: str) -> str:
     return name.replace("_", "-")
 
 
-def identity(config: TrainConfig, model_config: dict[str, Any]) -> dict[str, Any]:
+def identity(config: TrainConfig, model_config: Plain) -> Plain:
     """What must be the same for a run to be continued: all settings that decide what is learnt."""
     training = {key: value for key, value in to_dict(config).items() if key not in FREE}
     # a search writes schedules, validation teaches nothing

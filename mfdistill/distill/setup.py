@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from mfdistill.data.batches import batches
+from mfdistill.data.batches import Rows, batches
 from mfdistill.distill.batch import make_batch
 from mfdistill.errors import UserError
 from mfdistill.networks import CompactConfig, CompactSizes
@@ -39,7 +39,7 @@ def fit_task(config: TaskConfig, backbone: str) -> TaskConfig:
 
 def fit_network(
     task: Restoration,
-    dataset: Any,
+    dataset: Rows,
     backbone: str,
     compact: CompactSizes,
     unet: UNetSizes,
@@ -64,7 +64,7 @@ def fit_network(
 
 def fit_network_config(
     task: Restoration,
-    dataset: Any,
+    dataset: Rows,
     config: CompactSizes | None = None,
     count: int = 4,
     batch_size: int = 16,
@@ -108,7 +108,7 @@ def fit_network_config(
     )
 
 
-def _residual_std(task: Restoration, dataset: Any, count: int, batch_size: int) -> float:
+def _residual_std(task: Restoration, dataset: Rows, count: int, batch_size: int) -> float:
     residual = level = 0.0
     stream = batches(dataset, global_batch=batch_size, num_workers=0)
     for _ in range(count):

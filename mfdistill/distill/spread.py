@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from mfdistill.errors import UserError
 from mfdistill.tasks import Restoration, get_task
 
 if TYPE_CHECKING:
+    from mfdistill.data.batches import Rows
     from mfdistill.tasks import TaskConfig
 
 QUANTILE = 0.997  # of the crops' errors; three standard deviations reach as far
@@ -27,7 +28,7 @@ CROPS = 512
 
 
 def measure_spread(
-    task: Restoration, dataset: Any, crops: int = CROPS, batch_size: int = 16
+    task: Restoration, dataset: Rows, crops: int = CROPS, batch_size: int = 16
 ) -> TaskConfig:
     """The task's configuration with its spread measured on the first ``crops`` training samples, to
     three digits.

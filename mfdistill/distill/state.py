@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,12 @@ from mfdistill.checkpoint import load_tensors, remove_folder, sync, write_json, 
 from mfdistill.distill.processes import share
 from mfdistill.errors import UserError
 from mfdistill.integrity import check_folder, file_digest, opened, sealed
+from mfdistill.plain import Plain, Section
 from mfdistill.reading import read_json
-from mfdistill.students import Student
+from mfdistill.students.student import borrowed_by
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
 
 FOLDER = "training_state"
 RECORD = "state.json"
@@ -42,13 +46,13 @@ class Found:
     """The newest whole state of a run."""
 
     folder: Path
-    info: dict[str, Any]
+    info: Plain
     damaged: tuple[str, ...]
     """What is wrong with newer ones."""
 
 
 def save_state(
-    out: Path, tensors: Mapping[str, Mapping[str, Tensor]], info: Mapping[str, Any], keep: int = 1
+    out: Path, tensors: Mapping[str, Mapping[str, Tensor]], info: Section, keep: int = 1
 ) -> None:
     """Write ``<name>.safetensors`` for each group of ``tensors`` and ``state.json`` with ``info``
     as ``out/training_state``; keep ``keep`` states in all.
@@ -84,10 +88,14 @@ def _before(out: Path) -> list[Path]:
 
 
 def _make_room(out: Path) -> None:
-    """Free the name of the newest state: every one takes the next number."""
-    for number, folder in reversed(list(enumerate([out / FOLDER, *_before(out)]))):
-        if folder.exists() and folder.name != f"{FOLDER}.{number + 1}":
-            os.rename(folder, out / f"{FOLDER}.{number + 1}")
+    """Free the name of the newest state: it takes the next number, as do those that it pushes."""
+    if not (out / FOLDER).exists():
+        return
+    pushed = [out / FOLDER]
+    while (target := out / f"{FOLDER}.{len(pushed)}").exists():
+        pushed.append(target)
+    for number, folder in reversed(list(enumerate(pushed, start=1))):
+        os.rename(folder, out / f"{FOLDER}.{number}")
 
 
 def folders(out: Path) -> list[Path]:
@@ -125,13 +133,12 @@ def settle(out: Path, found: Path) -> None:
             break
         remove_folder(folder)
     if found != out / FOLDER:
-        if (out / FOLDER).exists():  # older than a ``.new`` that was complete
-            _make_room(out)
+        _make_room(out)  # of one that is older than a ``.new`` that was complete
         os.rename(found, out / FOLDER)
     remove_folder(out / f"{FOLDER}.new")
 
 
-def load_info(folder: Path, check: bool = False) -> dict[str, Any]:
+def load_info(folder: Path, check: bool = False) -> Plain:
     """``state.json`` of a state folder, without its checksums.
 
     Args:
@@ -148,7 +155,7 @@ def load_info(folder: Path, check: bool = False) -> dict[str, Any]:
     return info
 
 
-def check_info(info: Mapping[str, Any], folder: Path) -> None:
+def check_info(info: Section, folder: Path) -> None:
     """Raise ``UserError`` unless a run's ``state.json`` holds what a run writes into it."""
     file, remedy = folder / RECORD, "start again with --overwrite"
     for name, kinds in _INFO.items():
@@ -172,8 +179,7 @@ def module_tensors(module: nn.Module) -> dict[str, Tensor]:
     borrowed = {
         f"{name}.{own}" if name else own
         for name, part in module.named_modules()
-        if isinstance(part, Student)
-        for own in part.borrowed()
+        for own in borrowed_by(part)
     }
     found = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     return {name: value for name, value in found.items() if name not in borrowed}
@@ -195,7 +201,7 @@ def restore_module(module: nn.Module, file: Path) -> None:
         live[name].copy_(share(saved[name], live[name]))
 
 
-def optimizer_tensors(optimizer: Any, names: list[str]) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: Optimizer, names: list[str]) -> dict[str, Tensor]:
     """State of AdamW as ``<moment>.<parameter>``; ``names`` in the order of the optimiser's
     parameters.
     """
@@ -207,7 +213,7 @@ def optimizer_tensors(optimizer: Any, names: list[str]) -> dict[str, Tensor]:
     }
 
 
-def restore_optimizer(optimizer: Any, names: list[str], file: Path) -> None:
+def restore_optimizer(optimizer: Optimizer, names: list[str], file: Path) -> None:
     """Inverse of ``optimizer_tensors``."""
     saved = load_tensors(file, check=False)
     values = [value for group in optimizer.param_groups for value in group["params"]]
@@ -222,7 +228,9 @@ def restore_optimizer(optimizer: Any, names: list[str], file: Path) -> None:
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
-def first_difference(before: Any, now: Any, key: str = "") -> tuple[str, Any, Any] | None:
+def first_difference(
+    before: object, now: object, key: str = ""
+) -> tuple[str, object, object] | None:
     """Where two JSON values first differ: (dotted key, before, now), or None."""
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         for name in {**now, **before}:

@@ -6,44 +6,16 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mfdistill.audio.speech_mel import prompt_gain
-from mfdistill.distill.foreign_speaker import device_of, open_speaker
-from mfdistill.distill.inference import Model, Steps
-from mfdistill.distill.mel_vocoder import MelVocoder, open_mel_vocoder
-from mfdistill.distill.synthesis import LEAST_PROMPT_S, LONGEST_S, Speech, now
+from mfdistill.data.token_files import read_tokens
+from mfdistill.distill.inference import Model, Steps, flow_task
+from mfdistill.distill.speech import LEAST_PROMPT_S, LONGEST_S, Said, Speech, now
 from mfdistill.errors import UserError
-from mfdistill.tasks.foreign import ForeignTask, noise
-
-
-@dataclass(frozen=True)
-class SymbolsSpeaker:
-    """A model with what stands behind it."""
-
-    model: Model
-    task: ForeignTask
-    vocoder: MelVocoder
-
-
-def open_symbols(
-    path: str | Path,
-    device: torch.device | str = "cpu",
-    guidance: float | None = None,
-    vocoder: str | None = None,
-) -> SymbolsSpeaker:
-    """A speaker from a folder whose condition is made of numbers of symbols.
-
-    Args:
-        guidance: as ``foreign_speaker.open_speaker``. vocoder: as ``mel_vocoder.open_mel_vocoder``.
-    """
-    model = open_speaker(path, device, guidance)
-    task: ForeignTask = model.task  # type: ignore[assignment]
-    return SymbolsSpeaker(model, task, open_mel_vocoder(vocoder, task, device))
+from mfdistill.tasks.foreign import noise
 
 
 def symbols_request(
@@ -60,41 +32,38 @@ def symbols_request(
 
 @torch.no_grad()
 def speak_symbols(
-    speaker: SymbolsSpeaker,
-    prompt: Tensor,
-    prompt_tokens: Tensor,
-    tokens: Tensor,
-    speed: float = 1.0,
-    steps: Steps | None = None,
-    seed: int = 0,
+    model: Model, said: Said, speed: float = 1.0, steps: Steps | None = None, seed: int = 0
 ) -> Speech:
-    """What ``tokens (k,)`` say in the voice of ``prompt (s,)``, without the prompt, at its level.
+    """What the symbols in the file ``said.tokens`` say in the prompt's voice, without the prompt,
+    at its level.
 
     Args:
-        prompt: at the task's sample rate. prompt_tokens: (p,) of what it says.
         speed: 2 is twice as fast. steps: a number or times; None is the model's own schedule.
         seed: of the noise, on the CPU.
 
     Raises:
-        UserError: a prompt that is short, symbols outside the table, or too long a result.
+        UserError: files that are not there or hold something else, a prompt that is short, symbols
+            outside the table, or too long a result.
     """
-    began, task = time.perf_counter(), speaker.task
-    rate, hop, device = task.sample_rate, task.config.mel.hop, device_of(speaker.model.module)
+    began, task, prompt = time.perf_counter(), flow_task(model), said.prompt
+    assert task.vocoder is not None  # distill.inference.ready
+    rate, hop, device = task.sample_rate, task.config.mel.hop, model.device
     if len(prompt) < LEAST_PROMPT_S * rate:
         raise UserError(
             f"--prompt: lasts {len(prompt) / rate:.2f} s; give {LEAST_PROMPT_S:g} s or more of one voice"
         )
-    module = speaker.model.module
-    network = module if speaker.model.role == "teacher" else module.network
-    size: int = network.config.vocab_size  # type: ignore[union-attr, assignment]
-    for option, given in (("--prompt-tokens", prompt_tokens), ("--tokens", tokens)):
-        if int(given.max()) >= size:
+    if said.prompt_tokens is None:
+        raise UserError("--prompt-tokens: missing; give the numbers of the prompt's symbols")
+    given = read_tokens(said.prompt_tokens, "--prompt-tokens")
+    tokens, size = read_tokens(str(said.tokens)), int(model.config["network"]["config"]["vocab_size"])  # fmt: skip
+    for option, symbols in (("--prompt-tokens", given), ("--tokens", tokens)):
+        if int(symbols.max()) >= size:
             raise UserError(
-                f"{option}: symbol {int(given.max())} is not in the table of {size}; take this checkpoint's tokens.txt"
+                f"{option}: symbol {int(symbols.max())} is not in the table of {size}; take this checkpoint's tokens.txt"
             )
     gain = prompt_gain(prompt[None])
     mel = task.mel(prompt * gain[0]).T[None].to(device)
-    cond = symbols_request(mel, prompt_tokens, tokens, speed)
+    cond = symbols_request(mel, given, tokens, speed)
     n = cond["cond"].shape[1]
     if (n - mel.shape[1]) * hop > LONGEST_S * rate:
         raise UserError(
@@ -102,7 +71,7 @@ def speak_symbols(
         )
     z_0 = noise([n], mel.shape[2], seed=seed, like=mel)
     ready = now(z_0)
-    z_1 = speaker.model.endpoint(z_0, cond, steps)[:, mel.shape[1] :]
+    z_1 = model.endpoint(z_0, cond, steps)[:, mel.shape[1] :]
     flow_s = now(z_1) - ready
-    wave = speaker.vocoder(z_1.transpose(1, 2))[0] / gain[0].to(device)
+    wave = task.vocoder(z_1.transpose(1, 2))[0] / gain[0].to(device)
     return Speech(wave, flow_s, now(wave) - began)

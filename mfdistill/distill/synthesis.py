@@ -1,10 +1,10 @@
-"""From a prompt and units or text to speech, by a model of a Mel task."""
+"""From a prompt and what is to be said to speech, by any model that speaks."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,25 +13,12 @@ from mfdistill.audio.pitch import mean_pitch
 from mfdistill.audio.speaker import NoVoice, joined, partial_embeddings
 from mfdistill.audio.units import spread_units
 from mfdistill.data.texts import prepared
+from mfdistill.distill.cosyvoice_synthesis import speak_tokens
+from mfdistill.distill.f5_synthesis import speak_text
+from mfdistill.distill.inference import Model, Steps
+from mfdistill.distill.speech import LEAST_PROMPT_S, LONGEST_S, Said, Speech, now
+from mfdistill.distill.symbols_synthesis import speak_symbols
 from mfdistill.errors import UserError
-from mfdistill.flow import noise
-
-if TYPE_CHECKING:
-    from mfdistill.distill.inference import Model, Steps
-
-LEAST_PROMPT_S = 1.0
-LONGEST_S = 30.0
-
-
-@dataclass(frozen=True)
-class Speech:
-    """What was generated, ``wave (s,)`` at the task's rate, and the seconds that the flow and
-    everything took.
-    """
-
-    wave: Tensor
-    flow_s: float
-    whole_s: float
 
 
 @torch.no_grad()
@@ -113,10 +100,7 @@ def synthesise(
     prompted = (torch.arange(n, device=z.device) < given).to(z)[None, None, None]
     cond |= {"y": y, "mask": mask, "prompt": prompted, "units": symbols[None]}
     cond = task.completed(cond)
-    eps = noise(seed, torch.arange(n), "synthesis", y.shape[1:3], device=z.device).permute(1, 2, 0)[
-        None
-    ]
-    z_0 = task.path.prior(cond, eps)
+    z_0 = task.path.prior(cond, task.start(cond, seed, "synthesis"))
     ready = now(z)
     z_1 = model.endpoint(z_0, cond, steps)
     flow_s = now(z) - ready
@@ -126,8 +110,51 @@ def synthesise(
     return Speech(wave, flow_s, now(z) - began)
 
 
-def now(like: Tensor) -> float:
-    """Seconds, when all that was asked of the device is done."""
-    if like.is_cuda:
-        torch.cuda.synchronize(like.device)
-    return time.perf_counter()
+def speak(
+    model: Model, said: Said, speed: float = 1.0, steps: Steps | None = None, seed: int = 0
+) -> Speech:
+    """Speech by any model that speaks, its way (``SPEAKERS``): arguments and errors as
+    ``synthesise``'s.
+    """
+    return SPEAKERS[str(model.task.speaks)](model, said, speed, steps, seed)
+
+
+def check_speaks(model: Model, path: object) -> None:
+    """See that a model can be spoken with here.
+
+    Raises:
+        UserError: it restores recordings, or starts from what another program makes.
+    """
+    task = model.task
+    if task.restores:
+        raise UserError(
+            f"{path}: is a {task.config.name} model, which restores recordings; use mfdistill restore"
+        )
+    if task.speaks not in SPEAKERS:
+        raise UserError(
+            f"{path}: a model of kind {task.config.name} starts from its text encoder's output, which is not here; "
+            "sample it from Python, or export it (docs/foreign-tts.md)"
+        )
+
+
+def _own(model: Model, said: Said, speed: float, steps: Steps | None, seed: int) -> Speech:
+    return synthesise(
+        model,
+        said.prompt,
+        source=said.source,
+        text=said.text,
+        prompt_text=said.prompt_text,
+        speed=speed,
+        steps=steps,
+        seed=seed,
+    )
+
+
+SPEAKERS: dict[str, Callable[[Model, Said, float, Steps | None, int], Speech]] = {
+    "units": _own,
+    "spread text": _own,
+    "text": speak_text,
+    "symbols": speak_symbols,
+    "tokens": speak_tokens,
+}
+"""By ``Task.speaks``."""

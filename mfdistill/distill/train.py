@@ -13,16 +13,16 @@ import contextlib
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
 
 from mfdistill.companions import SECTION, checksums, write_companions
-from mfdistill.data.batches import batches
+from mfdistill.data.batches import Batched, Rows, batches
 from mfdistill.distill.batch import loss_count, make_batch
 from mfdistill.distill.disk import disk_need
 from mfdistill.distill.interrupt import Interrupted, Signals
@@ -46,22 +46,29 @@ from mfdistill.distill.run import (
     save_run,
 )
 from mfdistill.distill.settings import TrainConfig, check_end
-from mfdistill.distill.state import module_tensors
+from mfdistill.distill.state import Found, module_tensors
 from mfdistill.errors import UserError
+from mfdistill.plain import Plain, Raw
 
-Validate = Callable[[nn.Module, int, Any], Mapping[str, float]]
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from mfdistill.tasks import Task
+
+Validate = Callable[[nn.Module, int, "Accelerator"], Mapping[str, float]]
+TrainData = Rows | Batched
 STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 def train(
     objective: nn.Module,
-    data: Any,
-    task: Any,
+    data: TrainData,
+    task: Task,
     config: TrainConfig,
     *,
-    model_config: dict[str, Any] | None = None,
+    model_config: Plain | None = None,
     validate: Validate | None = None,
-    accelerator: Any = None,
+    accelerator: Accelerator | None = None,
     companions: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Optimise all trainable parameters of ``objective`` and save its ``model``.
@@ -91,43 +98,30 @@ def train(
             a loss that stays non-finite or is so at the end.
         Interrupted: SIGTERM or Ctrl-C, after saving.
     """
-    torch.set_flush_denormal(True)  # gradients behind SiLU underflow: up to 5 times slower
     accelerator = accelerator or make_accelerator(config)
-    if accelerator.mixed_precision != config.mixed_precision:
-        raise UserError(
-            f"--mixed-precision {config.mixed_precision}: launched with {accelerator.mixed_precision}; give the same to both"
-        )
-    check_run(config, accelerator.num_processes)
-    if model_config is None:
-        model_config = {**objective.get_submodule("model").config, "objective": None}  # type: ignore[dict-item]
-    companions = companions or {}
-    if companions:
-        model_config = {**model_config, SECTION: checksums(companions)}
-    found = find_run(config, model_config)
-    saved = None if found is None else found.info
-    accelerator.wait_for_everyone()
-    if saved is not None and saved["finished"]:
-        check_end(config, saved["skipped_in_a_row"], accelerator)
-        if accelerator.is_main_process:
-            say(f"{config.out}: already finished at step {saved['step']}; nothing to do")
+    model_config = _described(objective, model_config, companions or {})
+    run, found = _opened(objective, task, config, model_config, accelerator, companions or {})
+    if run is None:
         return Path(config.out)
-    if accelerator.is_main_process:
-        prepare_folder(config, found)
-        write_companions(Path(config.out), companions)
-    accelerator.wait_for_everyone()
-
-    run = build_run(objective, task, config, model_config, accelerator, saved)
-    if accelerator.is_main_process:
-        files, best = sum(map(len, companions.values())), config.best_metric is not None
-        need = disk_need(run.objective, run.model, files, best, config.keep_states)
-        say(need.told(Path(config.out)))
+    hours = config.time_limit_hours
+    deadline = math.inf if hours is None else time.monotonic() + 3600 * hours
     try:
         with Signals() as signals, run.log:
             for text in how_begun(config, found):
                 run.log.note(run.step, text)
-            if saved is None:
+            if found is None:
                 save_run(run, with_model=False)
-            _loop(run, data, validate, signals)
+            if run.to_validate:
+                _validate(run, validate)
+                save_run(run)
+            with contextlib.closing(_micro_batches(run, data)) as stream:
+                while run.step < config.steps:
+                    began = time.monotonic()
+                    raws = _taken(run, stream)
+                    values, wishes = training_step(run, raws, partial(_wishes, signals, deadline))
+                    _account(run, raws, values, time.monotonic() - began)
+                    if _stops(run, validate, wishes):
+                        break
             bad = getattr(data, "bad", None)  # streams and sets of texts know of none
             if bad is not None and bad.summary is not None:
                 run.log.note(run.step, f"{config.out}: {bad.summary}")
@@ -140,51 +134,89 @@ def train(
     return Path(config.out)
 
 
-def _loop(run: Run, data: Any, validate: Validate | None, signals: Signals) -> None:
-    hours = run.config.time_limit_hours
-    deadline = math.inf if hours is None else time.monotonic() + 3600 * hours
+def _described(
+    objective: nn.Module, model_config: Plain | None, companions: Mapping[str, bytes]
+) -> Plain:
+    """The sections of ``config.json`` with what follows from model and companions."""
+    if model_config is None:
+        model_config = {**objective.get_submodule("model").config, "objective": None}  # type: ignore[dict-item]
+    return {**model_config, SECTION: checksums(companions)} if companions else model_config
+
+
+def _opened(
+    objective: nn.Module,
+    task: Task,
+    config: TrainConfig,
+    model_config: Plain,
+    accelerator: Accelerator,
+    companions: Mapping[str, bytes],
+) -> tuple[Run | None, Found | None]:
+    """The run before its next update, new or as its ``Found`` state says; None where it is
+    finished.
+    """
+    torch.set_flush_denormal(True)  # gradients behind SiLU underflow: up to 5 times slower
+    if accelerator.mixed_precision != config.mixed_precision:
+        raise UserError(
+            f"--mixed-precision {config.mixed_precision}: launched with {accelerator.mixed_precision}; give the same to both"
+        )
+    check_run(config, accelerator.num_processes)
+    found = find_run(config, model_config)
+    saved = None if found is None else found.info
+    accelerator.wait_for_everyone()
+    if saved is not None and saved["finished"]:
+        check_end(config, saved["skipped_in_a_row"], accelerator)
+        if accelerator.is_main_process:
+            say(f"{config.out}: already finished at step {saved['step']}; nothing to do")
+        return None, found
+    if accelerator.is_main_process:
+        prepare_folder(config, found)
+        write_companions(Path(config.out), companions)
+    accelerator.wait_for_everyone()
+    run = build_run(objective, task, config, model_config, accelerator, saved)
+    if accelerator.is_main_process:
+        files, best = sum(map(len, companions.values())), config.best_metric is not None
+        need = disk_need(run.objective, run.model, files, best, config.keep_states)
+        say(need.told(Path(config.out)))
+    return run, found
+
+
+def _taken(run: Run, stream: Iterator[Raw]) -> list[Raw]:
+    """The next step's micro-batches.
+
+    Raises:
+        UserError: a recording that ends the run; what was learnt is saved.
+    """
+    try:
+        return [next(stream) for _ in range(run.config.accumulation)]
+    except UserError as error:
+        raise _saved(run, error) from error
+
+
+def _wishes(signals: Signals, deadline: float) -> list[bool]:
+    """Who wants to stop: each of ``STOPS``, and the clock."""
+    return [signals.signum == number for number in STOPS] + [time.monotonic() > deadline]
+
+
+def _stops(run: Run, validate: Validate | None, wishes: Sequence[bool]) -> bool:
+    """After an update: validate and save where that is due; True where the time is over.
+
+    Raises:
+        Interrupted: by a signal, after saving.
+    """
+    config = run.config
+    run.to_validate = validate is not None and _due(run, config.valid_every)
+    for number, wish in zip(STOPS, wishes, strict=False):
+        if wish:
+            _interrupt(run, number)
     if run.to_validate:
         _validate(run, validate)
+    if wishes[-1] or _due(run, config.save_every):
         save_run(run)
-    with contextlib.closing(_micro_batches(run, data)) as stream:
-        _steps(run, stream, validate, signals, deadline)
-
-
-def _steps(
-    run: Run,
-    stream: Iterator[Mapping[str, Any]],
-    validate: Validate | None,
-    signals: Signals,
-    deadline: float,
-) -> None:
-    config = run.config
-    while run.step < config.steps:
-        began = time.monotonic()
-        try:
-            raws = [next(stream) for _ in range(config.accumulation)]
-        except UserError as error:
-            raise _saved(run, error) from error
-        values, wishes = training_step(
-            run,
-            raws,
-            lambda: [signals.signum == number for number in STOPS] + [time.monotonic() > deadline],
-        )
-        _account(run, raws, values, time.monotonic() - began)
-
-        run.to_validate = validate is not None and _due(run, config.valid_every)
-        for number, wish in zip(STOPS, wishes, strict=False):
-            if wish:
-                _interrupt(run, number)
-        if run.to_validate:
-            _validate(run, validate)
-        if wishes[-1] or _due(run, config.save_every):
-            save_run(run)
-        if wishes[-1] and run.step < config.steps:
-            run.log.note(
-                run.step,
-                f"{config.out}: time limit reached; saved at step {run.step}, continue with --resume",
-            )
-            return
+    if not wishes[-1] or run.step >= config.steps:
+        return False
+    text = f"{config.out}: time limit reached; saved at step {run.step}, continue with --resume"
+    run.log.note(run.step, text)
+    return True
 
 
 def _saved(run: Run, error: UserError) -> UserError:
@@ -201,11 +233,11 @@ def _due(run: Run, every: int) -> bool:
     return run.step == run.config.steps or (every > 0 and run.step % every == 0)
 
 
-def _micro_batches(run: Run, data: Any) -> Any:
+def _micro_batches(run: Run, data: TrainData) -> Generator[Raw, None, None]:
     config, accelerator = run.config, run.accelerator
     # a set that makes batches of its own (of utterances of similar length) does so
-    make = getattr(data, "micro_batches", None) or partial(batches, data)
-    return make(
+    make = data.micro_batches if isinstance(data, Batched) else partial(batches, data)
+    stream = make(
         global_batch=config.batch_size,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
@@ -213,10 +245,11 @@ def _micro_batches(run: Run, data: Any) -> Any:
         accumulation=config.accumulation,
         num_workers=config.num_workers,
     )
+    return cast("Generator[Raw, None, None]", stream)
 
 
 def training_step(
-    run: Run, raws: Sequence[Mapping[str, Any]], wishes: Callable[[], Sequence[bool]]
+    run: Run, raws: Sequence[Raw], wishes: Callable[[], Sequence[bool]]
 ) -> tuple[dict[str, float], list[bool]]:
     """One update from this rank's micro-batches; advances ``run.step``.
 
@@ -254,12 +287,10 @@ def training_step(
 
     # one exchange and one wait for the device per step: what was measured, and who wants to stop
     asked = torch.tensor([float(wish) for wish in wishes()], device=accelerator.device)
-    measured = accelerator.reduce(
-        torch.cat(
-            [torch.stack([*totals.values(), *map(torch.Tensor.float, norms.values())]), asked]
-        ),
-        "mean",
-    ).tolist()
+    told = torch.cat(
+        [torch.stack([*totals.values(), *map(torch.Tensor.float, norms.values())]), asked]
+    )
+    measured = cast(torch.Tensor, accelerator.reduce(told, "mean")).tolist()
     values = dict(zip([*totals, *norms], measured, strict=False)) | {"lr": rates[MODEL]}
 
     if all(math.isfinite(values[name]) for name in ("loss", *norms)):
@@ -282,9 +313,7 @@ def training_step(
     return values, [share > 0 for share in measured[len(totals) + len(norms) :]]
 
 
-def _account(
-    run: Run, raws: Sequence[Mapping[str, Any]], values: Mapping[str, float], seconds: float
-) -> None:
+def _account(run: Run, raws: Sequence[Raw], values: Mapping[str, float], seconds: float) -> None:
     """Add a step to the log's window; write and empty it every ``log_every`` steps."""
     samples = sum(raw["clean"].numel() for raw in raws if "clean" in raw)
     samples *= run.accelerator.num_processes

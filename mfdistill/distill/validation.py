@@ -4,36 +4,45 @@ them too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mfdistill.data.texts import prepared
 from mfdistill.distill.batch import make_batch
-from mfdistill.distill.inference import Steps, endpoint, judged, restore, text_of
+from mfdistill.distill.inference import endpoint, generate
+from mfdistill.distill.objectives.base import reduce, squared_error, teacher_velocity
+from mfdistill.flow import noise, solve
 from mfdistill.metrics import Workers, named, score_utterances, summarise
+from mfdistill.metrics.score import Utterance, named_pair
+from mfdistill.plain import Batch, Item, Plain, Raw
+from mfdistill.tasks import Task
 
 if TYPE_CHECKING:
-    from mfdistill.tasks import Restoration
+    from accelerate import Accelerator
+
+    from mfdistill.teachers import Field
 
 System = Callable[[Tensor, int], Tensor]
 """``(degraded (s,), utterance number) -> restored (s,)``"""
 Keep = Callable[[str, np.ndarray], None]
-_FIRST = 2**31  # global indices of validation crops: no training sample comes that far
+Measure = Callable[[nn.Module, "Accelerator"], dict[str, float]]
+REFERENCE_STEPS = 16  # midpoint: 32 evaluations
 
 
 def score_system(
     system: System,
-    utterances: Sequence[Mapping[str, Any]],
+    utterances: Sequence[Item],
     metrics: Sequence[str],
     sample_rate: int,
-    accelerator: Any = None,
+    accelerator: Accelerator | None = None,
     pool: Workers | None = None,
     keep: Keep | None = None,
-    task: Any = None,
-) -> list[dict[str, Any]]:
+    task: Task | None = None,
+) -> list[Plain]:
     """A row per utterance, in their order, the same on every rank; each rank restores and scores
     every ``num_processes``-th.
 
@@ -49,13 +58,14 @@ def score_system(
     device = accelerator.device if accelerator is not None else "cpu"
     own = range(rank, len(utterances), world)
 
-    def pairs() -> Iterator[Any]:
+    def pairs() -> Iterator[Utterance]:
         for i in own:
             item = utterances[i]
             restored = system(item["degraded"].to(device), i).cpu().numpy()
             if keep is not None:
                 keep(item["name"], restored)
-            yield item["name"], *judged(task, restored, item["clean"].numpy())
+            whole = restored, item["clean"].numpy()
+            yield named_pair(item["name"], whole if task is None else task.compared(item, restored))
 
     rows = [
         {"utterance": i, **row}
@@ -73,40 +83,43 @@ def score_system(
 def make_validate(
     objective: nn.Module,
     role: str,
-    task: Restoration,
-    utterances: Sequence[Mapping[str, Any]],
+    task: Task,
+    utterances: Sequence[Item],
+    checks: Sequence[Raw],
     nfe: Sequence[int] = (1,),
     metrics: Sequence[str] = ("pesq", "estoi", "sisdr"),
     seed: int = 0,
-    crop_s: float = 2.0,
 ) -> Callable[[nn.Module, int, Any], dict[str, float]]:
-    """``validate(model, step, accelerator)`` for ``distill.train.train``: the objective's loss on
-    one fixed crop of every utterance, and means of ``metrics`` at each number of evaluations
-    (``pesq_1``, ...; a regression network has one evaluation and no number).
+    """``validate(model, step, accelerator)`` for ``distill.train.train``: the objective's loss, and
+    means of ``metrics`` at each number of evaluations (``pesq_1``, ...; a regression network has
+    one evaluation and no number). Of tasks that restore nothing, a student's distance to its
+    teacher too (``_distance``).
+
+    Args:
+        checks: micro-batches of fixed rows (``checks`` of the utterances), which loss and distance
+            are measured on.
 
     Raises:
         UserError: an unknown metric or one whose package is missing.
     """
     columns = [metric.primary for metric in named(metrics)] if metrics else []
-    raw = _crops(
-        utterances,
-        round(crop_s * task.sample_rate),
-        task if task.needs_text else None,
-    )
+    if task.needs_text:
+        checks = [{**raw, "text": prepared(raw["text"], task.config)} for raw in checks]
+    teacher: Field | None = objective.__dict__.get("teacher")
+    measures: list[Measure] = [lambda model, accelerator: _loss(objective, task, checks, accelerator)]  # fmt: skip
+    if task.rows == "utterances" and teacher is not None:
+        measures.append(_distance(teacher, task, checks, nfe, seed))
 
-    def validate(model: nn.Module, step: int, accelerator: Any) -> dict[str, float]:
-        values = {"loss": _loss(objective, task, raw, accelerator)}
+    def heard(model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
+        values: dict[str, float] = {}
         run = endpoint(role, model, task)
         for number in nfe if role != "regression" else (None,):
-            if not columns:
-                break
+
+            def system(wave: Tensor, index: int, steps: int | None = number) -> Tensor:
+                return generate(task, run, utterances[index], wave.device, steps, seed, index)
+
             rows = score_system(
-                _system(task, run, number, seed, utterances),
-                utterances,
-                metrics,
-                task.sample_rate,
-                accelerator,
-                task=task,
+                system, utterances, metrics, task.sample_rate, accelerator, task=task
             )
             summary = summarise(rows)
             values |= {
@@ -115,41 +128,73 @@ def make_validate(
             }
         return values
 
+    if columns:
+        measures.append(heard)
+
+    def validate(model: nn.Module, step: int, accelerator: Accelerator) -> dict[str, float]:
+        values: dict[str, float] = {}
+        for measure in measures:
+            values |= measure(model, accelerator)
+        return values
+
     return validate
 
 
-def _system(
-    task: Restoration,
-    run: Any,
-    steps: Steps | None,
-    seed: int,
-    utterances: Sequence[Mapping[str, Any]],
-) -> System:
-    return lambda wave, index: restore(
-        task, run, wave, steps, seed, index, text=text_of(task, utterances[index])
-    )
+def _batches(task: Task, checks: Sequence[Raw], accelerator: Accelerator) -> Iterator[Plain]:
+    for raw in checks:
+        yield make_batch(task, raw, accelerator.device) | {"progress": 1.0, "loss_count": None}
 
 
 def _loss(
-    objective: nn.Module, task: Restoration, raw: Mapping[str, Any], accelerator: Any
-) -> float:
-    """On every rank the same: the crops are few."""
-    batch = make_batch(task, raw, accelerator.device) | {"progress": 1.0, "loss_count": None}
-    with torch.enable_grad():  # some derivatives of the student are taken by backward passes
-        return float(objective(batch)[0].detach())
+    objective: nn.Module,
+    task: Task,
+    checks: Sequence[Raw],
+    accelerator: Accelerator,
+) -> dict[str, float]:
+    """On every rank the same: the rows are few."""
+    total = 0.0
+    for batch in _batches(task, checks, accelerator):
+        with torch.enable_grad():  # some derivatives of the student are taken by backward passes
+            total += float(objective(batch)[0].detach())
+    return {"loss": total / len(checks)}
 
 
-def _crops(
-    utterances: Sequence[Mapping[str, Any]], length: int, task: Any = None
-) -> dict[str, Any]:
-    def middle(wave: Tensor) -> Tensor:
-        start = max(0, (len(wave) - length) // 2)
-        part = wave[start : start + length]
-        return torch.nn.functional.pad(part, (0, length - len(part)))
+def _distance(
+    teacher: Field, task: Task, checks: Sequence[Raw], nfe: Sequence[int], seed: int
+) -> Measure:
+    """Root mean square difference of log-Mels (nepers, over the frames that count) to the guided
+    teacher at 16 midpoint steps from the same noise, per number of equal steps: ``mel_error_N`` of
+    the student, ``teacher_error_N`` of the teacher at N Euler steps. The teacher's are made once.
+    """
+    kept: list[tuple[Tensor, dict[str, float]]] = []
 
-    items = [utterances[i] for i in range(len(utterances))]
-    texts = {} if task is None else {"text": [text_of(task, item) for item in items]}
-    waves = {
-        key: torch.stack([middle(item[key]) for item in items]) for key in ("clean", "degraded")
-    }
-    return {**waves, **texts, "index": torch.arange(_FIRST, _FIRST + len(items))}
+    def reference(batch: Batch, z_0: Tensor) -> tuple[Tensor, dict[str, float]]:
+        def velocity(z: Tensor, t: Tensor) -> Tensor:
+            return teacher_velocity(teacher, z, t, batch["cond"])
+
+        z_1 = solve(velocity, z_0, REFERENCE_STEPS)
+        return z_1, {
+            f"teacher_error_{n}": _square(solve(velocity, z_0, n, "euler"), z_1, batch) for n in nfe
+        }
+
+    def measure(model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
+        sums: dict[str, float] = {}
+        run = endpoint("student", model, task)
+        for number, batch in enumerate(_batches(task, checks, accelerator)):
+            x = batch["z_1"]
+            eps = noise(seed, batch["index"], "valid", x.shape[1:], device=x.device)
+            z_0 = task.path.prior(batch["cond"], eps)
+            if number == len(kept):
+                kept.append(reference(batch, z_0))
+            z_1, found = kept[number]
+            own = {f"mel_error_{n}": _square(run(z_0, batch["cond"], n), z_1, batch) for n in nfe}
+            for key, value in {**own, **found}.items():
+                sums[key] = sums.get(key, 0.0) + value / len(checks)
+        return {key: value**0.5 for key, value in sums.items()}
+
+    return measure
+
+
+def _square(estimate: Tensor, reference: Tensor, batch: Batch) -> float:
+    error = squared_error(estimate, reference, batch["loss_mask"])
+    return float(reduce(error, {**batch, "loss_count": None}))

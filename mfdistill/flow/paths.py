@@ -94,7 +94,7 @@ class GaussianPath:
         profile: one positive number per frequency, for "profile" only.
         temperature: factor on the noise of ``prior``, which is what is sampled from; training
             (``end_points``) draws all of it. Below 1 there is less variety and less that goes wrong
-            (Matcha-TTS, arXiv 2309.03199, samples at 0.667).
+            (arXiv 2309.03199 samples at 0.667).
     """
 
     sigma_0: float

@@ -14,7 +14,6 @@ from mfdistill.flow.paths import expand_time
 from mfdistill.flow.tableaus import Tableau, tableau, tableau_step
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # (z (b, ...), t (b,)) -> dz/dt, shaped like z
-Project = Callable[[Tensor], Tensor]  # z -> z, what a system imposes on its state
 AverageVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]  # (z (b, ...), t (b,), r (b,)) -> u
 MOST_STEPS = 10_000
 Steps = int | Sequence[float] | Tensor
@@ -106,11 +105,7 @@ def sway(steps: int | Sequence[float], s: float = -1.0) -> list[float]:
 
 
 def solve(
-    velocity: Velocity,
-    z: Tensor,
-    steps: Steps,
-    solver: str | Tableau = "midpoint",
-    project: Project | None = None,
+    velocity: Velocity, z: Tensor, steps: Steps, solver: str | Tableau = "midpoint"
 ) -> Tensor:
     """Carry ``z`` (b, ...) from the first time of ``steps`` to the last.
 
@@ -121,49 +116,33 @@ def solve(
             its sample as it is).
         solver: a name in `SOLVERS`, one of the tables and compositions of `tableau`, such as
             ``2xmidpoint+1xeuler@0.2``, or a table.
-        project: applied to the state before the first step and after every one, for systems that
-            impose something on it (Seed-VC and IndexTTS2 set the prompt's frames to 0).
 
     Raises:
         UserError: a schedule that does not ascend within [0, 1], or an unknown solver.
     """
-    step, z = _step(solver), _projected(z, project)
+    step = _step(solver)
     for t, r in _intervals(steps, z):
-        z = _projected(step(velocity, z, t, r), project)
+        z = step(velocity, z, t, r)
     return z
 
 
 def trajectory(
-    velocity: Velocity,
-    z: Tensor,
-    steps: Steps,
-    solver: str | Tableau = "midpoint",
-    project: Project | None = None,
+    velocity: Velocity, z: Tensor, steps: Steps, solver: str | Tableau = "midpoint"
 ) -> Tensor:
-    """As `solve`, with every state on the grid: (k+1, b, ...), the first being ``z`` itself
-    (projected).
-    """
-    step = _step(solver)
-    states = [_projected(z, project)]
+    """As `solve`, with every state on the grid: (k+1, b, ...), the first being ``z`` itself."""
+    step, states = _step(solver), [z]
     for t, r in _intervals(steps, z):
-        states.append(_projected(step(velocity, states[-1], t, r), project))
+        states.append(step(velocity, states[-1], t, r))
     return torch.stack(states)
 
 
-def jump(
-    average_velocity: AverageVelocity, z: Tensor, steps: Steps, project: Project | None = None
-) -> Tensor:
+def jump(average_velocity: AverageVelocity, z: Tensor, steps: Steps) -> Tensor:
     """Sample with an average velocity: ``z_r = z_t + (r - t) u(z_t, t, r)`` over the intervals of
     ``steps`` (as in `solve`): one evaluation each, and no discretisation error when u is exact.
     """
-    z = _projected(z, project)
     for t, r in _intervals(steps, z):
-        z = _projected(z + expand_time(r - t, z) * average_velocity(z, t, r), project)
+        z = z + expand_time(r - t, z) * average_velocity(z, t, r)
     return z
-
-
-def _projected(z: Tensor, project: Project | None) -> Tensor:
-    return z if project is None else project(z)
 
 
 def _step(solver: str | Tableau) -> Callable[[Velocity, Tensor, Tensor, Tensor], Tensor]:

@@ -14,11 +14,21 @@ import numpy as np
 from mfdistill.metrics.base import Metric, Undefined, Wave, aligned
 from mfdistill.metrics.catalog import named
 from mfdistill.metrics.workers import Died, Workers, default_workers
+from mfdistill.plain import Plain
 
 log = logging.getLogger(__name__)
 
 Utterance = tuple[str, Wave, Wave] | tuple[str, Wave, Wave, Wave]
 """Name, estimate, reference, and perhaps a prompt."""
+
+
+def named_pair(name: str, compared: tuple[Wave, Wave] | tuple[Wave, Wave, Wave]) -> Utterance:
+    """What is compared of one utterance, under its name."""
+    if len(compared) == 2:
+        return name, compared[0], compared[1]
+    return name, compared[0], compared[1], compared[2]
+
+
 # columns (or a set metric's evidence) of one metric on one utterance, and why there are none (''
 # where there are)
 Values = tuple[Any, str]
@@ -88,7 +98,7 @@ def score_utterances(
     sample_rate: int,
     workers: int = 1,
     pool: Workers | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Plain]:
     """One row per utterance: ``{"name", <column of each metric>: float, "failed": "metric: reason;
     ..." or ""}``, and under ``EVIDENCE`` what `summarise` makes set metrics of.
 
@@ -116,7 +126,7 @@ def score_utterances(
 
 def _score(
     utterances: Iterable[Utterance], metrics: Sequence[Metric], sample_rate: int, pool: Workers
-) -> list[dict[str, Any]]:
+) -> list[Plain]:
     pending: list[tuple[str, dict[str, Values | Future[Values]]]] = []
     try:
         for name, estimate, reference, *prompt in utterances:
@@ -148,11 +158,9 @@ def _score(
     return rows
 
 
-def _row(
-    name: str, values: dict[str, Values | Future[Values]], metrics: Sequence[Metric]
-) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": name}
-    evidence: dict[str, Any] = {}
+def _row(name: str, values: dict[str, Values | Future[Values]], metrics: Sequence[Metric]) -> Plain:
+    row: Plain = {"name": name}
+    evidence: Plain = {}
     reasons = []
     for metric in metrics:
         value = values[metric.name]

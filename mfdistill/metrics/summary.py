@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,21 +12,21 @@ from mfdistill.errors import UserError
 from mfdistill.metrics.base import Metric, Wave
 from mfdistill.metrics.catalog import METRICS
 from mfdistill.metrics.score import EVIDENCE
+from mfdistill.plain import Plain, Row
 
-Row = Mapping[str, Any]
 REPLICATES = 200
 """Bootstrap samples behind the interval of a set metric."""
 _NORMAL = 1.959964  # half width of a 95 % interval in standard deviations
 
 
-def summarise(rows: Sequence[Row]) -> dict[str, Any]:
+def summarise(rows: Sequence[Row]) -> Plain:
     """``{"n": utterances, column: mean, column_ci95: half width, column_n: values that were not
     nan, ...}`` over every numeric column, and the same of set metrics.
 
     The interval is Student's t over utterances; nan with fewer than two values. That of a set
     metric is 1.96 standard deviations of its value over utterances drawn anew with replacement.
     """
-    summary: dict[str, Any] = {"n": len(rows)}
+    summary: Plain = {"n": len(rows)}
     for column in _columns(rows):
         values = np.array([row.get(column, math.nan) for row in rows], dtype=np.float64)
         summary |= _three(column, mean_ci95(values))
@@ -39,7 +39,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     return summary
 
 
-def plain(row: Row) -> dict[str, Any]:
+def plain(row: Row) -> Plain:
     """A row without the evidence of set metrics: what files hold."""
     return {key: value for key, value in row.items() if key != EVIDENCE}
 
@@ -66,7 +66,7 @@ def paired_difference(
     return mean_ci95(differences)
 
 
-def differences(rows: Sequence[Row], others: Sequence[Row]) -> dict[str, Any]:
+def differences(rows: Sequence[Row], others: Sequence[Row]) -> Plain:
     """``rows - others`` in the form of `summarise`, of every metric: paired by utterance; a set
     metric's interval is over the same utterances drawn anew for both.
 
@@ -74,7 +74,7 @@ def differences(rows: Sequence[Row], others: Sequence[Row]) -> dict[str, Any]:
         UserError: no utterance is in both.
     """
     known = {metric_column.name for metric in METRICS.values() for metric_column in metric.columns}
-    result: dict[str, Any] = {"n": len(rows)}
+    result: Plain = {"n": len(rows)}
     for column in (one for one in _columns(rows) if one in known and one in set(_columns(others))):
         result |= _three(column, paired_difference(rows, others, column))
     for metric in _set_metrics(rows):
@@ -102,7 +102,7 @@ def _difference(
 
 def _bootstrapped(
     metric: Metric, value: Callable[[Sequence[int]], dict[str, float]], known: Sequence[Any]
-) -> dict[str, Any]:
+) -> Plain:
     """Columns, half widths and counts of a function of utterance numbers."""
     count = len(known)
     if not count:
@@ -114,7 +114,7 @@ def _bootstrapped(
         if count > 1
         else []
     )
-    result: dict[str, Any] = {}
+    result: Plain = {}
     for name in metric.names:
         values = [one[name] for one in drawn if not math.isnan(one[name])]
         half = _NORMAL * float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
@@ -125,7 +125,7 @@ def _bootstrapped(
 _NONE = (math.nan, math.nan, 0)
 
 
-def _three(column: str, values: tuple[float, float, int]) -> dict[str, Any]:
+def _three(column: str, values: tuple[float, float, int]) -> Plain:
     return {column: values[0], f"{column}_ci95": values[1], f"{column}_n": values[2]}
 
 

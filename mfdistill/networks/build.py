@@ -12,24 +12,27 @@ from torch.overrides import TorchFunctionMode
 
 from mfdistill.config import from_dict
 from mfdistill.errors import UserError
+from mfdistill.networks.causal_dit import CausalDiTNetwork
 from mfdistill.networks.causal_ncsnpp import CausalNCSNpp
 from mfdistill.networks.compact import CompactNet
 from mfdistill.networks.config import CausalNCSNppConfig, CompactConfig, DCUNetConfig, NCSNppConfig
-from mfdistill.networks.cosyvoice3 import CosyVoice3Network
 from mfdistill.networks.dcunet import DCUNet
-from mfdistill.networks.dit_config import CosyVoice3Config, F5Config, F5UNetTConfig
+from mfdistill.networks.dit_config import CausalDiTConfig, F5Config, F5UNetTConfig
 from mfdistill.networks.f5 import F5Network
 from mfdistill.networks.frames import FramesNet
 from mfdistill.networks.frames_config import FramesConfig
-from mfdistill.networks.matcha_config import MatchaUNetConfig
-from mfdistill.networks.matcha_unet import MatchaUNet
+from mfdistill.networks.mel_unet import MelUNet
+from mfdistill.networks.mel_unet_config import MelUNetConfig
 from mfdistill.networks.ncsnpp import NCSNpp
 from mfdistill.networks.voxcpm import VoxCPMNetwork
 from mfdistill.networks.voxcpm_config import VoxCPMConfig
 from mfdistill.networks.zipvoice import ZipVoiceNetwork
 from mfdistill.networks.zipvoice_config import ZipVoiceConfig
+from mfdistill.plain import Section
 from mfdistill.reading import reason
 
+# the keys are what config.json says, after the system that each was first read from
+_RENAMED = {"matcha": "soft_mask"}  # fields of older folders
 _SLACK = 2**22  # numbers that networks make themselves (windows, filters, positions)
 _FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torch.eye}
 
@@ -38,8 +41,8 @@ NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
     "ncsnpp": (NCSNppConfig, NCSNpp),
     "dcunet": (DCUNetConfig, DCUNet),
     "causal_ncsnpp": (CausalNCSNppConfig, CausalNCSNpp),
-    "matcha_unet": (MatchaUNetConfig, MatchaUNet),
-    "cosyvoice3": (CosyVoice3Config, CosyVoice3Network),
+    "matcha_unet": (MelUNetConfig, MelUNet),
+    "cosyvoice3": (CausalDiTConfig, CausalDiTNetwork),
     "frames": (FramesConfig, FramesNet),
     "f5": (F5Config, F5Network),
     "f5_unett": (F5UNetTConfig, F5Network),
@@ -48,7 +51,12 @@ NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
 }
 
 
-def build_network(name: str, config: Mapping[str, Any] | Any) -> nn.Module:
+def network_name(config: object) -> str:
+    """What ``config.json`` calls the network of a configuration."""
+    return next(name for name, (cls, _) in NETWORKS.items() if isinstance(config, cls))
+
+
+def build_network(name: str, config: Section | Any) -> nn.Module:
     """Network ``name`` from a mapping or its config dataclass.
 
     Raises:
@@ -59,6 +67,8 @@ def build_network(name: str, config: Mapping[str, Any] | Any) -> nn.Module:
             f"network '{str(name)[:60]}' is unknown; this version has: {', '.join(NETWORKS)}"
         )
     config_class, network_class = NETWORKS[name]
+    if isinstance(config, Mapping):
+        config = {_RENAMED.get(key, key): value for key, value in config.items()}
     sizes = (
         config
         if isinstance(config, config_class)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mfdistill.networks.matcha_unet import visible
+from mfdistill.networks.mel_unet import visible
 
 
 @dataclass(frozen=True)

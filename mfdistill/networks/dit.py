@@ -1,4 +1,4 @@
-"""The pieces that the transformers of F5-TTS (arXiv 2410.06885) and CosyVoice3 (arXiv 2505.17589)
+"""The pieces that the transformers of F5-TTS (arXiv 2410.06885) and CosyVoice 3 (arXiv 2505.17589)
 share, with their names of weights.
 
 Sequences are (b, n, d). What a block is told beside its input: the time embedding (b, d); rotary

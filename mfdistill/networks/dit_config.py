@@ -132,8 +132,10 @@ class F5UNetTConfig:
 
 
 @dataclass(frozen=True)
-class CosyVoice3Config:
-    """A CosyVoice3 ``DiT``; the defaults are Fun-CosyVoice3-0.5B's (331 M parameters)."""
+class CausalDiTConfig:
+    """The causal ``DiT`` of CosyVoice 3; the defaults are the published 0.5B model's (331 M
+    parameters).
+    """
 
     dim: int = 1024
     depth: int = 22
@@ -156,7 +158,7 @@ class CosyVoice3Config:
     """As ``F5Config``."""
 
     def __post_init__(self) -> None:
-        where = "network 'cosyvoice3'"
+        where = "network: a causal DiT's config"
         check_ranges(
             self, f"{where}: ", dim=(-math.inf, WIDEST), depth=(-math.inf, DEEPEST), heads=(-math.inf, 1024),
             dim_head=(-math.inf, WIDEST), ff_mult=(0.01, 64), mel_dim=(1, WIDEST), dropout=(0, 1),

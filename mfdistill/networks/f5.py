@@ -187,6 +187,13 @@ class F5Network(nn.Module):
         self.config = config
         self.transformer = DiT(config) if isinstance(config, F5Config) else UNetT(config)
 
+    def request(self, rows: int, length: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """A state and a condition of so many rows and frames, random ones."""
+        shape = (rows, length, self.config.mel_dim)
+        text = torch.zeros(rows, max(1, length // 6), dtype=torch.long)
+        mask = torch.ones(rows, length, dtype=torch.bool)
+        return torch.randn(shape), {"cond": torch.randn(shape), "text": text, "mask": mask}
+
     def forward(self, z_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """z_t (b, n, mels), t (b,) or (b, 2) stacked. Returns the shape of z_t.
 

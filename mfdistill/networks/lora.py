@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mfdistill.errors import UserError
-from mfdistill.networks import dit, matcha_layers
+from mfdistill.networks import dit, mel_unet_layers
 from mfdistill.networks.lora_config import LoraConfig
 from mfdistill.networks.ncsnpp import NCSNpp
 
 _BLOCKS = (
-    dit.Attention, dit.FeedForward, matcha_layers.TransformerBlock, matcha_layers.ResidualBlock,
+    dit.Attention, dit.FeedForward, mel_unet_layers.TransformerBlock, mel_unet_layers.ResidualBlock,
 )  # fmt: skip
 LORA = ("lora_A", "lora_B")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from mfdistill.networks.build import build_network
 from mfdistill.networks.causal_layers import freeze_norms
 from mfdistill.networks.int8 import put_int8
 from mfdistill.networks.memory import frame_by_frame, streams_by_frames
+from mfdistill.plain import Section
 
 PREFIX = "predictor."
 """Of a predictor's weights among those of its flow."""
@@ -48,7 +49,7 @@ class Predictor(nn.Module):
         streaming: run frame by frame with a state; the numbers are the same to rounding.
     """
 
-    def __init__(self, network: nn.Module, description: Mapping[str, Any]):
+    def __init__(self, network: nn.Module, description: Section):
         super().__init__()
         # parameters stay marked as trainable: torch rounds otherwise where they are not
         self.network: Any = network.eval()
@@ -88,7 +89,7 @@ class Predictor(nn.Module):
         return m + change, after
 
 
-def build_predictor(section: Mapping[str, Any], where: str) -> Predictor:
+def build_predictor(section: Section, where: str) -> Predictor:
     """The predictor that the section "predictor" of a ``config.json`` describes, with random
     weights.
 
@@ -109,7 +110,13 @@ def build_predictor(section: Mapping[str, Any], where: str) -> Predictor:
     return Predictor(module, section)
 
 
-def with_predictor(tensors: Mapping[str, Tensor], task: Any) -> dict[str, Tensor]:
+class Tasked(Protocol):
+    """A task as far as its predictor."""
+
+    predictor: Any
+
+
+def with_predictor(tensors: Mapping[str, Tensor], task: Tasked | None) -> dict[str, Tensor]:
     """The tensors of a folder's ``model.safetensors``: a model's own, and those of the predictor
     that its task has, where it has one.
     """

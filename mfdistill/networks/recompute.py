@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mfdistill.errors import UserError
-from mfdistill.networks import dit, matcha_layers
+from mfdistill.networks import dit, mel_unet_layers
 
-_BLOCKS = (dit.DiTBlock, matcha_layers.ResidualBlock, matcha_layers.TransformerBlock)
+_BLOCKS = (dit.DiTBlock, mel_unet_layers.ResidualBlock, mel_unet_layers.TransformerBlock)
 _LAYERS = (dit.Attention, dit.FeedForward)  # of networks that keep no whole blocks (UNetT)
 
 

@@ -5,10 +5,11 @@ over it. Without torch.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Literal
 
 from mfdistill.errors import UserError
 from mfdistill.networks.config import CausalNCSNppConfig, DCUNetConfig, NCSNppConfig
+from mfdistill.plain import Plain
 
 Backbone = Literal["compact", "ncsnpp", "dcunet", "causal_ncsnpp"]
 Size = Literal["small", "medium", "large", "published"]
@@ -47,7 +48,7 @@ class UNetSizes:
     """dcunet: bN or CbN; causal_ncsnpp: subband_grouped_framenorm or subband_grouped_batchnorm."""
 
 
-SIZES: dict[str, dict[Size, dict[str, Any]]] = {
+SIZES: dict[str, dict[Size, Plain]] = {
     "ncsnpp": {
         "small": {"nf": 32, "ch_mult": (1, 1, 2, 2), "num_res_blocks": 1},
         "medium": {"nf": 64, "ch_mult": (1, 1, 2, 2), "num_res_blocks": 1},

@@ -3,45 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from mfdistill.plain import Row
 from mfdistill.report.schedules import comparison_rows, comparison_where
 from mfdistill.report.tables import cell, header, markdown_table, shown_columns
 
-TASKS = {
-    "enhance": "speech enhancement (noisy speech in, clean speech out)",
-    "vocode": "vocoding (Mel spectrogram in, waveform out)",
-    "phase": "phase retrieval (STFT magnitudes in, waveform out)",
-    "dereverb": "dereverberation (reverberant speech in, dry speech out)",
-    "codec": "post-filter of a speech codec (decoded speech in, speech as it was coded out)",
-    "bandwidth": "bandwidth extension (band-limited speech in, full-band speech out)",
-    "token2mel": "speech synthesis from units (units and a prompt in, speech out)",
-    "text2mel": "speech synthesis from text (text and a prompt in, speech out)",
-}
-INHERITED = {
-    "f5": ("cc-by-nc-4.0", "the published F5-TTS weights are CC BY-NC 4.0"),
-    "f5-unett": ("cc-by-nc-4.0", "the published F5-TTS and E2-TTS weights are CC BY-NC 4.0"),
-    "cosyvoice2": ("apache-2.0", "the published CosyVoice weights are Apache-2.0"),
-    "cosyvoice3": ("apache-2.0", "the published CosyVoice weights are Apache-2.0"),
-    "chatterbox": ("mit", "the published Chatterbox weights are MIT"),
-    "matcha": ("mit", "the published Matcha-TTS weights are MIT"),
-    "sgmse": ("mit", "the published SGMSE weights are MIT"),
-}
-"""Licence of the weights that a student of such a teacher is made from: the hub's name, and
-words.
-"""
+
+@dataclass(frozen=True)
+class Said:
+    """What a model's task and system say of themselves: what goes in and comes out, options of
+    ``synthesize`` that ask for something, and the licence of the weights that it is made from (the
+    hub's name, and words).
+    """
+
+    about: str = ""
+    example: str = ""
+    restores: bool = True
+    licence: tuple[str, str] | None = None
+
+
 _BOOKKEEPING = {"checkpoint_sha256", "commit", "machine", "checkpoint", "claim", "failed"}
 _STATED = {"task", "network", "pesq_mode", "sample_rate", "split"}  # once, above the table
 _RUN = ("steps", "batch_size", "lr", "ema_decay", "seed", "mixed_precision")
 
 
 def model_card(
-    config: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]] = (),
+    config: Row,
+    rows: Sequence[Row] = (),
     where: str | None = None,
-    evaluations: Sequence[Mapping[str, Any]] = (),
-    searches: Sequence[Mapping[str, Any]] = (),
+    evaluations: Sequence[Row] = (),
+    searches: Sequence[Row] = (),
     license: str | None = None,
+    said: Said = Said(),
 ) -> str:
     """Markdown (with the hub's YAML header) from a folder's ``config.json``, evaluations and
     searches. It states only what these hold.
@@ -54,19 +49,19 @@ def model_card(
         evaluations: ``{"data", "split", "rows", "dropped"}`` of several; without any (and without
             ``rows``) the card says that there are no measurements.
         searches: as ``o3s.json`` holds them.
-        license: hub name of a licence that the owner chose.
+        license: hub name of a licence that the owner chose. said: by task and system.
     """
     role = str(config.get("role") or "model")
     task = config.get("task") or {}
     name, network = task.get("name", "speech"), config.get("network") or {}
     stft = task.get("stft") or {}
     evaluations = [*evaluations, *([{"rows": rows}] if rows else [])]
-    lines = [*_header(config, role, name, license), "", f"# {name} {role}", "", _summary(role), ""]
+    lines = [*_header(role, name, license, said), "", f"# {name} {role}", "", _summary(role), ""]
     measured = [row for entry in evaluations for row in entry["rows"]]
     own = next((row for row in measured if row.get("model") == role and row.get("params")), {})
     training = config.get("training") or {}
     facts = [
-        ("Task", TASKS.get(name, name)),
+        ("Task", said.about or name),
         ("Network", network.get("name")),
         ("Parameters", cell(own, "params") if own else ""),
         ("Predictor in front", ((config.get("predictor") or {}).get("network") or {}).get("name")),
@@ -81,8 +76,8 @@ def model_card(
         ("Repeated by", _repeat(role, where) if training and where else ""),
     ]  # fmt: skip
     lines += ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts if value)]
-    lines += ["", "## Use", "", *_usage(role, task, where or "MODEL", stft), "", "## Licence", ""]
-    lines += [_licence(config, license), ""]
+    lines += ["", "## Use", "", *_usage(role, where or "MODEL", stft, said), "", "## Licence", ""]
+    lines += [_licence(config, license, said), ""]
     about = config.get("about") or {}
     for key, title in (("recipe", "How it was made"), ("limits", "Limits")):
         lines += [f"## {title}", "", str(about[key]), ""] if about.get(key) else []
@@ -96,12 +91,10 @@ def model_card(
     return "\n".join(lines)
 
 
-def _header(config: Mapping[str, Any], role: str, name: str, license: str | None) -> list[str]:
-    kind = (config.get("parent") or {}).get("kind") if isinstance(config.get("parent"), Mapping) else None  # fmt: skip
-    known = license or INHERITED.get(str(kind or config.get("kind")), (None,))[0]
-    restores = name not in ("token2mel", "text2mel") and "mel" not in (config.get("task") or {})
+def _header(role: str, name: str, license: str | None, said: Said) -> list[str]:
+    known = license or (said.licence or (None,))[0]
     lines = ["---", "library_name: mfdistill", *([f"license: {known}"] if known else [])]
-    lines += [f"pipeline_tag: {'audio-to-audio' if restores else 'text-to-speech'}"]
+    lines += [f"pipeline_tag: {'audio-to-audio' if said.restores else 'text-to-speech'}"]
     lines += ["tags:", "- speech", f"- {name}", f"- {role}", "- flow-matching"]
     return [*lines, *(["- meanflow"] if role == "student" else []), "---"]
 
@@ -122,27 +115,20 @@ def _summary(role: str) -> str:
     return "A network trained with mfdistill."
 
 
-def _usage(role: str, task: Mapping[str, Any], where: str, stft: Mapping[str, Any]) -> list[str]:
+def _usage(role: str, where: str, stft: Row, said: Said) -> list[str]:
     """Commands and code that run as they stand in a folder with ``noisy.wav``, ``voice.wav`` or
     ``said.wav`` in it.
     """
-    name = task.get("name")
     if role == "solver":
         return [
             "```sh",
             f"mfdistill restore TEACHER noisy.wav restored.wav --solver {where}",
             "```",
         ]
-    if name == "token2mel":
-        speech = "--prompt voice.wav --tokens-from said.wav"
-    elif name == "text2mel":
-        speech = '--prompt voice.wav --text "Hello."'
-    elif "mel" in task:
-        speech = '--prompt voice.wav --prompt-text "What is said in it." --text "Hello."'
-    else:
-        speech = ""
-    if speech:
-        return ["```sh", f"mfdistill synthesize {where} {speech} --out spoken.wav", "```"]
+    if said.example:
+        return ["```sh", f"mfdistill synthesize {where} {said.example} --out spoken.wav", "```"]
+    if not said.restores:
+        return ["From Python: `load_student` and `sample` (docs/foreign-tts.md)."]
     lines = ["```sh", f"mfdistill restore {where} noisy.wav restored.wav"]
     if stft.get("causal"):
         lines += [f"mfdistill stream noisy.wav streamed.wav --student {where}"]
@@ -160,14 +146,14 @@ def _usage(role: str, task: Mapping[str, Any], where: str, stft: Mapping[str, An
     return [*lines, "```", "", "```python", *code, "```"]
 
 
-def _licence(config: Mapping[str, Any], license: str | None) -> str:
+def _licence(config: Row, license: str | None, said: Said) -> str:
     parent = config.get("parent")
     kind = (parent.get("kind") if isinstance(parent, Mapping) else None) or config.get("kind")
     source = str((config.get("data") or {}).get("source") or "")
     words = [f"These weights are under {license}." if license else ""]
-    if kind in INHERITED:
+    if said.licence is not None:
         words.append(
-            f"They are made from weights of another system, whose licence they inherit: {INHERITED[kind][1]}."
+            f"They are made from weights of another system, whose licence they inherit: {said.licence[1]}."
         )
     elif kind and kind != "cfm":
         words.append(
@@ -188,7 +174,7 @@ def _repeat(role: str, where: str | None) -> str:
     return f"`mfdistill {command} --config {where}/config.json --out NEW`"
 
 
-def _search(found: Mapping[str, Any]) -> list[str]:
+def _search(found: Row) -> list[str]:
     column = header(str(found.get("column") or found["metric"]))
     times = ", ".join(f"{t:.4g}" for t in found["schedule"])
     lines = [f"`[{times}]`, {found['nfe']} NFE, placed by O3S on {column} of {found['n']} utterances."]  # fmt: skip
@@ -199,7 +185,7 @@ def _search(found: Mapping[str, Any]) -> list[str]:
     return [*lines, f"Beside schedules that cost no search, {where}:", "", markdown_table(rows)]
 
 
-def _results(entry: Mapping[str, Any]) -> list[str]:
+def _results(entry: Row) -> list[str]:
     rows = entry["rows"]
 
     def common(key: str) -> Any:
@@ -231,14 +217,14 @@ def _results(entry: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _data(value: Any) -> str:
+def _data(value: object) -> str:
     if not isinstance(value, Mapping):
         return ""
     noise = f", noises: {value['noise']}" if value.get("noise") else ""
     return f"{value.get('source')}{noise}"
 
 
-def _latency(stft: Mapping[str, Any]) -> str:
+def _latency(stft: Row) -> str:
     if not stft.get("causal"):
         return ""
     rate, n_fft, hop = stft["sample_rate"], stft["n_fft"], stft["hop"]
@@ -263,7 +249,7 @@ def _objective(value: Any) -> str:
     return str(value) if value else ""
 
 
-def _schedule(config: Mapping[str, Any]) -> str:
+def _schedule(config: Row) -> str:
     times = config.get("schedule")
     return f"`[{', '.join(f'{t:g}' for t in times)}]` ({len(times) - 1} NFE)" if times else ""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mfdistill.errors import UserError
+from mfdistill.plain import Row
 from mfdistill.report.figures import COLOURS, new_figure, save_figure, tidy
 from mfdistill.report.tables import header
 
@@ -21,9 +22,7 @@ _WINDOW = 0.03  # of the run: the moving average that is drawn over the raw line
 Points = list[tuple[float, float]]
 
 
-def curves_plot(
-    rows: Sequence[Mapping[str, Any]], path: str | Path, title: str | None = None
-) -> Path:
+def curves_plot(rows: Sequence[Row], path: str | Path, title: str | None = None) -> Path:
     """PNG with a panel per logged quantity: validation first in one colour, then training in
     another, raw and smoothed.
 
@@ -75,7 +74,7 @@ def draw_curve(panel: Axes, points: Points, colour: str, marked: bool, smoothed:
         panel.plot(steps, smooth(values), color=colour, linewidth=1.6)
 
 
-def curves(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Points]:
+def curves(rows: Sequence[Row]) -> dict[tuple[str, str], Points]:
     """Points of every logged quantity by (kind, name), validation first."""
     found: dict[tuple[str, str], Points] = {}
     for row in rows:

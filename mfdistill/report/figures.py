@@ -7,10 +7,11 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mfdistill.errors import UserError
 from mfdistill.parts import part_of
+from mfdistill.plain import Plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +46,7 @@ def tidy(axes: Axes, xlabel: str = "", ylabel: str = "") -> None:
     axes.set_ylabel(ylabel, fontsize=9)
 
 
-def shared_legend(figure: Figure, handles: dict[str, Any], columns: int = 4) -> None:
+def shared_legend(figure: Figure, handles: Plain, columns: int = 4) -> None:
     """One legend below all panels; nothing for a single entry or none."""
     if len(handles) > 1:
         figure.legend(

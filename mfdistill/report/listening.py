@@ -7,7 +7,9 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mfdistill.plain import Plain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,9 +118,7 @@ def spectrogram(levels: np.ndarray) -> str:
     return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()
 
 
-def players(
-    waves: Mapping[str, np.ndarray], sample_rate: int
-) -> tuple[list[dict[str, Any]], float]:
+def players(waves: Mapping[str, np.ndarray], sample_rate: int) -> tuple[list[Plain], float]:
     """``{"system", "audio", "spectrogram", "seconds"}`` of recordings of one utterance at one
     loudness, and that level in dB; the first one sets the scale of the spectrograms.
     """

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mfdistill.checkpoint import write_text
 from mfdistill.metrics import direction
+from mfdistill.plain import Plain, Row
 from mfdistill.report.story import utterance
 from mfdistill.report.tables import best_rows, cell, digits_of, header, shown_columns
 
@@ -28,7 +29,7 @@ _IDS = {"searches": "search"}
 _HIDDEN = {"pesq_mode", "sample_rate", "split", "task", "checkpoint", "times", "network"}
 
 
-def render(page: Mapping[str, Any]) -> str:
+def render(page: Row) -> str:
     """HTML of a page; every text is escaped.
 
     Args:
@@ -60,7 +61,7 @@ def render(page: Mapping[str, Any]) -> str:
     return environment.get_template("page.html").render(whole)
 
 
-def write_page(path: Path, page: Mapping[str, Any]) -> Path:
+def write_page(path: Path, page: Row) -> Path:
     """Write ``render(page)`` to ``path``.
 
     Raises:
@@ -78,7 +79,7 @@ def _script(value: Any) -> Any:
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
 
-def grid(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> dict[str, Any]:
+def grid(rows: Sequence[Row], columns: Sequence[str] | None = None) -> Plain:
     """``{"columns": [{"name", "number"}], "rows": [[{"text", "best"}]]}`` of rows of results, the
     best value of a metric marked.
     """
@@ -102,12 +103,12 @@ def grid(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None
 
 
 def utterance_scores(
-    details: Sequence[Mapping[str, Any]],
+    details: Sequence[Row],
     label: Any,
     main: str,
     reference: str | None,
     heard: Sequence[str] = (),
-) -> dict[str, Any] | None:
+) -> Plain | None:
     """What the sortable table is made of: ``{"names", "systems", "columns", "values": [system]
     [utterance][column], "heard", "main", "reference"}``; None without scores.
 

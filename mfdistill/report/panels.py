@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mfdistill.metrics import METRICS, direction
+from mfdistill.plain import Plain, Row
 from mfdistill.report.curves import curves, draw_curve
 from mfdistill.report.figures import COLOURS, GREY, new_figure, tidy
 from mfdistill.report.quality import draw_quality, is_number, series_labels
@@ -42,7 +43,7 @@ class Panels:
     images: list[Image] = field(default_factory=list)
     folded: list[Image] = field(default_factory=list)
     """Those that are shown on demand."""
-    legend: list[dict[str, Any]] = field(default_factory=list)
+    legend: list[Plain] = field(default_factory=list)
     """``{"label", "colour", "dashed", "symbol"}``; a symbol stands for its line"""
 
 
@@ -56,7 +57,7 @@ def svg(figure: Figure, alt: str) -> Image:
     return Image("data:image/svg+xml;base64," + base64.b64encode(out.getvalue()).decode(), alt)
 
 
-def quality_panels(rows: Sequence[Mapping[str, Any]]) -> Panels:
+def quality_panels(rows: Sequence[Row]) -> Panels:
     """A panel per metric against NFE with 95 % intervals (``quality_plot`` on its own); rows of
     several runs are told apart by their ``"run"``.
     """
@@ -84,7 +85,7 @@ def _arrow(column: str) -> str:
     return {1: ", higher is better", -1: ", lower is better", 0: ""}[direction(column)]
 
 
-def _entry(label: str, handle: Any) -> dict[str, Any]:
+def _entry(label: str, handle: Any) -> Plain:
     line = handle[0] if isinstance(handle, tuple) else handle  # an error bar is its line and more
     hollow = line.get_markerfacecolor() == "none"
     return {
@@ -95,7 +96,7 @@ def _entry(label: str, handle: Any) -> dict[str, Any]:
     }
 
 
-def curve_panels(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Panels:
+def curve_panels(logs: Mapping[str, Sequence[Row]]) -> Panels:
     """Loss (training and validation in one panel), validation metrics (numbers of evaluations in
     one panel), and folded the rest; a colour per run where there are several.
 
@@ -176,7 +177,7 @@ def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     ]
 
 
-def search_panels(search: Mapping[str, Any]) -> Panels:
+def search_panels(search: Row) -> Panels:
     """The landscape of a search over each inner time, and its schedules (``o3s_plot`` on its
     own).
     """

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from mfdistill.errors import UserError
 from mfdistill.metrics import METRICS, direction
+from mfdistill.plain import Plain, Row
 from mfdistill.report.figures import COLOURS, GREY, new_figure, save_figure, shared_legend, tidy
 from mfdistill.report.tables import header
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Row = Mapping[str, Any]
 
 # every other model is a single reference: a horizontal line
 _LINES = ("teacher", "student", "finished")
@@ -51,7 +51,7 @@ def quality_plot(
     figure = new_figure(3.7 * width if width > 1 else 5.5, 2.8 * per_task * len(tasks) + 0.9, title)
     panels = figure.subplots(per_task * len(tasks), width, squeeze=False)
     labels = series_labels(rows)
-    handles: dict[str, Any] = {}
+    handles: Plain = {}
     for t, task in enumerate(tasks):
         own = [row for row in rows if row.get("task") == task]
         block = panels[t * per_task : (t + 1) * per_task].flatten()
@@ -70,7 +70,7 @@ def quality_plot(
     return save_figure(figure, path)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> bool:
     """Whether ``value`` is a finite number."""
     return isinstance(value, (int, float)) and math.isfinite(value)
 
@@ -111,7 +111,7 @@ def draw_quality(
     rows: Sequence[Row],
     column: str,
     labels: Mapping[tuple[Any, ...], str],
-    handles: dict[str, Any],
+    handles: Plain,
 ) -> None:
     """One metric against NFE into ``panel``; ``labels`` as ``series_labels`` makes them, and what
     was drawn is added to ``handles`` by label.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mfdistill.errors import UserError
+from mfdistill.plain import Plain, Row
 from mfdistill.report.figures import COLOURS, GREY, new_figure, save_figure, shared_legend, tidy
 from mfdistill.report.tables import header, table
 
@@ -19,7 +20,7 @@ _MARKERS = "os^Dvp"
 _MAX_COLUMNS = 4
 
 
-def comparison_table(search: Mapping[str, Any]) -> Table:
+def comparison_table(search: Row) -> Table:
     """The schedule found beside those that cost no search, of a search's ``o3s.json``: mean and
     paired difference with 95 % intervals.
     """
@@ -27,7 +28,7 @@ def comparison_table(search: Mapping[str, Any]) -> Table:
     return table(comparison_rows(search), title=f"Paired comparison {where}")
 
 
-def comparison_rows(search: Mapping[str, Any]) -> list[dict[str, Any]]:
+def comparison_rows(search: Row) -> list[Plain]:
     """The rows of that table."""
     column = search["column"]
     return [
@@ -41,7 +42,7 @@ def comparison_rows(search: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def comparison_where(part: Mapping[str, Any]) -> str:
+def comparison_where(part: Row) -> str:
     """What a comparison was made on."""
     seen = "not searched on" if part["unseen"] else "searched on, which flatters what was found"
     return f"on {part['n']} utterances {seen}"
@@ -53,13 +54,13 @@ def _with_interval(value: float | None, half: float | None, form: str) -> str:
     return f"{value:{form}}" + ("" if half is None else f" ±{half:.2g}")
 
 
-def _verdict(row: Mapping[str, Any], direction: int) -> str:
+def _verdict(row: Row, direction: int) -> str:
     if not row["significant"]:
         return _VERDICT[row["significant"]]
     return "better" if direction * row["difference"] > 0 else "worse"
 
 
-def o3s_plot(search: Mapping[str, Any], path: str | Path) -> Path:
+def o3s_plot(search: Row, path: str | Path) -> Path:
     """PNG of a search: a panel per coordinate with the score against its position (colour: sweep,
     marker: start), then the schedules.
 
@@ -91,7 +92,7 @@ def o3s_plot(search: Mapping[str, Any], path: str | Path) -> Path:
         max(6.4, 3.2 * columns), 2.7 * rows + bottom + 1.0, _title(search, best, sign)
     )
     grid = figure.add_gridspec(rows + 1, columns, height_ratios=[2.7] * rows + [bottom])
-    handles: dict[str, Any] = {}
+    handles: Plain = {}
     first: Axes | None = None
     for position, i in enumerate(interior):
         panel = figure.add_subplot(grid[position // columns, position % columns], sharey=first)
@@ -126,7 +127,7 @@ def legend_order(label: str, starts: list[str]) -> tuple[int, int]:
     return (position, int(sweep)) if label != "chosen" else (len(starts), 0)
 
 
-def _title(search: Mapping[str, Any], best: Sequence[float], sign: int) -> str:
+def _title(search: Row, best: Sequence[float], sign: int) -> str:
     title = f"O3S at {len(best) - 1} NFE: {header(search.get('column') or search['metric'])}"
     scores = [e["score"] for e in search.get("evaluations", []) if e["score"] is not None]
     if scores:
@@ -145,12 +146,12 @@ def _title(search: Mapping[str, Any], best: Sequence[float], sign: int) -> str:
 
 def draw_coordinate(
     panel: Axes,
-    seen: Sequence[Mapping[str, Any]],
+    seen: Sequence[Row],
     i: int,
     starts: list[str],
     sweeps: list[int],
     sign: int,
-    handles: dict[str, Any],
+    handles: Plain,
 ) -> None:
     """Scores against the ``i``-th time into ``panel``: colour is the sweep, marker the start."""
     drawn: set[tuple[float, float]] = set()
@@ -172,7 +173,7 @@ def draw_coordinate(
                 )
                 xs, ys = zip(*points, strict=True)
                 face = colour if s == 0 else "none"
-                style: dict[str, Any] = {
+                style: Plain = {
                     "linewidth": 0.8,
                     "markersize": 4 + 1.5 * s,
                     "markerfacecolor": face,
@@ -184,9 +185,7 @@ def draw_coordinate(
                 )
 
 
-def schedule_lines(
-    search: Mapping[str, Any], best: Sequence[float]
-) -> list[tuple[str, Sequence[float], bool]]:
+def schedule_lines(search: Row, best: Sequence[float]) -> list[tuple[str, Sequence[float], bool]]:
     """(label, times, chosen) from the first start down to the chosen schedule."""
     lines: list[tuple[str, Sequence[float], bool]] = []
     starts = search.get("starts")

@@ -5,13 +5,13 @@ against them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from mfdistill.metrics import column_of, direction
+from mfdistill.plain import Plain, Row
 from mfdistill.report.tables import cell, digits_of, header
 
-Row = Mapping[str, Any]
 _FEW = 20  # utterances: below, intervals are wide and say little
 _SETTLED_NFE = 2  # a teacher that is best with so few steps leaves nothing to distil
 
@@ -79,7 +79,7 @@ def extremes(rows: Sequence[Row], details: Sequence[Row]) -> tuple[str, ...]:
     return (utterance(ranked[0]), utterance(ranked[-1])) if len(ranked) > 1 else ()
 
 
-def tiles(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def tiles(rows: Sequence[Row]) -> list[Plain]:
     """``{"label", "value", "note", "main"}``: the first metric of what is compared, and the
     speed.
     """

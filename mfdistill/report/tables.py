@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mfdistill.metrics import column_of, direction
+from mfdistill.plain import Row
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-Row = Mapping[str, Any]
 Columns = Sequence[str] | Mapping[str, str]
 
 # columns that are no metric's; those say their label and digits themselves

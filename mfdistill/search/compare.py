@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from mfdistill.flow import schedule as make_schedule
 from mfdistill.flow import sway
 from mfdistill.flow.speech_grids import EPSS, f5_times
 from mfdistill.metrics import mean_ci95
+from mfdistill.plain import Plain
 from mfdistill.search.o3s import Schedule, rounded
 
 
@@ -32,7 +32,7 @@ def baselines(nfe: int) -> dict[str, Schedule]:
 
 def compare(
     schedules: Mapping[str, Schedule], values: Mapping[str, np.ndarray], direction: int
-) -> list[dict[str, Any]]:
+) -> list[Plain]:
     """A row per schedule: its mean, and the paired difference of the first schedule to it, in the
     metric's own sign.
 
@@ -60,7 +60,7 @@ def compare(
     return rows
 
 
-def settled(rows: list[dict[str, Any]], direction: int, resolution: float) -> str | None:
+def settled(rows: list[Plain], direction: int, resolution: float) -> str | None:
     """Why the difference of the first schedule to the best of the others needs no more utterances:
     it is above zero by more than chance, or known to within ``resolution`` and not below zero by
     more than chance. None where it does need more.

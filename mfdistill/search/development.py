@@ -21,8 +21,8 @@ AUTO_FIRST, AUTO_MOST = 8, 128
 
 
 class Scorer(Protocol):
-    """What a search asks of a block of utterances (``score.StudentScorer``,
-    ``flow_score.FlowScorer``), the same on every rank.
+    """What a search asks of a block of utterances (``score.StudentScorer``), the
+    same on every rank.
     """
 
     direction: int

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import math
 from pathlib import Path
-from typing import Any
 
 from mfdistill.checkpoint import load_config, write_config, write_json
 from mfdistill.config import to_dict
+from mfdistill.plain import Plain
 from mfdistill.search.config import SearchConfig
 from mfdistill.search.development import Scorer
 from mfdistill.search.o3s import SearchResult
@@ -16,7 +16,7 @@ from mfdistill.search.o3s import SearchResult
 log = logging.getLogger(__name__)
 
 
-def record(result: SearchResult, scorer: Scorer, config: SearchConfig) -> dict[str, Any]:
+def record(result: SearchResult, scorer: Scorer, config: SearchConfig) -> Plain:
     """What ``o3s.json`` holds of the search itself: ``score`` is maximised, ``value`` is the metric
     in its own sign, and null stands for minus infinity.
     """
@@ -59,7 +59,7 @@ def record(result: SearchResult, scorer: Scorer, config: SearchConfig) -> dict[s
     }
 
 
-def write(folder: Path, found: dict[str, Any]) -> None:
+def write(folder: Path, found: Plain) -> None:
     """``o3s.json``, ``o3s.png``, the same by their number of steps, and the schedule into
     ``config.json`` if there is one.
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mfdistill.errors import UserError
 from mfdistill.flow import schedule as make_schedule
 from mfdistill.flow import sway
 from mfdistill.metrics import scoring_pool
+from mfdistill.plain import Item, Plain
 from mfdistill.search.compare import alike, baselines, compare, settled
 from mfdistill.search.config import SearchConfig
 from mfdistill.search.development import Block, Development, spans
@@ -21,12 +22,12 @@ from mfdistill.search.o3s import Evaluation, Schedule, SearchResult, o3s_from, r
 from mfdistill.search.record import record, write
 from mfdistill.search.score import TEACHER_MSE, StudentScorer, resolve_metric
 from mfdistill.students import Student, load_student
-from mfdistill.teachers import load_teacher
+from mfdistill.teachers import Field, load_teacher
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from mfdistill.tasks import Restoration
+    from mfdistill.tasks import Task
 
 _STARTS: dict[str, Callable[[int], Sequence[float]]] = {"uniform": make_schedule, "sway": sway}
 CACHE_FILE = "o3s_cache.jsonl"
@@ -36,12 +37,13 @@ log = logging.getLogger(__name__)
 
 def run_search(
     student: str | Path | Student,
-    task: Restoration | None,
-    utterances: Sequence[Mapping[str, Any]],
+    task: Task | None,
+    utterances: Sequence[Item],
     config: SearchConfig,
     accelerator: Accelerator | None = None,
     out: str | Path | None = None,
-) -> dict[str, Any]:
+    teacher: Field | None = None,
+) -> Plain:
     """Search and write the results; every rank returns the same dictionary, the main process
     writes.
 
@@ -56,13 +58,14 @@ def run_search(
             far as the search goes.
         out: another folder than the student's for the results; its ``config.json``, if there is
             one, gets the schedule.
+        teacher: of the metric teacher-mse; None: opened from ``config.teacher``.
 
     Raises:
         UserError: no student there, a task that is not the student's, an unknown metric, no usable
             utterance, or files that cannot be written.
     """
     resolve_metric(config.metric)  # before anything is loaded
-    if config.metric == TEACHER_MSE and config.teacher is None:
+    if config.metric == TEACHER_MSE and config.teacher is None and teacher is None:
         raise UserError("--teacher: metric teacher-mse compares with a teacher; name its folder")
     began = time.perf_counter()
     device = accelerator.device if accelerator is not None else None
@@ -73,11 +76,10 @@ def run_search(
         student.to(device)
     student.eval()
     task = _agreed(student, task)
-    teacher = (
-        load_teacher(config.teacher, device=device or "cpu")
-        if config.teacher and config.metric == TEACHER_MSE
-        else None
-    )
+    if config.metric != TEACHER_MSE:
+        teacher = None
+    elif teacher is None:
+        teacher = load_teacher(str(config.teacher), device=device or "cpu")
     folder = None if out is None else Path(out)
     with scoring_pool(config.workers) as pool:
 
@@ -100,7 +102,7 @@ def search_counts(
     accelerator: Accelerator | None = None,
     folder: Path | None = None,
     began: float | None = None,
-) -> dict[str, Any]:
+) -> Plain:
     """``search_with`` for every number of steps from ``config.nfe`` to ``config.up_to``, on the
     same blocks: utterances are prepared, and a teacher's targets made, once. The last one is
     ``config.nfe``, so that its schedule is the student's own; its results are returned.
@@ -139,7 +141,7 @@ def search_with(
     accelerator: Accelerator | None = None,
     folder: Path | None = None,
     began: float | None = None,
-) -> dict[str, Any]:
+) -> Plain:
     """The search itself, by any score; results and files as ``run_search``.
 
     It runs on the first block and compares what it found with the schedules that cost no search on
@@ -161,7 +163,7 @@ def search_with(
     )
     dev.take()
     scorer, others = dev.scorers[0], baselines(config.nfe)
-    rounds: list[dict[str, Any]] = []
+    rounds: list[Plain] = []
     while True:
         searched = len(dev.scorers)
         result, resolution = _search(dev, config, main)
@@ -289,7 +291,7 @@ def _folder(student: str | Path) -> Path:
     return Path(student)
 
 
-def _agreed(student: Student, task: Restoration | None) -> Restoration:
+def _agreed(student: Student, task: Task | None) -> Task:
     own = student.task
     if task is None and own is None:
         raise UserError("--student: this student has no task of its own; say which task it is for")

@@ -7,30 +7,34 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mfdistill.config import to_dict
-from mfdistill.distill.inference import condition, judged, text_of
+from mfdistill.distill.inference import asked
+from mfdistill.distill.objectives.base import squared_error, teacher_velocity
 from mfdistill.errors import UserError
 from mfdistill.flow import noise, solve
 from mfdistill.metrics import METRICS, Workers, direction, named, score_utterances
+from mfdistill.metrics.score import named_pair
+from mfdistill.plain import Item
 from mfdistill.search.cache import digest_tensors, digest_text
 from mfdistill.search.development import mean_score
 from mfdistill.search.learned import find_solver
 from mfdistill.search.o3s import Schedule
 from mfdistill.students import Student, sample
+from mfdistill.tasks.base import Asked
 from mfdistill.teachers.field import Field
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from mfdistill.tasks import Restoration
+    from mfdistill.tasks import Task
 
 TEACHER_MSE = "teacher-mse"
 
@@ -39,17 +43,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Item:
-    """What does not depend on the schedule: condition and noise (1, 2, f, n) and, for audio
-    metrics, what the waveform is compared with.
-    """
+    """What does not depend on the schedule: the request, its noise (1, ...), and the utterance."""
 
     index: int
-    name: str
-    cond: Mapping[str, Tensor]
+    about: Item
+    asked: Asked
     z_0: Tensor
-    gain: Tensor
-    clean: np.ndarray
     target: Tensor | None = None
+
+    @property
+    def clean(self) -> np.ndarray:
+        return self.about["clean"].numpy()
 
 
 class StudentScorer:
@@ -63,7 +67,8 @@ class StudentScorer:
     Args:
         student: evaluated as it is, on the accelerator's device (or its own).
         task: conditions and waveforms.
-        utterances: ``{"name", "clean" (s,), "degraded" (s,)}`` each, at the task's sample rate.
+        utterances: ``{"name", "clean" (s,), "degraded" (s,)}`` each, at the task's sample rate
+            (``data.open.open_task_eval``).
         metric: a name or a column of ``METRICS``; lower-is-better ones are negated. Or
             ``teacher-mse``: minus the mean squared distance, in features, from where ``teacher``
             arrives from the same noise in ``teacher_steps`` steps.
@@ -81,8 +86,8 @@ class StudentScorer:
     def __init__(
         self,
         student: Student,
-        task: Restoration,
-        utterances: Sequence[Mapping[str, Any]],
+        task: Task,
+        utterances: Sequence[Item],
         metric: str,
         seed: int = 0,
         accelerator: Accelerator | None = None,
@@ -119,17 +124,23 @@ class StudentScorer:
         )
         own = range(rank, self.total, world)
         self.items = [self._item(i, utterances[i]) for i in own]
-        self._teacher_key: list[object] = []
+        self._key: list[object] = []
         if self.metric == TEACHER_MSE and teacher is not None:
             self.items = [
                 replace(item, target=_arrive(teacher, item, teacher_steps, teacher_solver))
                 for item in self.items
             ]
-            self._teacher_key = [
+            guidance = [teacher.guidance_strength, teacher.guidance_rule] if teacher.branches > 1 else []  # fmt: skip
+            self._key = [
                 digest_tensors(teacher.network.state_dict()),
+                *guidance,
                 teacher_steps,
                 teacher_solver,
             ]
+        elif task.rows == "utterances":
+            # no configuration names this vocoder
+            sound = task.unprocessed(utterances[0], self.device)
+            self._key = [digest_tensors({"vocoder": sound})]
         self.counted = self._reduce(self._countable())
         self.n = int(self.counted.sum())
         if self.n == 0 and first == 0:
@@ -164,9 +175,9 @@ class StudentScorer:
         # SHA-256 as integers: what another rank holds adds zeros to
         digests = torch.zeros(self.total, 4, dtype=torch.int64)
         for item in self.items:
-            digest = hashlib.sha256(item.name.encode() + item.clean.tobytes())
-            for key in sorted(item.cond):
-                digest.update(key.encode() + item.cond[key].cpu().numpy().tobytes())
+            digest = hashlib.sha256(str(item.about["name"]).encode() + item.clean.tobytes())
+            for key, value in sorted(item.asked.cond.items()):
+                digest.update(key.encode() + value.cpu().numpy().tobytes())
             digests[item.index] = torch.from_numpy(
                 np.frombuffer(digest.digest(), dtype=np.int64).copy()
             )
@@ -179,7 +190,7 @@ class StudentScorer:
                 self.column,
                 self.seed,
                 self._reduce(digests).tolist(),
-                *self._teacher_key,
+                *self._key,
             ]
         )
 
@@ -188,15 +199,17 @@ class StudentScorer:
         if self.metric == TEACHER_MSE:
             for item in self.items:
                 assert item.target is not None  # made with the items
-                difference = sample(self.student, item.z_0, item.cond, list(schedule)) - item.target
-                yield item.index, float(difference.double().square().sum(1).mean())
+                made = self._arrived(item, schedule).double()
+                error = squared_error(made, item.target.double(), item.asked.mask)
+                yield item.index, float(error)
             return
-        yield from self._scored(
-            (item.name, *judged(self.task, self._waveform(item, schedule), item.clean))
-            for item in self.items
-        )
+        yield from self._scored(self._waveform(item, schedule) for item in self.items)
 
-    def _scored(self, pairs: Iterator[Any]) -> Iterator[tuple[int, float]]:
+    def _scored(self, waves: Iterable[np.ndarray]) -> Iterator[tuple[int, float]]:
+        pairs = (
+            named_pair(str(item.about["name"]), self.task.compared(item.about, wave))
+            for item, wave in zip(self.items, waves, strict=True)
+        )
         rows = score_utterances(pairs, [self.metric], self.task.sample_rate, pool=self.pool)
         for item, row in zip(self.items, rows, strict=True):
             yield item.index, float(row[self.column])
@@ -207,14 +220,12 @@ class StudentScorer:
         if self.metric == TEACHER_MSE:
             counted[[item.index for item in self.items]] = 1
             return counted
-        for index, value in self._scored(
-            (item.name, *judged(self.task, item.clean, item.clean)) for item in self.items
-        ):
+        for index, value in self._scored(item.clean for item in self.items):
             counted[index] = float(not math.isnan(value))
         return counted
 
     @torch.no_grad()
-    def _item(self, index: int, utterance: Mapping[str, Any]) -> _Item:
+    def _item(self, index: int, utterance: Item) -> _Item:
         clean, degraded = (
             torch.as_tensor(utterance[key], dtype=torch.float32) for key in ("clean", "degraded")
         )
@@ -223,25 +234,24 @@ class StudentScorer:
             raise UserError(
                 f"{utterance['name']}: clean and degraded are no mono pair of equal length but {shapes}"
             )
-        degraded = degraded[None].to(self.device)
-        gain = self.task.gain(degraded)
-        cond = condition(self.task, degraded * gain, text_of(self.task, utterance))
-        eps = noise(
-            self.seed, torch.tensor([self.first + index]), "o3s", cond["y"].shape[1:], self.device
-        )
-        return _Item(
-            index,
-            str(utterance["name"]),
-            cond,
-            self.task.path.prior(cond, eps),
-            gain,
-            clean.numpy(),
-        )
+        if self.metric != TEACHER_MSE and not len(clean):
+            raise UserError(
+                f"--metric {self.metric}: compares with recordings, and --data has none for some of its utterances; "
+                f"search with --metric {TEACHER_MSE}"
+            )
+        about = {key: value for key, value in utterance.items() if key != "degraded"}
+        about["clean"] = clean
+        request = asked(self.task, {**about, "degraded": degraded}, self.device)
+        shape = self.task.like(request.cond).shape[1:]
+        eps = noise(self.seed, torch.tensor([self.first + index]), "o3s", shape, self.device)
+        return _Item(index, about, request, self.task.path.prior(request.cond, eps))
+
+    def _arrived(self, item: _Item, schedule: Schedule) -> Tensor:
+        return sample(self.student, item.z_0, item.asked.cond, list(schedule))
 
     @torch.no_grad()
     def _waveform(self, item: _Item, schedule: Schedule) -> np.ndarray:
-        z_1 = sample(self.student, item.z_0, item.cond, list(schedule))
-        return (self.task.waveform(z_1, len(item.clean)) / item.gain)[0].cpu().numpy()
+        return self.task.heard(item.asked, self._arrived(item, schedule)).cpu().numpy()
 
     def _reduce(self, values: Tensor) -> Tensor:
         """Sum over ranks; each entry is not zero on one rank only, so that the sum is exact."""
@@ -275,5 +285,8 @@ def resolve_metric(metric: str) -> tuple[str, str, int]:
 @torch.no_grad()
 def _arrive(teacher: Field, item: _Item, steps: int, solver: str) -> Tensor:
     return solve(
-        lambda z, t: teacher.velocity(z, t, item.cond), item.z_0, steps, solver=find_solver(solver)
+        lambda z, t: teacher_velocity(teacher, z, t, item.asked.cond),
+        item.z_0,
+        steps,
+        solver=find_solver(solver),
     )

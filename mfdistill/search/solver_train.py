@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from torch import Tensor, nn
 
 from mfdistill.flow import noise
+from mfdistill.plain import Batch
 from mfdistill.search.config import SolverConfig
 from mfdistill.search.learned import LearnedSolver, sample_learned
 from mfdistill.search.solver_losses import WaveLoss, log_stft_loss, pesq_loss, speech_feature_loss
@@ -63,7 +61,7 @@ class SolverObjective(nn.Module):
         if config.pesq > 0:
             self.losses["pesq"] = config.pesq, pesq_loss(task.sample_rate)
 
-    def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         x, cond = batch["z_1"].float(), batch["cond"]
         eps = noise(self.seed, batch["index"], "noise", x.shape[1:], device=x.device, dtype=x.dtype)
         z_1 = sample_learned(

@@ -13,7 +13,7 @@ import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from mfdistill.config import from_dict
 from mfdistill.errors import UserError
 from mfdistill.networks.lora import LORA, merge_deltas, target_layers
 from mfdistill.networks.lora_config import LoraConfig
+from mfdistill.plain import Plain, Section
 from mfdistill.students.student import Student
 
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -30,7 +31,12 @@ MIXER = "time_embed_mixer.weight"
 _PREFIX = "base_model.model."
 
 
-def save_adapter(student: Student, folder: Path, config: Mapping[str, Any]) -> None:
+def has_adapter(model: nn.Module) -> TypeGuard[Student]:
+    """Whether what is saved of a model are deltas alone."""
+    return isinstance(model, Student) and model.adapter is not None
+
+
+def save_adapter(student: Student, folder: Path, config: Section) -> None:
     """Write PEFT's two files and ``config.json``.
 
     Raises:
@@ -47,7 +53,7 @@ def adapter_tensors(student: Student) -> dict[str, Tensor]:
     return {names[name]: value.detach().cpu().contiguous() for name, value in trained.items()}
 
 
-def peft_config(student: Student) -> dict[str, Any]:
+def peft_config(student: Student) -> Plain:
     """``adapter_config.json``: what PEFT needs to put the deltas into the system's own module."""
     config = student.adapter
     assert config is not None and config.rank is not None
@@ -95,7 +101,7 @@ def _peft_names(student: Student) -> dict[str, str]:
 
 def load_adapter(
     path: Path,
-    config: Mapping[str, Any],
+    config: Section,
     device: torch.device | str = "cpu",
     teacher: str | None = None,
 ) -> Student:
@@ -185,7 +191,7 @@ def adapted_share(network: nn.Module, config: LoraConfig, time_embedding: str) -
     return deltas, layers
 
 
-def _sizes(file: str | None) -> dict[str, Any] | None:
+def _sizes(file: str | None) -> Plain | None:
     """The JSON file of sizes that the distillation was given."""
     if file is None:
         return None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +11,7 @@ from mfdistill.checkpoint import load_config, load_tensors, save_folder
 from mfdistill.errors import UserError
 from mfdistill.networks.predictor import with_predictor
 from mfdistill.places import resolve
+from mfdistill.plain import Section
 from mfdistill.students.interval import IntervalEmbedding
 from mfdistill.students.student import Student
 from mfdistill.systems.base import Opened, own_facts
@@ -30,7 +29,7 @@ def load_student(
     path: str | Path,
     kind: str | None = None,
     device: torch.device | str = "cpu",
-    config: Mapping[str, Any] | None = None,
+    config: Section | None = None,
     streaming: bool = False,
     network: nn.Module | None = None,
 ) -> Student:
@@ -94,7 +93,7 @@ def _student(opened: Opened, place: Path) -> Student:
 
 
 def _open_folder(
-    path: Path, config: Mapping[str, Any] | None, streaming: bool, given: nn.Module | None
+    path: Path, config: Section | None, streaming: bool, given: nn.Module | None
 ) -> Student:
     """A student trained here."""
     if config is not None:
@@ -138,8 +137,8 @@ def _streaming(student: Student, path: Path) -> Student:
 def save_student(
     student: Student,
     path: str | Path,
-    objective: Mapping[str, Any] | None = None,
-    training: Mapping[str, Any] | None = None,
+    objective: Section | None = None,
+    training: Section | None = None,
 ) -> None:
     """Write ``model.safetensors`` and ``config.json``.
 

@@ -19,7 +19,9 @@ from mfdistill.networks.delta import OwnInterval
 from mfdistill.networks.lora import add_deltas, shared_copy, target_layers
 from mfdistill.networks.lora_config import LoraConfig
 from mfdistill.networks.memory import frame_by_frame
+from mfdistill.networks.ncsnpp import NCSNpp
 from mfdistill.networks.time import takes_guidance
+from mfdistill.plain import Plain, Section
 from mfdistill.students.guidance import GuidedEmbedding
 from mfdistill.students.interval import Interval, replace_module, two_times
 from mfdistill.teachers.field import Field
@@ -42,7 +44,7 @@ class Student(nn.Module):
         description: the network's "name" and "config", saved so that ``load_student`` can build it.
         parent: where it comes from, saved as it is.
         interval: how r is embedded: "mixed" (``IntervalEmbedding``), "delta", MeanFlowSE's branch
-            for r - t (``DeltaEmbedding``; a network that has such a branch keeps it), or "unit", a
+            for r - t (``OwnInterval``; a network that has such a branch keeps it), or "unit", a
             smooth one instead of the network's (``UnitIntervalEmbedding``).
         guidance_input: the largest guidance strength that the student is told, by
             ``cond["guidance"]`` (b,) (``GuidedEmbedding``);
@@ -56,7 +58,7 @@ class Student(nn.Module):
         time_embedding: str,
         task: Task | None = None,
         schedule: int | Sequence[float] = 1,
-        description: Mapping[str, Any] | None = None,
+        description: Section | None = None,
         parent: Any = None,
         interval: Interval = "mixed",
         guidance_input: float | None = None,
@@ -163,7 +165,7 @@ class Student(nn.Module):
         network: nn.Module,
         task: Task | None = None,
         schedule: int | Sequence[float] = 1,
-        description: Mapping[str, Any] | None = None,
+        description: Section | None = None,
     ) -> Student:
         """A student of a network of ours with the weights it has, for training without a teacher;
         works on a copy. A network that has MeanFlowSE's branch for r - t keeps it.
@@ -177,7 +179,7 @@ class Student(nn.Module):
         ).train()
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Plain:
         """The sections of ``config.json`` that belong to the student (role, task, network,
         schedule, parent, interval, predictor).
         """
@@ -216,7 +218,7 @@ def given(
     """``u(z_t, t, r)`` of a student under a condition, for ``flow.total_derivative``; with a
     forward-mode rule of its own if its network has one (``NCSNpp.with_tangent``).
     """
-    own = hasattr(getattr(student, "network", None), "with_tangent")
+    own = isinstance(dict(student.named_children()).get("network"), NCSNpp)
     return (_GivenWithTangent if own else _Given)(student, cond)
 
 
@@ -235,13 +237,17 @@ class _GivenWithTangent(_Given):
         return self.student.network.with_tangent(z, torch.stack([t, r], -1), self.cond, v, tangent)  # type: ignore[union-attr, operator]
 
 
+def borrowed_by(model: nn.Module) -> set[str]:
+    """Names of the weights of ``model`` that belong to a teacher: an adapter's student has some."""
+    return model.borrowed() if isinstance(model, Student) else set()
+
+
 @torch.no_grad()
 def sample(
     student: Student,
     z_0: Tensor,
     cond: Mapping[str, Tensor],
     steps: int | Sequence[float] | None = None,
-    project: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """``z_1`` by ``z_r = z_t + (r - t) u(z_t, t, r)`` along a schedule; one network evaluation per
     step.
@@ -250,11 +256,10 @@ def sample(
         z_0: a draw of the prior, (b, ...).
         steps: a number of equal steps, a list of ascending times, or None for ``student.schedule``.
             The state moves from the first time to the last; from 0 to 1 it is a whole sample.
-        project: applied to ``z_0`` and to the state after every step (``flow.solve``).
 
     Returns: the state at the last time.
     Raises:
         UserError: times that do not ascend or leave [0, 1], or no step at all.
     """
     times = make_schedule(student.schedule if steps is None else steps)
-    return jump(lambda z, t, r: student(z, t, r, cond), z_0, times, project)
+    return jump(lambda z, t, r: student(z, t, r, cond), z_0, times)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +18,14 @@ from mfdistill.flow.grids import flowse_times
 from mfdistill.networks.dcunet import DCUNet
 from mfdistill.networks.memory import streams_by_frames
 from mfdistill.networks.ncsnpp import NCSNpp
+from mfdistill.plain import Plain, Section
 from mfdistill.systems.files import mismatches
 from mfdistill.tasks import Task
-from mfdistill.tasks.foreign import Inputs
+from mfdistill.tasks.foreign import MelKind
 
 Cond = Mapping[str, Tensor]
 Null = Callable[[Cond, Tensor], tuple[dict[str, Tensor], dict[str, Tensor]]]
 """``(cond, t) -> (cond, null condition)`` of b samples at times t (b,), the same keys in both."""
-MIXER = "time_embed_mixer.weight"
-"""What a student's file has more than its teacher's: (d, 2 d), of the two times' embeddings."""
 SEES_ALL = "its norms see all frames"
 
 
@@ -89,7 +88,7 @@ class Opened:
     network: nn.Module
     task: Task | None
     facts: FieldFacts
-    config: dict[str, Any]
+    config: Plain
     guidance_strength: float = 0.0
     """The system's own."""
     schedule: int | Sequence[float] = 1
@@ -110,7 +109,7 @@ class Reader(Protocol):
         UserError: another kind of file, weights that do not fit, or no streaming form.
     """
 
-    def __call__(self, path: Path, config: Mapping[str, Any] | None, streaming: bool) -> Opened: ...
+    def __call__(self, path: Path, config: Section | None, streaming: bool) -> Opened: ...
 
 
 class TwoTimes(Protocol):
@@ -148,9 +147,9 @@ def no_files(place: Path, network: nn.Module, given: Path | None) -> dict[str, b
     return {}
 
 
-def has_mixer(names: Collection[str]) -> bool:
-    """Whether a file has the mixer of two times, which only students have."""
-    return any(name.endswith(MIXER) for name in names)
+def nothing_before(place: Path) -> str:
+    """Of a system whose network is all there is."""
+    return ""
 
 
 @dataclass(frozen=True)
@@ -167,7 +166,7 @@ class System:
     read_student: Reader | None = None
     layouts: Mapping[str, Writer] = field(default_factory=dict)
     """How students of it are written, by the names of ``export --layout``."""
-    task: Callable[[Mapping[str, Any], str], Task] | None = None
+    task: Callable[[Section, str], Task] | None = None
     """The task of the section "task" of a ``config.json`` (and where it stands), for tasks that no
     table of ours has.
     """
@@ -179,12 +178,20 @@ class System:
     """
     folders: bool = False
     """Whether folders with one such file are recognised too."""
-    inputs: Inputs | None = None
-    """Of a text-to-speech flow: what its condition is made of."""
-    weights: Callable[[Path], Path] = Path
-    """The file of weights at a place, which may be a folder."""
-    is_student: Callable[[Collection[str]], bool] = has_mixer
-    """Tells a student's file from a teacher's by the names of tensors."""
+    label: str = ""
+    """As people call it."""
+    licence: tuple[str, str] | None = None
+    """Of its published weights, which a student inherits: the hub's name, and words."""
+    mel: MelKind | None = None
+    """Of a text-to-speech flow."""
+    guidance: float | None = None
+    """Its own strength; None: trained without a null condition, so that guidance has no meaning."""
+    published: object | None = None
+    """The published network's configuration, where files do not hold their sizes."""
+    role: Callable[[Path], str] | None = None
+    """"teacher" or "student": which of the two a file is, where it can be read as either."""
+    before: Callable[[Path], str] = nothing_before
+    """What comes before the flow of a file or folder, and whether it is there, in words."""
 
 
 class Misfit(UserError):
@@ -231,7 +238,7 @@ def no_stream(path: object, kind: str, why: str = SEES_ALL) -> UserError:
     return UserError(f"{path}: kind {kind} has no streaming form ({why}); leave streaming out")
 
 
-def chosen_weights(given: dict[str, Any], path: object) -> Literal["ema", "raw"]:
+def chosen_weights(given: Plain, path: object) -> Literal["ema", "raw"]:
     """Takes ``weights`` out of a configuration: "ema" (the default) or "raw"."""
     weights = given.pop("weights", "ema")
     if weights not in ("ema", "raw"):

@@ -9,16 +9,19 @@ passes r, skips guidance and does not warp the grid of times.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from mfdistill.checkpoint import write_tensors
 from mfdistill.errors import UserError
-from mfdistill.networks.matcha_unet import MatchaUNet
+from mfdistill.networks.mel_unet import MelUNet
+from mfdistill.plain import Section
 from mfdistill.systems.base import Opened, System, TwoTimes
+from mfdistill.systems.cosyvoice2 import KIND
+from mfdistill.systems.cosyvoice_front import before_tokens
 from mfdistill.systems.files import read_foreign, walk_tensors
 from mfdistill.systems.mel_flow import (
     ESTIMATOR,
@@ -34,17 +37,17 @@ from mfdistill.systems.mel_flow import (
     read_options,
     split_mixer,
 )
-from mfdistill.tasks.foreign import INPUTS, read_foreign_task
+from mfdistill.tasks.foreign import read_mel_flow
 
 _STEPS = 2  # of a uniform grid, what Chatterbox-Turbo runs with
 
 
-def read_chatterbox(path: Path, config: Mapping[str, Any] | None, streaming: bool) -> Opened:
+def read_chatterbox(path: Path, config: Section | None, streaming: bool) -> Opened:
     """A student from a flow with a mixer of two times: ``s3gen_meanflow.safetensors``, or a
     CosyVoice 2 ``flow.pt`` with that key.
 
     Args:
-        config: the estimator's sizes where they are not the published ones (``MatchaUNetConfig``),
+        config: the estimator's sizes where they are not the published ones (``MelUNetConfig``),
             as for the teacher.
         streaming: for a student that was distilled so; Chatterbox's own have no chunks, so
             ``static_chunk_size`` must be in config.
@@ -60,14 +63,13 @@ def read_chatterbox(path: Path, config: Mapping[str, Any] | None, streaming: boo
     network = open_unet({"static_chunk_size": 0, **sizes}, tensors, streaming, file, "chatterbox")
     return opened(
         network,
-        "matcha_unet",
-        "chatterbox",
+        KIND,
         file,
         mel_facts(network),
         options,
         schedule=_STEPS,
         mixer=mixer,
-        own_kind="cosyvoice2",
+        own_kind="chatterbox",
     )
 
 
@@ -81,7 +83,7 @@ def export_chatterbox(student: TwoTimes, path: str | Path, base: str | Path | No
     Raises:
         UserError: no student of the causal U-Net, an unreadable base, or a base without a flow.
     """
-    if not isinstance(student.network, MatchaUNet) or not student.network.config.causal:
+    if not isinstance(student.network, MelUNet) or not student.network.config.causal:
         raise UserError(
             f"{path}: Chatterbox's layout is for students of the causal U-Net (kind cosyvoice2), not for this network"
         )
@@ -110,8 +112,10 @@ CHATTERBOX = System(
     None,
     read_chatterbox,
     {"chatterbox": export_chatterbox},
-    read_foreign_task,
+    partial(read_mel_flow, KIND),
     mel_facts,
-    inputs=INPUTS["cosyvoice2"],
-    weights=checkpoint_file,
+    label="Chatterbox",
+    licence=("mit", "the published Chatterbox weights are MIT"),
+    mel=KIND,
+    before=before_tokens,
 )

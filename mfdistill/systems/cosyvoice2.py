@@ -4,13 +4,16 @@ Chatterbox's decoder.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+from mfdistill.audio.speech_mel import SpeechMelConfig
 from mfdistill.errors import UserError
+from mfdistill.networks.mel_unet_config import MelUNetConfig
+from mfdistill.plain import Section
 from mfdistill.systems.base import Opened, System
-from mfdistill.systems.cosyvoice_front import front_file
+from mfdistill.systems.cosyvoice_front import before_tokens, front_file
 from mfdistill.systems.mel_flow import (
     MIXER,
     checkpoint_file,
@@ -24,18 +27,26 @@ from mfdistill.systems.mel_flow import (
     read_options,
     weights_of,
 )
-from mfdistill.tasks.foreign import INPUTS, read_foreign_task
+from mfdistill.tasks.foreign import MelKind, read_mel_flow
 
 GUIDANCE = 0.7
+KIND = MelKind(
+    "cosyvoice2",
+    "CosyVoice 2",
+    SpeechMelConfig(n_fft=1920, hop=480, n_mels=80, f_max=8000),
+    "tokens",
+    ratio=2,
+)
+LICENCE = ("apache-2.0", "the published CosyVoice weights are Apache-2.0")
 
 
-def read_cosyvoice2(path: Path, config: Mapping[str, Any] | None, streaming: bool) -> Opened:
+def read_cosyvoice2(path: Path, config: Section | None, streaming: bool) -> Opened:
     """A teacher from a CosyVoice 2 flow checkpoint; layout ``(b, mels, n)``, condition ``mu``,
     ``mask``, ``spks``, ``cond``. Its guidance is 0.7 (a scale of 1.7).
 
     Args:
         path: the file, or a folder with ``flow.pt`` or ``flow.safetensors``.
-        config: the estimator's sizes where they are not the published ones (``MatchaUNetConfig``);
+        config: the estimator's sizes where they are not the published ones (``MelUNetConfig``);
             ``fixed_noise`` and ``temperature`` of the prior; ``meanflow=False`` leaves a mixer
             of two times in the file out.
         streaming: attention by chunks of ``static_chunk_size`` frames; ``cond["streaming"]``
@@ -53,7 +64,7 @@ def read_cosyvoice2(path: Path, config: Mapping[str, Any] | None, streaming: boo
     tensors.pop(MIXER, None)
     network = open_unet(sizes, tensors, streaming, file, "cosyvoice2")
     facts = mel_facts(network)
-    return opened(network, "matcha_unet", "cosyvoice2", file, facts, options, GUIDANCE)
+    return opened(network, KIND, file, facts, options, GUIDANCE)
 
 
 def is_cosyvoice2(names: Collection[str]) -> bool:
@@ -66,10 +77,14 @@ COSYVOICE2 = System(
     is_cosyvoice2,
     read_cosyvoice2,
     layouts={"cosyvoice": export_cosyvoice},
-    task=read_foreign_task,
+    task=partial(read_mel_flow, KIND),
     facts=mel_facts,
     files=front_file,
     folders=True,
-    inputs=INPUTS["cosyvoice2"],
-    weights=checkpoint_file,
+    label=KIND.label,
+    licence=LICENCE,
+    mel=KIND,
+    guidance=GUIDANCE,
+    published=MelUNetConfig(),
+    before=before_tokens,
 )

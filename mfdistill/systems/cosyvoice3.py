@@ -4,17 +4,20 @@ files.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+from mfdistill.audio.speech_mel import SpeechMelConfig
 from mfdistill.config import from_dict
 from mfdistill.errors import UserError
-from mfdistill.networks.cosyvoice3 import CosyVoice3Network
-from mfdistill.networks.dit_config import CosyVoice3Config
+from mfdistill.networks.causal_dit import CausalDiTNetwork
+from mfdistill.networks.dit_config import CausalDiTConfig
+from mfdistill.plain import Section
 from mfdistill.systems.base import Opened, System
-from mfdistill.systems.cosyvoice_front import front_file
+from mfdistill.systems.cosyvoice2 import LICENCE
+from mfdistill.systems.cosyvoice_front import before_tokens, front_file
+from mfdistill.systems.files import mixed_role
 from mfdistill.systems.mel_flow import (
     checkpoint_file,
     estimator_tensors,
@@ -28,13 +31,20 @@ from mfdistill.systems.mel_flow import (
     split_mixer,
     weights_of,
 )
-from mfdistill.tasks.foreign import INPUTS, read_foreign_task
+from mfdistill.tasks.foreign import MelKind, read_mel_flow
 
 GUIDANCE = 0.7
+KIND = MelKind(
+    "cosyvoice3",
+    "CosyVoice 3",
+    SpeechMelConfig(n_fft=1920, hop=480, n_mels=80),
+    "tokens",
+    ratio=2,
+)
 
 
 def read_cosyvoice3(
-    path: Path, config: Mapping[str, Any] | None, streaming: bool, student: bool = False
+    path: Path, config: Section | None, streaming: bool, student: bool = False
 ) -> Opened:
     """A teacher from a CosyVoice 3 flow checkpoint, or a student that ``export_cosyvoice`` wrote,
     whose one step is from 0 to 1; layout ``(b, mels, n)``, condition ``mu``, ``mask``, ``spks``,
@@ -43,14 +53,14 @@ def read_cosyvoice3(
     Args:
         path: the file, or a folder with ``flow.pt`` or ``flow.safetensors``. Its front end is not
             part of the network (``cosyvoice_front.load_front`` reads it).
-        config: the estimator's sizes where they are not the published ones (``CosyVoice3Config``),
+        config: the estimator's sizes where they are not the published ones (``CausalDiTConfig``),
             and ``fixed_noise`` and ``temperature`` of the prior.
         streaming: attention by chunks of ``static_chunk_size`` frames; ``cond["streaming"]``
             changes it call by call.
     """
     config, weights = weights_of(config)
     sizes, prior = read_options(config)
-    network = CosyVoice3Network(from_dict(CosyVoice3Config, sizes, f"{path}: config"))
+    network = CausalDiTNetwork(from_dict(CausalDiTConfig, sizes, f"{path}: config"))
     if streaming and not network.chunks:
         raise UserError(
             f"{path}: static_chunk_size 0 has no chunks to stream in; give the frames per chunk in config"
@@ -61,7 +71,7 @@ def read_cosyvoice3(
     mixer = split_mixer(tensors, file, "cosyvoice3", student)
     load_estimator(network.estimator, tensors, file, "cosyvoice3")
     facts = mel_facts(network)
-    return opened(network, "cosyvoice3", "cosyvoice3", file, facts, prior, GUIDANCE, mixer=mixer)
+    return opened(network, KIND, file, facts, prior, GUIDANCE, mixer=mixer)
 
 
 def is_cosyvoice3(names: Collection[str]) -> bool:
@@ -75,10 +85,15 @@ COSYVOICE3 = System(
     read_cosyvoice3,
     partial(read_cosyvoice3, student=True),
     {"cosyvoice": export_cosyvoice},
-    read_foreign_task,
+    partial(read_mel_flow, KIND),
     mel_facts,
     front_file,
     folders=True,
-    inputs=INPUTS["cosyvoice3"],
-    weights=checkpoint_file,
+    label=KIND.label,
+    licence=LICENCE,
+    mel=KIND,
+    guidance=GUIDANCE,
+    published=CausalDiTConfig(),
+    role=lambda place: mixed_role(checkpoint_file(place)),
+    before=before_tokens,
 )

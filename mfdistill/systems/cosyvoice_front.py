@@ -35,6 +35,11 @@ class TokenFront(nn.Module):
         self.input_embedding = nn.Embedding(vocab, width)
         self.spk_embed_affine_layer = nn.Linear(speaker, mels)
 
+    @property
+    def embedding_dim(self) -> int:
+        """Of the speaker's x-vector."""
+        return self.spk_embed_affine_layer.in_features
+
     def encode(
         self, tokens: Tensor, valid: Tensor, context: Tensor | None, streaming: bool | Tensor
     ) -> Tensor:
@@ -258,3 +263,9 @@ def front_file(place: Path, network: nn.Module, given: Path | None) -> dict[str,
     """``front.safetensors`` out of a flow file or folder; nothing where it has none."""
     no_files(place, network, given)
     return {FRONT: front_bytes(load_front(place))} if has_front(place) else {}
+
+
+def before_tokens(place: Path) -> str:
+    """Where the tokens' front end is."""
+    there = "speech tokens and speaker, in it"
+    return there if has_front(place) else "none in it: features mu and spks, or --tts.front FILE"

@@ -22,6 +22,7 @@ from mfdistill.errors import UserError
 from mfdistill.networks import build_network
 from mfdistill.networks.config import DCUNetConfig, NCSNppConfig
 from mfdistill.networks.ouve import ouve_std
+from mfdistill.plain import Plain, Section
 from mfdistill.systems.base import Opened, check_fit, chosen_weights, no_stream, own_facts
 from mfdistill.systems.lightning import EnhancementCheckpoint, read_checkpoint
 from mfdistill.tasks import Task, TaskConfig, get_task
@@ -111,7 +112,7 @@ def enhancement_kind(names: Collection[str]) -> str | None:
 def read_enhancement(
     kind: str,
     path: Path,
-    config: Mapping[str, Any] | None,
+    config: Section | None,
     streaming: bool,
 ) -> Opened:
     """A teacher from a checkpoint of ``kind`` (flowse, meanflowse, sgmse): its velocity, and of
@@ -144,8 +145,8 @@ def recogniser(kind: str) -> Callable[[Collection[str]], bool]:
 
 
 def open_enhancement(
-    kind: str, path: Path, config: Mapping[str, Any] | None = None
-) -> tuple[nn.Module, Task, dict[str, Any], dict[str, Any]]:
+    kind: str, path: Path, config: Section | None = None
+) -> tuple[nn.Module, Task, Plain, Plain]:
     """Network with its weights, task, description of the network ("name" and "config") and all
     settings; errors as ``load_enhancement``.
     """
@@ -165,7 +166,7 @@ def open_enhancement(
 
 
 def network_sizes(
-    kind: str, names: Mapping[str, Tensor], settings: Mapping[str, Any], path: str | Path
+    kind: str, names: Mapping[str, Tensor], settings: Section, path: str | Path
 ) -> tuple[str, NCSNppConfig | DCUNetConfig]:
     """Name and configuration of the network from hyper-parameters; what they lack is the originals'
     default, ``nf`` that of the file.
@@ -190,7 +191,7 @@ def network_sizes(
         raise UserError(
             f"{path}: loss_type {settings['loss_type']!r} trains no score; supported are 'score_matching' and 'denoiser'"
         )
-    common: dict[str, Any] = {"t_last": 1 - float(settings.get("t_eps", 0.03))}
+    common: Plain = {"t_last": 1 - float(settings.get("t_eps", 0.03))}
     if kind == "sgmse":
         common |= {
             "output": "score",
@@ -228,7 +229,7 @@ def network_sizes(
 
 
 def task_of(
-    kind: str, sizes: NCSNppConfig | DCUNetConfig, settings: Mapping[str, Any], path: str | Path
+    kind: str, sizes: NCSNppConfig | DCUNetConfig, settings: Section, path: str | Path
 ) -> TaskConfig:
     """Their front end, level and prior as a task. The level is the noisy file's peak whatever
     ``normalize`` says, as in their inference.
@@ -311,7 +312,7 @@ def load_official(
     network.load_state_dict({ours: tensors[theirs] for ours, theirs in names.items()})
 
 
-def _check_kind(kind: str, checkpoint: EnhancementCheckpoint, settings: Mapping[str, Any]) -> None:
+def _check_kind(kind: str, checkpoint: EnhancementCheckpoint, settings: Section) -> None:
     names = [*checkpoint.averaged, *(f"hyper_parameters.{key}" for key in settings)]
     found = enhancement_kind(names)
     if (
@@ -337,7 +338,7 @@ def _looks_like(tensors: Collection[str]) -> str:
     return ""
 
 
-def _checked(config: Mapping[str, Any], path: str | Path) -> Mapping[str, Any]:
+def _checked(config: Section, path: str | Path) -> Section:
     known = {*_NCSNPP, *_DCUNET, *_FEATURES, *_PROCESS, *_OWN, *_FIXED}
     for key in config:
         if key not in known and not _TRAINING.match(key):

@@ -9,23 +9,24 @@ file has the teacher's names and loads strictly into f5-tts.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mfdistill.audio.speech_mel import SpeechMelConfig
 from mfdistill.checkpoint import write_pickle, write_tensors
 from mfdistill.config import from_dict, to_dict
 from mfdistill.errors import UserError
 from mfdistill.flow import f5_times
 from mfdistill.networks.dit_config import F5Config, F5UNetTConfig
 from mfdistill.networks.f5 import F5Network
+from mfdistill.plain import Section
 from mfdistill.reading import read_text
 from mfdistill.systems.base import (
-    MIXER,
     SIZES,
     Cond,
     FieldFacts,
@@ -37,8 +38,8 @@ from mfdistill.systems.base import (
     chosen_weights,
     no_stream,
 )
-from mfdistill.systems.files import Foreign, read_foreign
-from mfdistill.tasks.foreign import INPUTS, foreign_task, read_foreign_task
+from mfdistill.systems.files import MIXER, Foreign, mixed_role, read_foreign
+from mfdistill.tasks.foreign import MelKind, mel_flow, read_mel_flow
 
 GUIDANCE = 2.0
 VOCAB = "vocab.txt"
@@ -47,6 +48,9 @@ _CONFIGS: dict[str, type[F5Config] | type[F5UNetTConfig]] = {
     "f5": F5Config,
     "f5-unett": F5UNetTConfig,
 }
+# for Vocos, charactr/vocos-mel-24khz
+_F5 = MelKind("f5", "F5-TTS", SpeechMelConfig(scale="htk"), "text", frames_first=True)
+KINDS = {"f5": _F5, "f5-unett": replace(_F5, name="f5-unett", label="E2-TTS")}
 _BOOKKEEPING = ("initted", "step", "update")
 
 
@@ -74,7 +78,7 @@ def f5_facts(network: nn.Module) -> FieldFacts:
 def read_f5(
     kind: str,
     path: Path,
-    config: Mapping[str, Any] | None,
+    config: Section | None,
     streaming: bool,
     student: bool = False,
 ) -> Opened:
@@ -115,7 +119,7 @@ def read_f5(
         "schedule": None,
         "parent": {"file": str(path), "kind": kind, "weights": weights},
     }
-    task, facts = foreign_task(kind, sizes.mel_dim), f5_facts(network)
+    task, facts = mel_flow(KINDS[kind], sizes.mel_dim), f5_facts(network)
     return Opened(network, task, facts, saved, GUIDANCE, _STEPS, "mixed", mixer)
 
 
@@ -285,21 +289,33 @@ def vocabulary_file(place: Path, network: nn.Module, given: Path | None = None) 
     return {VOCAB: text.encode()}
 
 
-def _system(kind: str, recognise: Any) -> System:
+def before_f5(place: Path) -> str:
+    """Where the texts' vocabulary is."""
+    there = ((place if place.is_dir() else place.parent) / VOCAB).is_file()
+    where = "beside it" if there else "which is not beside it: give --tts.vocab"
+    return f"symbols of {VOCAB}, {where}"
+
+
+def _system(kind: str, recognise: Callable[[Collection[str]], bool], weights: str) -> System:
     return System(
         kind,
         recognise,
         partial(read_f5, kind),
         partial(read_f5, kind, student=True),
         {"f5": export_f5},
-        read_foreign_task,
+        partial(read_mel_flow, KINDS[kind]),
         f5_facts,
         vocabulary_file,
         folders=True,
-        inputs=INPUTS[kind],
-        weights=checkpoint_of,
+        label=KINDS[kind].label,
+        licence=("cc-by-nc-4.0", f"the published {weights} weights are CC BY-NC 4.0"),
+        mel=KINDS[kind],
+        guidance=GUIDANCE,
+        published=_CONFIGS[kind](),
+        role=lambda place: mixed_role(checkpoint_of(place)),
+        before=before_f5,
     )
 
 
-F5 = _system("f5", is_f5)
-F5_UNETT = _system("f5-unett", is_f5_unett)
+F5 = _system("f5", is_f5, "F5-TTS")
+F5_UNETT = _system("f5-unett", is_f5_unett, "F5-TTS and E2-TTS")

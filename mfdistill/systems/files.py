@@ -17,11 +17,13 @@ from torch import Tensor
 
 from mfdistill.checkpoint import load_tensors
 from mfdistill.errors import UserError
+from mfdistill.plain import Plain, Section
 from mfdistill.reading import reason
 from mfdistill.systems.stand_ins import stand_ins
 
 # what compilers, checkpointing and sharding put into the middle of tensors' names, and what
 # wrappers put before them
+MIXER = "time_embed_mixer.weight"  # what a student's file has more than its teacher's
 _INSIDE = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 _BEFORE = "module."
 _DEEPEST = 100  # of nested dictionaries
@@ -38,7 +40,7 @@ class Foreign:
     """
 
     path: Path
-    values: dict[str, Any]
+    values: Plain
 
     def tensors(self, *sections: str) -> dict[str, Tensor]:
         """The tensors directly in a section (of the file itself where none is named), for example
@@ -106,7 +108,7 @@ def read_foreign(path: str | Path) -> Foreign:
     return Foreign(file, found)
 
 
-def bare(values: Mapping[str, Any], where: object = "", depth: int = 0) -> dict[str, Any]:
+def bare(values: Section, where: object = "", depth: int = 0) -> Plain:
     """Nested dictionaries of tensors by the names that they have without wrappers: torch.compile
     and sharding (anywhere in a name), data parallelism (before it). The one place where they are
     taken off; names that would then be two are left.
@@ -116,7 +118,7 @@ def bare(values: Mapping[str, Any], where: object = "", depth: int = 0) -> dict[
     """
     if depth > _DEEPEST:
         raise UserError(f"{where}: dictionaries nested deeper than {_DEEPEST}; it is not loaded")
-    found: dict[str, Any] = {}
+    found: Plain = {}
     for key, value in values.items():
         name = key
         if isinstance(value, Tensor) and isinstance(key, str):
@@ -141,13 +143,19 @@ def mismatches(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list
     ]
 
 
-def walk_tensors(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def walk_tensors(values: Section, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     """All tensors in nested dictionaries, by dotted names."""
     for key, value in values.items():
         if isinstance(value, Tensor):
             yield f"{prefix}{key}", value
         elif isinstance(value, Mapping):
             yield from walk_tensors(value, f"{prefix}{key}.")
+
+
+def mixed_role(file: Path) -> str:
+    """A file with a mixer of two times is a "student"."""
+    names = read_foreign(file).names()
+    return "student" if any(name.endswith(MIXER) for name in names) else "teacher"
 
 
 def _named(error: BaseException) -> str:

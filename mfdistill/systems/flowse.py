@@ -7,4 +7,4 @@ from functools import partial
 from mfdistill.systems.base import System
 from mfdistill.systems.enhancement import read_enhancement, recogniser
 
-FLOWSE = System("flowse", recogniser("flowse"), partial(read_enhancement, "flowse"))
+FLOWSE = System("flowse", recogniser("flowse"), partial(read_enhancement, "flowse"), label="FlowSE")

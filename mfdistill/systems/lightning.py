@@ -8,12 +8,12 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from mfdistill.errors import UserError
+from mfdistill.plain import Plain
 from mfdistill.systems.files import read_foreign
 from mfdistill.systems.stand_ins import StandIn
 
@@ -35,7 +35,7 @@ class EnhancementCheckpoint:
     path: Path
     averaged: dict[str, Tensor]
     raw: dict[str, Tensor]
-    settings: dict[str, Any]
+    settings: Plain
     has_averages: bool
 
 
@@ -98,5 +98,5 @@ def _named(
     return {**weights, **dict(zip(names, values, strict=False))}
 
 
-def _plain(value: Any) -> bool:
+def _plain(value: object) -> bool:
     return not isinstance(value, (type, Tensor, StandIn))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+from mfdistill.audio.speech_mel import SpeechMelConfig
 from mfdistill.errors import UserError
+from mfdistill.plain import Section
 from mfdistill.systems.base import Opened, System, no_stream
 from mfdistill.systems.mel_flow import (
-    checkpoint_file,
     estimator_tensors,
     flow_tensors,
     has_leaf,
@@ -20,8 +20,15 @@ from mfdistill.systems.mel_flow import (
     read_options,
     weights_of,
 )
-from mfdistill.tasks.foreign import INPUTS, read_foreign_task
+from mfdistill.tasks.foreign import MelKind, read_mel_flow
 
+KIND = MelKind(
+    "matcha",
+    "Matcha-TTS",
+    SpeechMelConfig(22050, n_mels=80, f_max=8000),
+    "features",
+    prompted=False,
+)
 _PUBLISHED = {
     "channels": (256, 256),
     "dropout": 0.05,
@@ -31,11 +38,11 @@ _PUBLISHED = {
     "act_fn": "snakebeta",
     "static_chunk_size": 0,
     "causal": False,
-    "matcha": True,
+    "soft_mask": True,
 }
 
 
-def read_matcha(path: Path, config: Mapping[str, Any] | None, streaming: bool) -> Opened:
+def read_matcha(path: Path, config: Section | None, streaming: bool) -> Opened:
     """A teacher from a Matcha-TTS checkpoint; layout ``(b, mels, n)`` of normalised Mels, condition
     ``mu``, ``mask`` and, with several speakers, ``spks`` (b, 64), the speaker's embedding.
 
@@ -44,7 +51,7 @@ def read_matcha(path: Path, config: Mapping[str, Any] | None, streaming: bool) -
     the mask; this network takes any number and cuts as CosyVoice does.
 
     Args:
-        config: sizes where they are not the published ones (``MatchaUNetConfig``), ``temperature``;
+        config: sizes where they are not the published ones (``MelUNetConfig``), ``temperature``;
             ``in_channels`` (160, or 224 with speakers) and ``out_channels`` are read from the file.
     """
     if streaming:
@@ -63,7 +70,7 @@ def read_matcha(path: Path, config: Mapping[str, Any] | None, streaming: bool) -
         )
     sizes, prior = read_options(config)
     network = open_unet({**_PUBLISHED, **read, **sizes}, tensors, False, path, "matcha")
-    return opened(network, "matcha_unet", "matcha", path, matcha_facts(network), prior)
+    return opened(network, KIND, path, matcha_facts(network), prior)
 
 
 matcha_facts = partial(mel_facts, guided=False)
@@ -76,12 +83,19 @@ def is_matcha(names: Collection[str]) -> bool:
     )
 
 
+def before_matcha(place: Path) -> str:
+    """Its text encoder, which is not read."""
+    return "none here: features mu of Matcha-TTS's own encoder"
+
+
 MATCHA = System(
     "matcha",
     is_matcha,
     read_matcha,
     facts=matcha_facts,
-    task=read_foreign_task,
-    inputs=INPUTS["matcha"],
-    weights=checkpoint_file,
+    task=partial(read_mel_flow, KIND),
+    label=KIND.label,
+    licence=("mit", "the published Matcha-TTS weights are MIT"),
+    mel=KIND,
+    before=before_matcha,
 )

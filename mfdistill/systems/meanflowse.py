@@ -6,16 +6,16 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from mfdistill.checkpoint import write_pickle
 from mfdistill.errors import UserError
 from mfdistill.networks.delta import DeltaEmbedding
 from mfdistill.networks.ncsnpp import NCSNpp
+from mfdistill.plain import Plain, Section
 from mfdistill.systems.base import Opened, System, TwoTimes, no_stream, own_facts
 from mfdistill.systems.enhancement import (
     official_names,
@@ -28,7 +28,7 @@ from mfdistill.systems.lightning import read_checkpoint
 _MODULE = "flowmse.data_module"
 
 
-def read_student(path: Path, config: Mapping[str, Any] | None, streaming: bool) -> Opened:
+def read_student(path: Path, config: Section | None, streaming: bool) -> Opened:
     """A student from a MeanFlowSE checkpoint: ``u(z, t, r)`` is its network at ``1 - t`` and ``d =
     r - t``.
 
@@ -101,7 +101,7 @@ def export_meanflowse(student: TwoTimes, path: str | Path, base: str | Path | No
     return target
 
 
-def _settings(student: TwoTimes) -> dict[str, Any]:
+def _settings(student: TwoTimes) -> Plain:
     network, task = student.network, student.task
     if not isinstance(network, NCSNpp):
         raise UserError("export: not possible as MeanFlowSE: its network is not NCSN++")
@@ -189,10 +189,17 @@ def _class_reference() -> Iterator[type]:
                 sys.modules[name] = before
 
 
+def trained_role(place: Path) -> str:
+    """A file trained without its MeanFlow term has an instantaneous velocity only."""
+    return "student" if read_checkpoint(place).settings.get("use_mfse", True) else "teacher"
+
+
 MEANFLOWSE = System(
     "meanflowse",
     recogniser("meanflowse"),
     partial(read_enhancement, "meanflowse"),
     read_student,
     {"meanflowse": export_meanflowse},
+    label="MeanFlowSE",
+    role=trained_role,
 )

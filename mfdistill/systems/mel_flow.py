@@ -1,4 +1,4 @@
-"""What the flows of CosyVoice and Matcha-TTS share: guidance, the training pair, estimators out of
+"""What the flows of CosyVoice and its kin share: guidance, the training pair, estimators out of
 files.
 """
 
@@ -7,7 +7,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,29 +16,22 @@ from mfdistill.config import from_dict, to_dict
 from mfdistill.errors import UserError
 from mfdistill.flow import cosine_times
 from mfdistill.flow import schedule as equal_times
-from mfdistill.networks.cosyvoice3 import CosyVoice3Network
-from mfdistill.networks.matcha_config import MatchaUNetConfig
-from mfdistill.networks.matcha_unet import MatchaUNet
-from mfdistill.systems.base import (
-    MIXER,
-    SIZES,
-    Cond,
-    FieldFacts,
-    Misfit,
-    Opened,
-    TwoTimes,
-    check_fit,
-)
-from mfdistill.systems.files import read_foreign, walk_tensors
-from mfdistill.tasks.foreign import foreign_task
+from mfdistill.networks.build import network_name
+from mfdistill.networks.causal_dit import CausalDiTNetwork
+from mfdistill.networks.mel_unet import MelUNet
+from mfdistill.networks.mel_unet_config import MelUNetConfig
+from mfdistill.plain import Plain, Section
+from mfdistill.systems.base import SIZES, Cond, FieldFacts, Misfit, Opened, TwoTimes, check_fit
+from mfdistill.systems.files import MIXER, read_foreign, walk_tensors
+from mfdistill.tasks.foreign import MelKind, mel_flow
 
 ESTIMATOR = "decoder.estimator."
 _CONDITION = ("mu", "spks", "cond")  # what the null branch has zeros for; mask and streaming stay
 
 
 def mel_facts(network: nn.Module, guided: bool = True) -> FieldFacts:
-    """Of a flow of CosyVoice, or of Matcha-TTS (not ``guided``): straight paths, CosyVoice's null
-    condition.
+    """Of a flow of CosyVoice, or of its first kin (not ``guided``): straight paths,
+    CosyVoice's null condition.
     """
     chunks = bool(network.chunks)
     why = "" if chunks else "it needs causal convolutions and a static_chunk_size in config"
@@ -59,7 +51,8 @@ def training_pair(
     z_1: Tensor, noise: Tensor, t: Tensor, sigma_min: float = 1e-6
 ) -> tuple[Tensor, Tensor]:
     """State ``(1 - (1 - sigma_min) t) noise + t z_1`` and target ``z_1 - (1 - sigma_min) noise`` of
-    CosyVoice's and Matcha's training (sigma_min 1e-6 and 1e-4); z_1, noise (b, mels, n), t (b,).
+    CosyVoice's training (sigma_min 1e-6; 1e-4 in arXiv 2309.03199); z_1, noise (b, mels, n),
+    t (b,).
     """
     time = t.reshape(-1, 1, 1)
     return (1 - (1 - sigma_min) * time) * noise + time * z_1, z_1 - (1 - sigma_min) * noise
@@ -88,7 +81,7 @@ def checkpoint_file(place: Path) -> Path:
     )
 
 
-def weights_of(config: Mapping[str, Any] | None) -> tuple[dict[str, Any], str]:
+def weights_of(config: Section | None) -> tuple[Plain, str]:
     """Sizes, and which weights are asked for: "ema" (moving averages, where a file has them), or
     "raw".
 
@@ -153,9 +146,7 @@ def load_estimator(
     module.load_state_dict(dict(tensors))
 
 
-def read_options(
-    config: Mapping[str, Any] | None, *more: str
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_options(config: Section | None, *more: str) -> tuple[Plain, Plain]:
     """Sizes, and the options beside them: ``fixed_noise`` and ``temperature`` of the prior, and
     ``more``.
     """
@@ -181,7 +172,7 @@ def estimator_state(student: TwoTimes) -> dict[str, Tensor]:
         or not name.startswith("estimator.")
     ):
         raise UserError(
-            "this student has no official names: its network is not CosyVoice's or Matcha-TTS's, its interval is not 'mixed', "
+            "this student has no official names: its network is not one of these systems', its interval is not 'mixed', "
             "or it is told its guidance"
         )
     leaf = name.removeprefix("estimator.")
@@ -223,15 +214,15 @@ def has_leaf(names: Collection[str], leaf: str) -> bool:
 
 
 def open_unet(
-    sizes: Mapping[str, Any], tensors: Mapping[str, Tensor], streaming: bool, path: Path, kind: str
-) -> MatchaUNet:
+    sizes: Section, tensors: Mapping[str, Tensor], streaming: bool, path: Path, kind: str
+) -> MelUNet:
     """The U-Net of these sizes with an estimator's weights.
 
     Raises:
         UserError: weights that do not fit the sizes, streaming without chunks or without causal
             convolutions.
     """
-    network = MatchaUNet(from_dict(MatchaUNetConfig, sizes, f"{path}: config"))
+    network = MelUNet(from_dict(MelUNetConfig, sizes, f"{path}: config"))
     if streaming and not network.chunks:
         raise UserError(
             f"{path}: this network has no streaming form; it needs causal convolutions and a static_chunk_size in config"
@@ -242,12 +233,11 @@ def open_unet(
 
 
 def opened(
-    network: MatchaUNet | CosyVoice3Network,
-    name: str,
-    kind: str,
+    network: MelUNet | CausalDiTNetwork,
+    kind: MelKind,
     path: Path,
     facts: FieldFacts,
-    prior: Mapping[str, Any],
+    prior: Section,
     guidance: float = 0.0,
     schedule: int = 1,
     mixer: Tensor | None = None,
@@ -256,18 +246,18 @@ def opened(
     """A Mel flow as ``systems.base.Opened``.
 
     Args:
-        name: of the network in ``networks.NETWORKS``. prior: ``fixed_noise``, ``temperature``.
-        own_kind: of the task, where it is another system's.
+        kind: of the task. prior: ``fixed_noise``, ``temperature``. own_kind: of the file, where it
+            is not the task's.
     """
     config = {
         "role": "teacher",
-        "kind": kind,
-        "network": {"name": name, "config": to_dict(network.config)},
+        "kind": own_kind or kind.name,
+        "network": {"name": network_name(network.config), "config": to_dict(network.config)},
         "guidance_strength": guidance,
         "schedule": None,
-        "parent": {"file": str(path), "kind": kind},
+        "parent": {"file": str(path), "kind": own_kind or kind.name},
     }
-    task = foreign_task(own_kind or kind, network.estimator.bands, **prior)
+    task = mel_flow(kind, network.estimator.bands, **prior)
     return Opened(network, task, facts, config, guidance, schedule, "mixed", mixer)
 
 

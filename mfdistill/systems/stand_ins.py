@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import pickletools
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,15 +16,10 @@ import numpy as np
 
 from mfdistill.errors import UserError
 
-_NAMES = {
-    *("flowmse.data_module.SpecsDataModule", "functools.partial", "typing.Any", "argparse.Namespace"),
-    "collections.defaultdict",
-}  # fmt: skip
-_PACKAGES = (
-    *("sgmse.", "omegaconf.", "torchaudio.", "torch.nn.modules.", "torch.optim.", "pathlib."),
-    *("numpy.", "lightning.", "pytorch_lightning.", "lightning_fabric.", "hydra.", "matcha."),
-    *("cosyvoice.", "f5_tts.", "flowmse.", "torch.utils.", "torchmetrics.", "transformers."),
-)
+_NAMES = {"functools.partial", "typing.Any", "argparse.Namespace", "collections.defaultdict"}
+_PACKAGES = ("pathlib.", "numpy.", "torch.nn.modules.", "torch.optim.", "torch.utils.")
+_OURS_TO_JUDGE = {*sys.stdlib_module_names, "__builtin__", "__main__", "torch", "numpy"}
+"""Of these only what is listed above; a class of any other package is a program's own."""
 # what takes memory by a number in the file, and no checkpoint needs
 _REFUSED = {"builtins.bytearray", "__builtin__.bytearray"}
 _MOST_PICKLE = 2**28  # bytes
@@ -119,7 +115,8 @@ def stand_ins(file: Path) -> list[Any]:
                 f"{file}: its pickle holds more than tensors and plain values, so it is not loaded ({name}); "
                 "ask its author for a safetensors file"
             )
-        if name in _NAMES or name.startswith(_PACKAGES):
+        programs = name.partition(".")[0] not in _OURS_TO_JUDGE
+        if programs or name in _NAMES or name.startswith(_PACKAGES):
             found.add(name)
     return [*((_stand_in(name), name) for name in sorted(found)), (dict, "builtins.dict")]
 

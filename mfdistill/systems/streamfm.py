@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,13 +19,14 @@ from mfdistill.networks.causal_layers import freeze_norms
 from mfdistill.networks.causal_ncsnpp import CausalNCSNpp
 from mfdistill.networks.config import CausalNCSNppConfig
 from mfdistill.networks.predictor import Predictor
+from mfdistill.plain import Section
 from mfdistill.systems.base import SIZES, Misfit, Opened, System, check_fit, own_facts
 from mfdistill.systems.files import Foreign, read_foreign, walk_tensors
 from mfdistill.systems.streamfm_sizes import bins_of, front_end, sizes_of, split_config, spread_of
 from mfdistill.tasks import Task, TaskConfig, Vocode, get_task
 
 
-def read_streamfm(path: Path, config: Mapping[str, Any] | None, streaming: bool) -> Opened:
+def read_streamfm(path: Path, config: Section | None, streaming: bool) -> Opened:
     """A teacher from a Stream.FM file.
 
     Args:
@@ -75,7 +75,7 @@ def read_streamfm(path: Path, config: Mapping[str, Any] | None, streaming: bool)
 
 
 def load_predictor(
-    path: str | Path, device: torch.device | str = "cpu", config: Mapping[str, Any] | None = None
+    path: str | Path, device: torch.device | str = "cpu", config: Section | None = None
 ) -> CausalNCSNpp:
     """The predictor ``y -> e`` in a predictor's file or in that of predictor and flow, frozen.
 
@@ -120,9 +120,7 @@ def section(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     }
 
 
-def build(
-    tensors: Mapping[str, Tensor], given: Mapping[str, Any], path: str | Path
-) -> CausalNCSNpp:
+def build(tensors: Mapping[str, Tensor], given: Section, path: str | Path) -> CausalNCSNpp:
     """A backbone with frozen norms and the sizes of its weights, ``given`` ones first, in
     evaluation mode.
 
@@ -150,7 +148,7 @@ def task_of(
     sizes: CausalNCSNppConfig,
     tensors: Mapping[str, Tensor],
     foreign: Foreign,
-    features: Mapping[str, Any],
+    features: Section,
     predictor: Predictor | None,
     path: str | Path,
 ) -> Task | None:
@@ -190,4 +188,4 @@ def is_streamfm(names: Collection[str]) -> bool:
     return all(any(name.endswith(end) for name in names) for end in ends)
 
 
-STREAMFM = System("streamfm", is_streamfm, read_streamfm)
+STREAMFM = System("streamfm", is_streamfm, read_streamfm, label="Stream.FM")

@@ -8,7 +8,6 @@ import dataclasses
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from torch import Tensor
 from mfdistill.audio.features import StftConfig, window
 from mfdistill.errors import UserError
 from mfdistill.networks.config import CausalNCSNppConfig
+from mfdistill.plain import Plain, Section
 
 _SIZES = {field.name for field in dataclasses.fields(CausalNCSNppConfig)}
 _FEATURES = {
@@ -52,9 +52,7 @@ _UNUSED = {
 _WHERE = "pyramid_normconv.conv"
 
 
-def split_config(
-    config: Mapping[str, Any], path: str | Path
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_config(config: Section, path: str | Path) -> tuple[Plain, Plain]:
     """(sizes, features and path) out of one mapping.
 
     Raises:
@@ -81,9 +79,7 @@ def bins_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     return {} if stored is None else {"input_freqs": len(stored) // 2}
 
 
-def sizes_of(
-    tensors: Mapping[str, Tensor], given: Mapping[str, Any], path: str | Path
-) -> dict[str, Any]:
+def sizes_of(tensors: Mapping[str, Tensor], given: Section, path: str | Path) -> Plain:
     """The sizes that the shapes tell.
 
     Raises:
@@ -97,12 +93,12 @@ def sizes_of(
         ) from error
 
 
-def _sizes(tensors: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str, Any]:
+def _sizes(tensors: Mapping[str, Tensor], given: Section) -> Plain:
     def first_axis(conv: str) -> int:
         name = f"{conv}.pointwise_conv.weight"
         return tensors[name if name in tensors else f"{conv}.weight"].shape[0]
 
-    sizes: dict[str, Any] = {
+    sizes: Plain = {
         "nf": first_axis("input_layer"),
         "conditional": "temb_modules.gfp.W" in tensors,
     }
@@ -157,7 +153,7 @@ def _sizes(tensors: Mapping[str, Tensor], given: Mapping[str, Any]) -> dict[str,
 def front_end(
     sizes: CausalNCSNppConfig,
     tensors: Mapping[str, Tensor],
-    settings: Mapping[str, Any],
+    settings: Section,
     path: str | Path,
 ) -> StftConfig:
     """The features: window and compression as stored, the hop half a window unless ``settings``
@@ -201,9 +197,7 @@ def front_end(
     raise UserError(f"{path}: its window is neither Hann nor its root")
 
 
-def spread_of(
-    settings: Mapping[str, Any], tensors: Mapping[str, Tensor], path: str | Path
-) -> dict[str, Any] | None:
+def spread_of(settings: Section, tensors: Mapping[str, Tensor], path: str | Path) -> Plain | None:
     """``sigma_0``, ``sigma_1`` and, for spreads per bin, the profile, as in ``TaskConfig``; None
     where nothing is said.
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mfdistill.errors import UserError
+from mfdistill.plain import Section
 from mfdistill.systems.base import Misfit, System, Writer
 from mfdistill.systems.chatterbox import CHATTERBOX
 from mfdistill.systems.cosyvoice2 import COSYVOICE2
@@ -20,22 +22,29 @@ from mfdistill.systems.sgmse import SGMSE
 from mfdistill.systems.streamfm import STREAMFM
 from mfdistill.systems.voxcpm import VOXCPM
 from mfdistill.systems.zipvoice import ZIPVOICE
-from mfdistill.tasks.foreign import Inputs
+from mfdistill.tasks.foreign import ForeignTask, mel_flow
 
 SYSTEMS: dict[str, System] = {
     system.name: system
     for system in (
-        MEANFLOWSE, FLOWSE, SGMSE, STREAMFM, CHATTERBOX, COSYVOICE2, MATCHA, COSYVOICE3, F5, F5_UNETT, ZIPVOICE,
-        VOXCPM,
+        MEANFLOWSE, FLOWSE, SGMSE, STREAMFM, CHATTERBOX, COSYVOICE2, MATCHA, COSYVOICE3, F5, F5_UNETT,
+        ZIPVOICE, VOXCPM,
     )
 }  # fmt: skip
 """A file is of the first system that recognises it."""
 
 
-def mel_inputs(kind: str | None) -> Inputs | None:
-    """Of a text-to-speech flow of kind ``kind``; None: it is of another kind."""
-    system = None if kind is None else SYSTEMS.get(kind)
-    return None if system is None else system.inputs
+def mel_task(name: str, mels: int | None = None, **changes: Any) -> ForeignTask:
+    """The task of a text-to-speech system (``tasks.foreign.mel_flow``).
+
+    Raises:
+        UserError: no such system.
+    """
+    system = SYSTEMS.get(name)
+    if system is None or system.mel is None:
+        known = [own.name for own in SYSTEMS.values() if own.mel is not None]
+        raise UserError(f"{name}: no text-to-speech system; this version has {', '.join(known)}")
+    return mel_flow(system.mel, mels, **changes)
 
 
 def layouts() -> dict[str, Writer]:
@@ -76,6 +85,29 @@ def _in_folder(place: Path) -> str | None:
     ]
     name = None if (place / "config.json").is_file() or len(files) != 1 else recognise(files[0])
     return name if name is not None and SYSTEMS[name].folders else None
+
+
+def role_of(place: Path) -> str | None:
+    """ "teacher" or "student", of a system's file; None of others."""
+    system = SYSTEMS.get(str(recognise(place)))
+    if system is None:
+        return None
+    if system.role is not None:
+        return system.role(place)
+    return "teacher" if system.read_student is None else "student"
+
+
+def mel_system(
+    place: Path, config: Section | None = None, kind: str | None = None
+) -> System | None:
+    """The text-to-speech system of a folder of ours with such a ``config``, or of a file (of
+    ``kind``, where that is named); None of everything else.
+    """
+    name = kind or (None if config else recognise(place))
+    if config:
+        name = (config.get("task") or {}).get("name")
+    system = SYSTEMS.get(str(name))
+    return system if system is not None and system.mel is not None else None
 
 
 @contextmanager

@@ -13,7 +13,6 @@ import math
 from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ from mfdistill.config import from_dict, to_dict
 from mfdistill.errors import UserError
 from mfdistill.networks.voxcpm import VoxCPMNetwork
 from mfdistill.networks.voxcpm_config import VoxCPMConfig
+from mfdistill.plain import Plain, Section
 from mfdistill.reading import parse_json, read_text
 from mfdistill.systems.base import (
     SIZES,
@@ -37,13 +37,15 @@ from mfdistill.systems.base import (
     no_stream,
 )
 from mfdistill.systems.files import read_foreign, walk_tensors
-from mfdistill.tasks.foreign import ForeignTask, ForeignTaskConfig, Inputs
+from mfdistill.tasks.foreign import ForeignTask, ForeignTaskConfig, MelKind
 
 GUIDANCE, STEPS = 1.0, 10  # its cfg_value 2
 _PREFIX, _CONFIG = "feat_decoder.estimator.", "config.json"
 _TIMES = ("time_mlp.", "delta_time_mlp.")
 _WHY = "every patch is made by itself, which its own program streams"
-_INPUTS = Inputs("mu", recordings=False)
+KIND = MelKind(
+    "voxcpm", "VoxCPM", SpeechMelConfig(16000, 640, 640, 64), "features", recordings=False
+)
 
 
 class VoxCPMTask(ForeignTask):
@@ -54,12 +56,9 @@ class VoxCPMTask(ForeignTask):
         unit = self.config.frames_per_mu
         return torch.nn.functional.pad(x[:, :, : x.shape[2] - unit], (unit, 0))
 
-    def prior(self, cond: Cond, generator: torch.Generator | None = None) -> Tensor:
-        """Normal noise in the shape of ``cond["cond"]``."""
-        like = cond["cond"]
-        device = like.device if generator is None else generator.device
-        normal = torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype)
-        return self.path.spread(cond, normal.to(like.device))
+    def like(self, cond: Cond) -> Tensor:
+        """``cond["cond"]`` (b, latents, n)."""
+        return cond["cond"]
 
     def mel(self, wave: Tensor) -> Tensor:
         """Latents are not made here.
@@ -91,13 +90,13 @@ def voxcpm_facts(network: nn.Module) -> FieldFacts:
     return FieldFacts(1.0, True, voxcpm_times, STEPS, without_hidden, None, _WHY, unit=unit)
 
 
-def read_task(section: Mapping[str, Any], where: str) -> VoxCPMTask:
-    """As ``tasks.foreign.read_foreign_task``."""
-    return VoxCPMTask(from_dict(ForeignTaskConfig, section, where), _INPUTS)
+def read_task(section: Section, where: str) -> VoxCPMTask:
+    """As ``tasks.foreign.read_mel_flow``."""
+    return VoxCPMTask(from_dict(ForeignTaskConfig, section, where), KIND)
 
 
 def read_voxcpm(
-    path: Path, config: Mapping[str, Any] | None, streaming: bool, student: bool = False
+    path: Path, config: Section | None, streaming: bool, student: bool = False
 ) -> Opened:
     """A teacher from VoxCPM's ``model.safetensors`` (guidance 1, 10 steps), or a student of one
     step, where its ``config.json`` says ``dit_mean_mode``.
@@ -125,7 +124,7 @@ def read_voxcpm(
     if not student:
         network.time.forget_length()
     mel = SpeechMelConfig(rate, hop, hop, sizes.feat_dim)
-    task = VoxCPMTask(ForeignTaskConfig("voxcpm", mel, frames_per_mu=sizes.patch_size), _INPUTS)
+    task = VoxCPMTask(ForeignTaskConfig("voxcpm", mel, frames_per_mu=sizes.patch_size), KIND)
     saved = {
         "role": "teacher",
         "kind": "voxcpm",
@@ -188,7 +187,7 @@ def export_voxcpm(student: TwoTimes, path: str | Path, base: str | Path | None =
     return target
 
 
-def _beside(path: Path) -> Mapping[str, Any] | None:
+def _beside(path: Path) -> Section | None:
     """``config.json`` beside a file."""
     file = path.with_name(_CONFIG)
     if not file.is_file():
@@ -199,7 +198,7 @@ def _beside(path: Path) -> Mapping[str, Any] | None:
     return read
 
 
-def _sizes(config: Mapping[str, Any]) -> tuple[dict[str, Any], bool, int, int]:
+def _sizes(config: Section) -> tuple[Plain, bool, int, int]:
     """Sizes, whether it is a student, and rate and hop of its latents, by a ``config.json``."""
     try:
         lm, dit, vae = config["lm_config"], config["dit_config"], config.get("audio_vae_config")
@@ -241,6 +240,17 @@ def is_voxcpm(names: Collection[str]) -> bool:
     return any(name.endswith(_PREFIX + "delta_time_mlp.linear_1.weight") for name in names)
 
 
+def voxcpm_role(place: Path) -> str:
+    """A "student" where ``config.json`` beside it says ``dit_mean_mode``."""
+    beside = _beside(place)
+    return "student" if beside and _sizes(beside)[1] else "teacher"
+
+
+def before_voxcpm(place: Path) -> str:
+    """Its language model and VAE, which are not read."""
+    return "none here: features mu and mel of VoxCPM's own language model and VAE"
+
+
 VOXCPM = System(
     "voxcpm",
     is_voxcpm,
@@ -249,5 +259,10 @@ VOXCPM = System(
     {"voxcpm": export_voxcpm},
     read_task,
     voxcpm_facts,
-    inputs=_INPUTS,
+    label=KIND.label,
+    licence=("apache-2.0", "the published VoxCPM weights are Apache-2.0"),
+    mel=KIND,
+    guidance=GUIDANCE,
+    role=voxcpm_role,
+    before=before_voxcpm,
 )

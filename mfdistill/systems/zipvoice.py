@@ -14,7 +14,6 @@ import json
 from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +24,9 @@ from mfdistill.config import from_dict, to_dict
 from mfdistill.errors import UserError
 from mfdistill.networks.zipvoice import ZipVoiceNetwork
 from mfdistill.networks.zipvoice_config import ZipVoiceConfig
+from mfdistill.plain import Plain, Section
 from mfdistill.reading import read_lines, read_text
 from mfdistill.systems.base import (
-    MIXER,
     SIZES,
     Cond,
     FieldFacts,
@@ -36,21 +35,22 @@ from mfdistill.systems.base import (
     System,
     TwoTimes,
     check_fit,
-    has_mixer,
     no_files,
     no_stream,
 )
-from mfdistill.systems.files import read_foreign
-from mfdistill.tasks.foreign import ForeignTask, ForeignTaskConfig, Inputs
+from mfdistill.systems.files import MIXER, read_foreign
+from mfdistill.tasks.foreign import MelKind, mel_flow, read_mel_flow
 
 GUIDANCE, STEPS = 1.0, 16
 DISTILLED_GUIDANCE, DISTILLED_STEPS = 3.0, 8  # of ZipVoice-Distill, which learnt up to it
 TOKENS, SIZES_FILE = "tokens.txt", "model.json"
 _PAD = "_"
 _SHIFT = 0.5
-_INPUTS = Inputs("symbols", frames_first=True)
 _DECODER, _TIME, _STRENGTH = "fm_decoder.", "fm_decoder.time_embed.", "guidance_scale_embed.weight"
-_MEL = SpeechMelConfig(scale="htk", floor=1e-7, rounded=True)
+KIND = MelKind(
+    "zipvoice", "ZipVoice", SpeechMelConfig(scale="htk", floor=1e-7, rounded=True), "symbols",
+    frames_first=True,
+)  # fmt: skip
 _LEVEL = 10.0  # its features are log-Mels times 0.1
 
 
@@ -79,19 +79,8 @@ def zipvoice_facts(network: nn.Module) -> FieldFacts:
     )  # fmt: skip
 
 
-def zipvoice_task(mels: int = 100) -> ForeignTask:
-    """From noise to its scaled log-Mels."""
-    mel = SpeechMelConfig(n_mels=mels, scale="htk", floor=_MEL.floor, rounded=True)
-    return ForeignTask(ForeignTaskConfig("zipvoice", mel, mel_std=_LEVEL), _INPUTS)
-
-
-def read_task(section: Mapping[str, Any], where: str) -> ForeignTask:
-    """As ``tasks.foreign.read_foreign_task``."""
-    return ForeignTask(from_dict(ForeignTaskConfig, section, where), _INPUTS)
-
-
 def read_zipvoice(
-    path: Path, config: Mapping[str, Any] | None, streaming: bool, student: bool = False
+    path: Path, config: Section | None, streaming: bool, student: bool = False
 ) -> Opened:
     """A teacher (guidance 1, 16 steps), or a student: ZipVoice-Distill (told its guidance, up to 3;
     8 steps; its ``r`` has no meaning yet), or what ``export_zipvoice`` wrote for several steps.
@@ -127,7 +116,7 @@ def read_zipvoice(
     }
     return Opened(
         network,
-        zipvoice_task(sizes.feat_dim),
+        mel_flow(KIND, sizes.feat_dim, mel_std=_LEVEL),
         zipvoice_facts(network),
         saved,
         GUIDANCE,
@@ -227,9 +216,9 @@ def _official(name: str) -> str:
     return name.replace("time_embed.net.", _TIME) if name.startswith("time_embed.net.") else name
 
 
-def _sizes_beside(file: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def _sizes_beside(file: Path, tensors: Mapping[str, Tensor]) -> Plain:
     """Sizes that ``model.json`` beside a file says, its vocabulary's, and the padding symbol."""
-    found: dict[str, Any] = {}
+    found: Plain = {}
     beside = file.with_name(SIZES_FILE)
     if beside.is_file():
         try:
@@ -264,8 +253,15 @@ def is_zipvoice(names: Collection[str]) -> bool:
     return any(name == leaf or name.endswith(f".{leaf}") for name in names)
 
 
-def _is_student(names: Collection[str]) -> bool:
-    return has_mixer(names) or any(name.endswith(_STRENGTH) for name in names)
+def zipvoice_role(place: Path) -> str:
+    """A file that is told its guidance, or has a mixer of two times, is a "student"."""
+    names = read_foreign(weights_file(place)).names()
+    return "student" if any(name.endswith((MIXER, _STRENGTH)) for name in names) else "teacher"
+
+
+def before_zipvoice(place: Path) -> str:
+    """Its texts become symbols in its own program."""
+    return "features tokens: numbers of symbols by its own tokenizer"
 
 
 ZIPVOICE = System(
@@ -274,11 +270,15 @@ ZIPVOICE = System(
     read_zipvoice,
     partial(read_zipvoice, student=True),
     {"zipvoice": export_zipvoice},
-    read_task,
+    partial(read_mel_flow, KIND),
     zipvoice_facts,
     zipvoice_files,
     folders=True,
-    inputs=_INPUTS,
-    weights=weights_file,
-    is_student=_is_student,
+    label=KIND.label,
+    licence=("apache-2.0", "the published ZipVoice weights are Apache-2.0"),
+    mel=KIND,
+    guidance=GUIDANCE,
+    published=ZipVoiceConfig(),
+    role=zipvoice_role,
+    before=before_zipvoice,
 )

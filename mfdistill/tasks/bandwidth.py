@@ -18,6 +18,7 @@ SPREAD = 3.0
 class Bandwidth(Restoration):
     """Band-limited speech, already at the full sample rate, to speech of the whole band."""
 
+    about = "bandwidth extension (band-limited speech in, full-band speech out)"
     degradation = "bandwidth"
 
 

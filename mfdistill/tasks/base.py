@@ -4,15 +4,18 @@ which prior the flow starts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mfdistill.audio.features import inverse_features, padded_length, stft_features
 from mfdistill.errors import UserError
-from mfdistill.flow import GaussianPath, noise_like
+from mfdistill.flow import GaussianPath, noise, noise_like
+from mfdistill.plain import Item, Plain, Raw
 from mfdistill.tasks.config import Degradation, TaskConfig
 
 
@@ -24,7 +27,7 @@ class Predictor(Protocol):
     streaming: bool
     """Run frame by frame with a state; the numbers are the same to rounding."""
     network: torch.nn.Module
-    description: dict[str, Any]
+    description: Plain
     """The section "predictor" of a ``config.json``."""
 
     @property
@@ -53,6 +56,36 @@ class Predictor(Protocol):
         ...
 
 
+Compared = tuple[np.ndarray, np.ndarray] | tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One utterance as a model is asked for it.
+
+    ``cond`` has one row. ``gain`` (1, 1) is the level normalisation that ``Task.heard`` undoes.
+    ``mask``: which frames of the state are generated; None is all of them.
+    """
+
+    cond: dict[str, Tensor]
+    gain: Tensor
+    samples: int
+    """Of the recording."""
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What is drawn for a batch beside its rows. ``streaming_share`` of the batches say "streaming"
+    in their condition, one flag per batch, seen by teacher and student alike; ``guidance``: range
+    of the strength of each sample, for students that are told it.
+    """
+
+    streaming_share: float = 0.0
+    guidance: tuple[float, float] | None = None
+    seed: int = 0
+
+
 class Task:
     """What the network does not know: the prior (``path``), how rows of data become batches, what
     is measured. Subclasses are modalities: ``Restoration`` of recordings, Mel spectrograms
@@ -65,6 +98,16 @@ class Task:
         path: the one prior. predictor: what stands in front of the flow, if anything.
         restores: a recording in, the same recording restored out (``mfdistill restore``).
         needs_text: conditions are made of a text too.
+        rows: the kind of its data (``data.open.ROWS``): pairs of clean and degraded recordings,
+            recordings with what is said in them, or utterances with texts or speech tokens.
+        about: what goes in and what comes out, in words.
+        example: options of ``synthesize`` that ask for something.
+        speaks: how it is asked to speak (``distill.synthesis.SPEAKERS``); None: it does not.
+        takes: of the options of ``synthesize``, those that say what is spoken.
+        frame_axis: of a state (b, ...), where its frames are.
+        companions: files that a model of it is not used without, by name.
+        draws: what training draws beside the rows.
+        vocoder: makes its states audible, once one is attached (``distill.inference``).
         vocoder_name: what makes its states audible, where that is another model.
     """
 
@@ -74,6 +117,15 @@ class Task:
     predictor: Predictor | None = None
     restores = False
     needs_text = False
+    rows: Literal["pairs", "speech", "utterances"] = "pairs"
+    about = ""
+    example = ""
+    speaks: str | None = None
+    takes: tuple[str, ...] = ()
+    frame_axis = -1
+    companions: Mapping[str, bytes] = {}
+    vocoder: Callable[..., Tensor] | None = None
+    draws = Draws()
 
     degradation: Degradation = "none"
     """How the degraded signal of a training pair comes from the clean one (see
@@ -84,17 +136,57 @@ class Task:
     def vocoder_name(self) -> str | None:
         return None
 
-    def batch(self, raw: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
+    def batch(self, raw: Raw, device: torch.device | str) -> Plain:
         """What an objective takes, from a raw micro-batch of its data, on ``device`` in fp32:
         "z_1", "cond", "loss_mask" (or None) and "index" (``distill.objectives.base``).
         """
         raise NotImplementedError
 
-    def judged(self, estimate: Any, clean: Any) -> tuple[Any, ...]:
-        """What metrics compare of a whole utterance (s,): estimate and reference, and a prompt's
-        voice where there is one.
+    def asked(self, item: Item, device: torch.device | str) -> Asked:
+        """An utterance of ``data.open.open_task_eval`` as a model is asked for it; "said" is its
+        prepared text, where the task reads one (``distill.inference.asked``).
         """
+        raise NotImplementedError
+
+    def heard(self, asked: Asked, z_1: Tensor) -> Tensor:
+        """The sound (s,) of a state (1, ...) that a model made of ``asked``."""
+        raise NotImplementedError
+
+    def unprocessed(self, item: Item, device: torch.device | str) -> Tensor:
+        """What an utterance (s,) sounds like without a model: what the task is given, or the most
+        that its vocoder can reach.
+        """
+        raise NotImplementedError
+
+    def compared(self, item: Item, estimate: np.ndarray) -> Compared:
+        """What metrics compare of a whole utterance: estimate and reference, and a prompt's voice
+        where there is one.
+        """
+        return self.judged(estimate, item["clean"].numpy())
+
+    def judged(self, estimate: np.ndarray, clean: np.ndarray) -> Compared:
+        """``compared`` of two waveforms (s,)."""
         return estimate, clean
+
+    def with_mel(self, mean: float, std: float) -> Task:
+        """The same task of Mels normalised by ``mean`` and ``std``, where its system does so; bare
+        of what ``distill.equip`` gave it.
+        """
+        return self
+
+    def like(self, cond: Mapping[str, Tensor]) -> Tensor:
+        """The part of a condition that has the state's shape."""
+        return cond["y"]
+
+    def start(self, cond: Mapping[str, Tensor], seed: int, stream: str, frame: int = 0) -> Tensor:
+        """Noise of a path's ``prior`` in the state's shape, a function of (seed, stream, number of
+        the frame) and of nothing else, the same in every row; ``frame`` is the first one's number.
+        """
+        like = self.like(cond)
+        axis = self.frame_axis % like.ndim - 1
+        rest = [size for place, size in enumerate(like.shape[1:]) if place != axis]
+        numbers = torch.arange(frame, frame + like.shape[1:][axis])
+        return noise(seed, numbers, stream, rest, device=like.device).movedim(0, axis)[None].expand_as(like)  # fmt: skip
 
     def completed(self, cond: dict[str, Tensor]) -> dict[str, Tensor]:
         """``cond`` with what follows from the rest of it: the predictor's estimate ``e``."""
@@ -103,8 +195,8 @@ class Task:
         return {**cond, "e": self.predictor(cond)}
 
     def prior(self, cond: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
-        """A draw of ``z_0`` in the shape of ``cond["y"]``, by the task's one prior, ``path``."""
-        cond, y = self.completed(dict(cond)), cond["y"]
+        """A draw of ``z_0`` in the shape of ``like(cond)``, by the task's one prior, ``path``."""
+        cond, y = self.completed(dict(cond)), self.like(cond)
         eps = noise_like(y.shape, generator, device=y.device, dtype=y.dtype)
         return self.path.prior(cond, eps)
 
@@ -126,6 +218,11 @@ class Restoration(Task):
     path: GaussianPath
     restores = True
     degradation: Degradation = "noise"
+    config_class: type[TaskConfig] = TaskConfig
+    framing = "32/16"
+    """Of its presets: window and hop in milliseconds (``tasks.task.FRAMINGS``)."""
+    crop_s: float | None = None
+    """Of its training samples, where the data's default does not fit."""
 
     def __init__(self, config: TaskConfig):
         self.config = config
@@ -141,7 +238,7 @@ class Restoration(Task):
         )
 
     @torch.no_grad()
-    def batch(self, raw: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
+    def batch(self, raw: Raw, device: torch.device | str) -> Plain:
         """From ``{"clean": (b, s), "degraded": (b, s), "index": (b,)}`` and perhaps "loss_mask" (b,
         1, 1, n). "gain" (b, 1) is the level normalisation, which ``waveform(z_1, length) / gain``
         undoes.
@@ -196,6 +293,17 @@ class Restoration(Task):
     def observe(self, z: Tensor) -> dict[str, Tensor]:
         """What the degraded signal's features ``(b, 2, f, n)`` say, every frame by itself."""
         return {"y": z}
+
+    def asked(self, item: Item, device: torch.device | str) -> Asked:
+        degraded = item["degraded"][None].to(device)
+        gain = self.gain(degraded)
+        return Asked(self.condition(degraded * gain, item.get("said")), gain, degraded.shape[1])
+
+    def heard(self, asked: Asked, z_1: Tensor) -> Tensor:
+        return (self.waveform(z_1, asked.samples) / asked.gain)[0]
+
+    def unprocessed(self, item: Item, device: torch.device | str) -> Tensor:
+        return self.degrade(item["degraded"][None].to(device))[0]
 
     def degrade(self, clean: Tensor) -> Tensor:
         """What the task's input sounds like, from what it is given; enhancement is given its noisy

@@ -10,6 +10,7 @@ from mfdistill.tasks.config import TaskConfig
 class Dereverb(Restoration):
     """Reverberant speech to speech as it leaves the mouth (the direct path alone)."""
 
+    about = "dereverberation (reverberant speech in, dry speech out)"
     degradation = "reverb"
 
 

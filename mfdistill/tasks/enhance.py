@@ -12,6 +12,8 @@ class Enhance(Restoration):
     SGMSE, FlowSE, Stream.FM).
     """
 
+    about = "speech enhancement (noisy speech in, clean speech out)"
+
 
 def enhance_preset(stft: StftConfig) -> TaskConfig:
     """Spread in proportion to the noisy magnitude. A stream cannot know its peak: causal features

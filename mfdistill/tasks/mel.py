@@ -10,10 +10,11 @@ the two.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,7 +35,8 @@ from mfdistill.audio.units import (
 )
 from mfdistill.config import check_ranges
 from mfdistill.errors import UserError
-from mfdistill.tasks.base import Restoration
+from mfdistill.plain import Plain, Raw
+from mfdistill.tasks.base import Compared, Restoration
 from mfdistill.tasks.config import TaskConfig
 
 GRIFFIN_LIM = "griffin-lim"
@@ -90,19 +92,20 @@ class MelTask(Restoration):
 
     degradation = "none"
     restores = False
+    rows = "speech"
     speaker_dim = 0
     voiced = False
     """Whether ``cond`` has ``pitch`` (b, 1), the prompt's mean log2 pitch, and what follows from
     it, the coarse spectrogram ``mu``.
     """
-    config: MelTaskConfig
+    config: MelTaskConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+    config_class = MelTaskConfig
 
     def __init__(self, config: MelTaskConfig):
         super().__init__(config)
         self.operator = MelOperator(config.stft, MelConfig(n_mels=config.n_mels))
         self.mean = torch.tensor(config.mel_mean or (0.0,) * config.n_mels)[:, None]
         self.std = torch.tensor(config.mel_std or (1.0,) * config.n_mels)[:, None]
-        self.vocoder: Callable[[Tensor, int], Tensor] | None = None
 
     @property
     def vocoder_name(self) -> str | None:
@@ -147,7 +150,7 @@ class MelTask(Restoration):
         hop_s = self.config.stft.hop / self.sample_rate
         return max(1, min(round(self.config.prompt_s / hop_s), int(PROMPT_SHARE * n)))
 
-    def judged(self, estimate: Any, clean: Any) -> tuple[Any, Any, Any]:
+    def judged(self, estimate: np.ndarray, clean: np.ndarray) -> Compared:
         """What is compared of an evaluation utterance ``(s,)``: the generated part, the recording's
         same part, and the prompt, whose voice the generated part should have.
         """
@@ -201,7 +204,7 @@ class MelTask(Restoration):
             wave, self.config.stft, frames(self._length(len(wave)), self.config.stft)
         )
 
-    def batch(self, raw: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
+    def batch(self, raw: Raw, device: torch.device | str) -> Plain:
         """What an objective takes, from the samples of ``data.speech.SpeechSet`` or from plain
         crops (as ``distill.batch.make_batch``).
         """
@@ -239,8 +242,12 @@ class MelTask(Restoration):
 class Token2Mel(MelTask):
     """Units and a speaker to Mel; the units are those of the recording itself."""
 
+    about = "speech synthesis from units (units and a prompt in, speech out)"
+    example = "--prompt voice.wav --tokens-from said.wav"
+    crop_s = 4.0
     speaker_dim = SPEAKER_DIM
     voiced = True
+    speaks, takes = "units", ("tokens_from",)
 
     def __init__(self, config: MelTaskConfig):
         super().__init__(config)
@@ -301,7 +308,11 @@ class Text2Mel(MelTask):
     evenly over its frames.
     """
 
+    about = "speech synthesis from text (text and a prompt in, speech out)"
+    example = '--prompt voice.wav --text "Hello."'
+    crop_s = 8.0
     needs_text = True
+    speaks, takes = "spread text", ("text", "prompt_text")
 
     @property
     def vocabulary(self) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mfdistill.errors import UserError
 from mfdistill.flow import CHANNEL_STD
+from mfdistill.plain import Plain, Raw
 from mfdistill.tasks.base import Task
 
 
@@ -63,7 +64,7 @@ class OwnTask(Task):
         self.sample_rate = 0
         self.path = NormalPath(self.config.std)
 
-    def batch(self, raw: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
+    def batch(self, raw: Raw, device: torch.device | str) -> Plain:
         cond = {key: value.to(device) for key, value in (raw.get("cond") or {}).items()}
         rest = {
             key: None if raw.get(key) is None else torch.as_tensor(raw[key]).to(device)

@@ -17,6 +17,7 @@ class Phase(Restoration):
     The input of ``condition`` is a waveform whose phase is never used.
     """
 
+    about = "phase retrieval (STFT magnitudes in, waveform out)"
     degradation = "none"
 
     def observe(self, z: Tensor) -> dict[str, Tensor]:

@@ -1,65 +1,52 @@
-"""The tasks by name, and their presets. Another task is a file with a class and a preset, and one
-line in each table here (and its name in ``config.TaskName`` and in the options of
-``teacher-train``).
-"""
+"""The tasks by name. Another task is a file with a class and a preset, and one line here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from mfdistill.audio.features import StftConfig
 from mfdistill.config import from_dict
 from mfdistill.errors import UserError
+from mfdistill.plain import Section
 from mfdistill.tasks.bandwidth import Bandwidth, bandwidth_preset
 from mfdistill.tasks.base import Predictor, Restoration
 from mfdistill.tasks.codec import Codec, codec_preset
 from mfdistill.tasks.config import TaskConfig
 from mfdistill.tasks.dereverb import Dereverb, dereverb_preset
 from mfdistill.tasks.enhance import Enhance, enhance_preset
-from mfdistill.tasks.foreign import FOREIGN_TASKS, ForeignTask, ForeignTaskConfig
-from mfdistill.tasks.mel import MelTaskConfig, Text2Mel, Token2Mel, mel_preset
+from mfdistill.tasks.mel import Text2Mel, Token2Mel, mel_preset
 from mfdistill.tasks.own import OwnTask, OwnTaskConfig
 from mfdistill.tasks.phase import Phase, phase_preset
 from mfdistill.tasks.vocode import Vocode, vocode_preset
 
-TASKS: dict[str, type[Restoration]] = {
-    "enhance": Enhance, "vocode": Vocode, "phase": Phase, "dereverb": Dereverb, "codec": Codec, "bandwidth": Bandwidth,
-    "token2mel": Token2Mel, "text2mel": Text2Mel,
-}  # fmt: skip
-PRESETS: dict[str, Callable[[StftConfig], TaskConfig]] = {
-    "enhance": enhance_preset, "vocode": vocode_preset, "phase": phase_preset,
-    "dereverb": dereverb_preset, "codec": codec_preset, "bandwidth": bandwidth_preset,
-    "token2mel": mel_preset("token2mel"), "text2mel": mel_preset("text2mel"),
-}  # fmt: skip
+TASKS: dict[str, tuple[type[Restoration], Callable[[StftConfig], TaskConfig]]] = {
+    "enhance": (Enhance, enhance_preset),
+    "vocode": (Vocode, vocode_preset),
+    "phase": (Phase, phase_preset),
+    "dereverb": (Dereverb, dereverb_preset),
+    "codec": (Codec, codec_preset),
+    "bandwidth": (Bandwidth, bandwidth_preset),
+    "token2mel": (Token2Mel, mel_preset("token2mel")),
+    "text2mel": (Text2Mel, mel_preset("text2mel")),
+}
+"""A class, which owns its degradation, its words for cards and help, its framing and crops, and a
+preset of its numbers."""
 FRAMINGS = {"32/16": (32, 16), "16/8": (16, 8), "40/20": (40, 20)}
 """Window and hop in milliseconds."""
 
 
-def own_framing(name: str) -> str:
-    """The framing of a task's preset, in ``FRAMINGS``: 40/20 ms for codecs of 20 ms frames, 32/16
-    ms for all others.
-    """
-    return "40/20" if name == "codec" else "32/16"
-
-
-def read_task_config(section: Mapping[str, Any], where: str) -> TaskConfig:
+def read_task_config(section: Section, where: str) -> TaskConfig:
     """The section "task" of a ``config.json``; Mel tasks, and flows of other systems, have fields
     of their own.
 
     Raises:
         UserError: an unknown field or a wrong value; ``where`` names the section.
     """
-    if section.get("name") in FOREIGN_TASKS:
-        return from_dict(ForeignTaskConfig, section, where)  # type: ignore[return-value]
     if section.get("name") == "own":
         return from_dict(OwnTaskConfig, section, where)  # type: ignore[return-value]
-    return from_dict(
-        MelTaskConfig if section.get("name") in ("token2mel", "text2mel") else TaskConfig,
-        section,
-        where,
-    )
+    row = TASKS.get(str(section.get("name")))
+    return from_dict(TaskConfig if row is None else row[0].config_class, section, where)
 
 
 def get_task(config: TaskConfig, predictor: Predictor | None = None) -> Restoration:
@@ -68,13 +55,11 @@ def get_task(config: TaskConfig, predictor: Predictor | None = None) -> Restorat
     Raises:
         UserError: no such task.
     """
-    if isinstance(config, ForeignTaskConfig):
-        return ForeignTask(config)  # type: ignore[return-value]
     if isinstance(config, OwnTaskConfig):
         return OwnTask(config)  # type: ignore[return-value]
     if config.name not in TASKS:
         raise UserError(f"task '{config.name}' is unknown; this version has: {', '.join(TASKS)}")
-    task = TASKS[config.name](config)
+    task = TASKS[config.name][0](config)
     task.predictor = predictor
     return task
 
@@ -103,12 +88,13 @@ def default_task(
         raise UserError(
             f"sample_rate {sample_rate}: presets exist for 8000 and 16000; resample or give the task's stft yourself"
         )
-    framing = framing or own_framing(name)
+    if name not in TASKS:
+        raise UserError(f"task '{name}' is unknown; this version has: {', '.join(TASKS)}")
+    task, preset = TASKS[name]
+    framing = framing or task.framing
     if framing not in FRAMINGS:
         raise UserError(
             f"framing {framing!r}: presets exist for {', '.join(FRAMINGS)} ms; give n_fft and hop for another"
         )
-    if name not in PRESETS:
-        raise UserError(f"task '{name}' is unknown; this version has: {', '.join(PRESETS)}")
     n_fft, hop = (sample_rate * ms // 1000 for ms in FRAMINGS[framing])
-    return PRESETS[name](StftConfig(sample_rate=sample_rate, n_fft=n_fft, hop=hop, causal=causal))
+    return preset(StftConfig(sample_rate=sample_rate, n_fft=n_fft, hop=hop, causal=causal))

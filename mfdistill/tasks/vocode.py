@@ -19,6 +19,7 @@ class Vocode(Restoration):
     The input of ``condition`` is a waveform whose phase is never used.
     """
 
+    about = "vocoding (Mel spectrogram in, waveform out)"
     degradation = "none"
 
     def __init__(self, config: TaskConfig):

@@ -5,7 +5,6 @@ declared of it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +12,10 @@ from torch import Tensor, nn
 from mfdistill.errors import UserError
 from mfdistill.flow import time_per_sample
 from mfdistill.networks.memory import frame_by_frame
+from mfdistill.plain import Plain, Section
 from mfdistill.systems.base import FieldFacts, both_branches, own_facts
 from mfdistill.tasks import Task
+from mfdistill.tasks.foreign import mask_like
 from mfdistill.teachers.guidance import Rule, guide, strength_of
 
 _NONE = 1e-5  # a guidance strength of smaller magnitude is none, as in F5-TTS
@@ -51,7 +52,7 @@ class Field:
         self,
         network: nn.Module,
         task: Task | None = None,
-        config: Mapping[str, Any] | None = None,
+        config: Section | None = None,
         streaming: bool = False,
         *,
         facts: FieldFacts | None = None,
@@ -64,7 +65,7 @@ class Field:
         self.time_embedding: str = time_embedding or str(network.time_embedding_name)
         self.task = task
         self.facts = own_facts(network) if facts is None else facts
-        self.config: dict[str, Any] = dict(config or {})
+        self.config: Plain = dict(config or {})
         self.guidance_strength, self.packed = guidance_strength, packed
         self.guidance_rule: Rule = guidance_rule
         self.streaming = streaming
@@ -99,13 +100,33 @@ class Field:
             ).chunk(2)
         else:
             v_cond, v_null = self.network(z_t, t, cond), self.network(z_t, t, null)
-        mask = cond.get("mask")
-        if mask is not None:
-            mask = (mask if mask.ndim == z_t.ndim else mask[..., None]).to(v_cond)
-        strength = strength_of(cond, self.guidance_strength)
+        strength, mask = strength_of(cond, self.guidance_strength), mask_like(cond, v_cond)
         if self.facts.weight is not None:
             strength = self.facts.weight(t) * strength
         return guide(v_cond, v_null, strength, self.guidance_rule, mask, self.facts.unit)
+
+    def guide_by(
+        self,
+        strength: float | None,
+        told: tuple[float, float] | None = None,
+        rule: Rule = "cfg",
+    ) -> None:
+        """Change its guidance: ``strength`` (None: as it is), or, for a student that is ``told`` a
+        strength out of a range, that of each sample's condition.
+
+        Raises:
+            UserError: trained without a null condition.
+        """
+        if (strength or told) and self.facts.null is None:
+            raise UserError(
+                "this teacher was trained without a null condition, so guidance has no meaning; leave it out"
+            )
+        self.guidance_rule = rule
+        if told is not None:
+            # the null branch is computed; every sample's own strength is in its condition
+            self.guidance_strength = told[1]
+        elif strength is not None:
+            self.guidance_strength = strength
 
     def prior(self, cond: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
         """``z_0``, a draw of the task's prior.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from mfdistill.networks.int8 import put_int8
 from mfdistill.networks.memory import check_streams
 from mfdistill.networks.predictor import build_predictor, without_predictor
 from mfdistill.places import resolve
+from mfdistill.plain import Plain, Section
 from mfdistill.reading import reason
 from mfdistill.systems.files import mismatches
 from mfdistill.systems.table import SYSTEMS
@@ -28,7 +28,7 @@ _OPTIONS = {"teacher": "--teacher", "student": "--student"}
 
 def load_network(
     path: str | Path, role: str, device: torch.device | str = "cpu"
-) -> tuple[nn.Module, Task, dict[str, Any]]:
+) -> tuple[nn.Module, Task, Plain]:
     """The plain network of a model folder (role "teacher" or "regression"), in evaluation mode,
     with its task and its whole config.
 
@@ -44,7 +44,7 @@ def load_network(
 
 def open_folder(
     folder: Path, role: str, given: nn.Module | None = None
-) -> tuple[dict[str, Any], nn.Module, Task]:
+) -> tuple[Plain, nn.Module, Task]:
     """Config, freshly built network (random weights) and task of a model folder; errors as
     ``load_network``.
     """
@@ -75,7 +75,7 @@ def open_folder(
     return config, network, open_task(config["task"], f"{where}: task", predictor)
 
 
-def open_task(section: Mapping[str, Any], where: str, predictor: Predictor | None = None) -> Task:
+def open_task(section: Section, where: str, predictor: Predictor | None = None) -> Task:
     """The task of the section "task" of a ``config.json``: one of ours, or a system's.
 
     Raises:

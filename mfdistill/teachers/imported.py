@@ -5,9 +5,7 @@ vocabulary ever after.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from mfdistill.checkpoint import load_config, remove_folder, save_folder
 from mfdistill.companions import SECTION, checksums, write_companions
@@ -15,6 +13,7 @@ from mfdistill.config import to_dict
 from mfdistill.errors import UserError
 from mfdistill.networks.predictor import with_predictor
 from mfdistill.places import resolve
+from mfdistill.plain import Section
 from mfdistill.systems.base import no_files
 from mfdistill.systems.table import SYSTEMS
 from mfdistill.teachers.field import Field
@@ -25,7 +24,7 @@ def import_teacher(
     file: str | Path,
     out: str | Path,
     kind: str | None = None,
-    config: Mapping[str, Any] | None = None,
+    config: Section | None = None,
     vocab: str | Path | None = None,
     overwrite: bool = False,
 ) -> Field:

@@ -1,4 +1,4 @@
-"""Teachers from a CosyVoice, Matcha-TTS or Chatterbox in the user's own process: nothing is
+"""Teachers from a CosyVoice, Chatterbox or their kin in the user's own process: nothing is
 rebuilt, its module is copied and called.
 """
 
@@ -32,7 +32,7 @@ def live_mel_flow(
     Args:
         guidance_strength: as ``Field``'s; None is the decoder's ``inference_cfg_rate``, 0
             where it has none.
-        task: of its Mel spectrogram and prior (``tasks.foreign.foreign_task``), which a student
+        task: of its Mel spectrogram and prior (``systems.table.mel_task``), which a student
             that is saved needs.
 
     Raises:
@@ -84,12 +84,12 @@ class LiveEstimator(nn.Module):
         else:
             raise UserError(
                 f"{type(estimator).__name__}: has neither time_mlp with time_embeddings nor time_embed, so it is no estimator "
-                "of CosyVoice, Matcha-TTS or Chatterbox"
+                "of CosyVoice, Chatterbox or their kin"
             )
 
     def forward(self, z_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """z_t (b, mels, n), t (b,) or (b, 2) stacked; ``cond`` as
-        ``networks.matcha_unet.MatchaUNet``'s, all parts given.
+        ``networks.mel_unet.MelUNet``'s, all parts given.
 
         Raises:
             UserError: ``streaming`` differs within the batch.

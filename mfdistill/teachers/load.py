@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,6 +12,7 @@ from mfdistill.errors import UserError
 from mfdistill.networks import build_network
 from mfdistill.networks.build import bounded
 from mfdistill.places import resolve
+from mfdistill.plain import Section
 from mfdistill.systems.base import Opened, own_facts
 from mfdistill.systems.table import SYSTEMS, recognise, telling_what_it_is
 from mfdistill.teachers.field import Field
@@ -30,7 +30,7 @@ def load_teacher(
     path: str | Path,
     kind: str | None = None,
     device: torch.device | str = "cpu",
-    config: Mapping[str, Any] | None = None,
+    config: Section | None = None,
     guidance_strength: float | None = None,
     streaming: bool = False,
 ) -> Field:
@@ -93,9 +93,7 @@ def load_teacher(
     ).to(device)
 
 
-def _open_folder(
-    place: Path, kind: str, config: Mapping[str, Any] | None, streaming: bool
-) -> Opened:
+def _open_folder(place: Path, kind: str, config: Section | None, streaming: bool) -> Opened:
     """A folder that ``teacher-train`` wrote ("cfm"), or ``teacher-import``."""
     if config is not None:
         raise UserError(f"{place}: holds its own sizes; leave config out")

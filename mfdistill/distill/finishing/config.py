@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from mfdistill.errors import UserError
+from mfdistill.plain import Section
 
 LOSSES = ("log_mel", "mel", "time_l1", "si_sdr", "features")
 """Names of the fields that are weights of losses on what the sampler reaches."""
@@ -147,7 +148,7 @@ def completed(config: FinishConfig, task: str) -> FinishConfig:
     return whole
 
 
-def schedules(config: FinishConfig, saved: Mapping[str, Any]) -> dict[int, list[float]]:
+def schedules(config: FinishConfig, saved: Section) -> dict[int, list[float]]:
     """Times of each number of steps: the searched ones of a ``config.json``, else equal steps."""
     searched = saved.get("schedules") or {}
     return {

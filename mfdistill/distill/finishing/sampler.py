@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +29,7 @@ def reached(
     return jump(lambda z, t, r: student(z, t, r, cond), z_0, times)
 
 
-def drawn(choices: Sequence[int], batch: Mapping[str, Any], seed: int) -> Sequence[int]:
+def drawn(choices: Sequence[int], batch: Batch, seed: int) -> Sequence[int]:
     """One of ``choices``, a function of (seed, step), so that every process draws the same; all of
     them where the batch belongs to no step (validation).
     """

@@ -17,17 +17,16 @@ A batch is a mapping with
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mfdistill.audio.spectral_loss import spectral_loss
 from mfdistill.flow import GaussianPath, noise
+from mfdistill.plain import Batch
 from mfdistill.tasks import Restoration
 from mfdistill.teachers.field import Field
 
-Batch = Mapping[str, Any]
 Logs = dict[str, Tensor]
 
 

@@ -74,9 +74,6 @@ class IntegralObjective(nn.Module):
             prior.
         seed: of all draws.
 
-    A teacher with ``project(z, cond) -> z`` has it applied to its states as its sampler does
-    (``flow.solve``), and to the student's.
-
     Logs: ``loss``, ``teacher_nfe`` (network evaluations of the teacher per sample: substeps x
     stages x branches of guidance).
     """

@@ -1,4 +1,4 @@
-"""The 1-D U-Net that Matcha-TTS, CosyVoice 2 and Chatterbox use as velocity network, with the
+"""The 1-D U-Net of arXiv 2309.03199, CosyVoice 2 and Chatterbox as velocity network, with the
 originals' state-dict names.
 """
 
@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from mfdistill.networks.matcha_config import MatchaUNetConfig
-from mfdistill.networks.matcha_layers import (
+from mfdistill.networks.mel_unet_config import MelUNetConfig
+from mfdistill.networks.mel_unet_layers import (
     ConvBlock,
     Double,
     Halve,
@@ -23,10 +23,10 @@ from mfdistill.networks.matcha_layers import (
 
 class UNet1d(nn.Module):
     """``estimator(x, mask, mu, t, spks, cond, streaming)``, called and named as the originals'
-    (``CausalConditionalDecoder``, ``ConditionalDecoder``, Matcha's ``Decoder``).
+    (``CausalConditionalDecoder``, ``ConditionalDecoder``, ``Decoder``).
     """
 
-    def __init__(self, config: MatchaUNetConfig):
+    def __init__(self, config: MelUNetConfig):
         super().__init__()
         self.config, self.bands = config, config.out_channels
         widths, causal, time = config.channels, config.causal, 4 * config.channels[0]
@@ -87,7 +87,7 @@ class UNet1d(nn.Module):
         parts = [x, mu]
         if spks is not None:
             parts.append(spks[:, :, None].expand(-1, -1, x.shape[-1]))
-        if cond is not None and not self.config.matcha:
+        if cond is not None and not self.config.soft_mask:
             parts.append(cond)
         x, hidden, masks = torch.cat(parts, 1), [], [mask]
         for block, transformers, shrink in self.down_blocks:  # type: ignore[misc]
@@ -124,7 +124,7 @@ class UNet1d(nn.Module):
         x = block(x, mask, time).transpose(1, 2)
         # its mask reaches the attention as a number that is added: not seen would be -inf, but it
         # is 0 against 1
-        if self.config.matcha:
+        if self.config.soft_mask:
             attend = mask[:, None].to(x.dtype)
         else:
             attend = visible(mask[:, 0] > 0, self.config.static_chunk_size, streaming)[:, None]
@@ -152,7 +152,7 @@ def visible(valid: Tensor, chunk: int, streaming: bool | Tensor) -> Tensor:
     return seen | ~seen.any(-1, keepdim=True)
 
 
-class MatchaUNet(nn.Module):
+class MelUNet(nn.Module):
     """``UNet1d`` under the signature of all networks here: ``network(z_t, t, cond) -> v``, in the
     layout ``(b, mels, n)``.
 
@@ -164,7 +164,7 @@ class MatchaUNet(nn.Module):
 
     time_embedding_name = "estimator.time_mlp"
 
-    def __init__(self, config: MatchaUNetConfig):
+    def __init__(self, config: MelUNetConfig):
         super().__init__()
         self.config = config
         self.estimator = UNet1d(config)
@@ -173,6 +173,17 @@ class MatchaUNet(nn.Module):
         """Whether it has a streaming form: attention by chunks, and convolutions that see nothing
         later.
         """
+
+    def request(self, rows: int, length: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """A state and a condition of so many rows and frames, random ones."""
+        bands, channels = self.estimator.bands, self.config.in_channels
+        shape = (rows, bands, length)
+        cond = {"mu": torch.randn(shape), "mask": torch.ones(rows, 1, length)}
+        if channels > 2 * bands:
+            cond["spks"] = torch.randn(rows, bands)
+        if channels > 3 * bands:
+            cond["cond"] = torch.randn(shape)
+        return torch.randn(shape), cond
 
     def forward(self, z_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """z_t (b, mels, n), t (b,) or (b, 2) stacked. Returns the shape of z_t.
@@ -185,11 +196,11 @@ class MatchaUNet(nn.Module):
         mask = z_t.new_ones(b, 1, n) if mask is None else mask.to(z_t.dtype).reshape(b, 1, n)
         given = [name for name in ("mu", "spks", "cond") if cond.get(name) is not None]
         room = self.config.in_channels - 2 * mels
-        prompt = mels if room >= mels and not self.config.matcha else 0
+        prompt = mels if room >= mels and not self.config.soft_mask else 0
         shapes = {"mu": (b, mels, n), "spks": (b, room - prompt), "cond": (b, prompt, n)}
         parts = {}
-        # Matcha-TTS has no null condition
-        given = given or (["none"] if self.config.matcha else [])
+        # its system has no null condition
+        given = given or (["none"] if self.config.soft_mask else [])
         for name in (name for name, shape in shapes.items() if shape[1] > 0):
             if given and name not in given:
                 raise ValueError(

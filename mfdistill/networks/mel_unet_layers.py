@@ -1,4 +1,4 @@
-"""Layers of the 1-D U-Nets, with the originals' state-dict names (Matcha-TTS, arXiv 2309.03199;
+"""Layers of the 1-D U-Nets, with the originals' state-dict names (arXiv 2309.03199;
 CosyVoice 2, arXiv 2412.10117).
 """
 

@@ -1,4 +1,4 @@
-"""Sizes of the 1-D U-Nets of Matcha-TTS, CosyVoice and Chatterbox, without torch."""
+"""Sizes of the 1-D U-Nets of text-to-speech systems such as CosyVoice, without torch."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ ACTIVATIONS = ("gelu", "gelu-approximate", "geglu", "geglu-approximate", "snakeb
 
 
 @dataclass(frozen=True)
-class MatchaUNetConfig:
-    """A ``MatchaUNet``, under the originals' own names; the defaults are the published CosyVoice2
+class MelUNetConfig:
+    """A ``MelUNet``, under the originals' own names; the defaults are the published CosyVoice2
     flow (71.3 M parameters).
     """
 
@@ -40,15 +40,15 @@ class MatchaUNetConfig:
     """
     causal: bool = True
     """Convolutions see no later frame, norms none at all; else group norms over the utterance
-    (Matcha-TTS, CosyVoice 1).
+    (the first one, arXiv 2309.03199, and CosyVoice 1).
     """
-    matcha: bool = False
-    """Matcha-TTS's own decoder: the mask is added to the attention's scores (valid frames 1, others
-    0) and ``cond`` is not read.
+    soft_mask: bool = False
+    """As the first of them has it: the mask is added to the attention's scores (valid frames 1,
+    others 0) and ``cond`` is not read.
     """
 
     def __post_init__(self) -> None:
-        where = "network 'matcha_unet'"
+        where = "network: a Mel U-Net's config"
         check_ranges(
             self, f"{where}: ", in_channels=(-math.inf, WIDEST), out_channels=(-math.inf, WIDEST), channels=(-math.inf, WIDEST),
             dropout=(0, 1), attention_head_dim=(-math.inf, WIDEST), n_blocks=(-math.inf, DEEPEST),

@@ -1,4 +1,4 @@
-"""CosyVoice3's token-to-Mel velocity network, a causal DiT, by its own names of weights, and the
+"""CosyVoice 3's token-to-Mel velocity network, a causal DiT, by its own names of weights, and the
 adapter to ``network(z_t, t, cond)``.
 """
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mfdistill.networks.dit import CausalConvPosition, DiTBlock, FinalNorm, Rotary, SinusoidTime
-from mfdistill.networks.dit_config import CosyVoice3Config
+from mfdistill.networks.dit_config import CausalDiTConfig
 
 
 class InputEmbedding(nn.Module):
@@ -53,7 +53,7 @@ class CausalDiT(nn.Module):
     n); not masked at the end.
     """
 
-    def __init__(self, config: CosyVoice3Config):
+    def __init__(self, config: CausalDiTConfig):
         super().__init__()
         c = self.config = config
         self.time_embed = SinusoidTime(c.dim)
@@ -98,7 +98,7 @@ class CausalDiT(nn.Module):
         return self.proj_out(self.norm_out(x, time)).transpose(1, 2)
 
 
-class CosyVoice3Network(nn.Module):
+class CausalDiTNetwork(nn.Module):
     """``network(z_t, t, cond) -> v`` in CosyVoice's layout (b, mels, n).
 
     ``cond``: "mu" (b, mu_dim, n), "spks" (b, spk_dim), "cond" (b, mels, n), the prompt's Mel
@@ -110,12 +110,19 @@ class CosyVoice3Network(nn.Module):
 
     time_embedding_name = "estimator.time_embed"
 
-    def __init__(self, config: CosyVoice3Config):
+    def __init__(self, config: CausalDiTConfig):
         super().__init__()
         self.config, self.streaming = config, False
         self.chunks = config.static_chunk_size > 0
         """Whether it has a streaming form, attention by chunks."""
         self.estimator = CausalDiT(config)
+
+    def request(self, rows: int, length: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """A state and a condition of so many rows and frames, random ones."""
+        shape = (rows, self.estimator.bands, length)
+        cond = {"mu": torch.randn(shape), "mask": torch.ones(rows, 1, length)}
+        cond |= {"spks": torch.randn(shape[:2]), "cond": torch.randn(shape)}
+        return torch.randn(shape), cond
 
     def forward(self, z_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """z_t (b, mels, n), t (b,) or (b, 2) stacked. Returns the shape of z_t.

@@ -1,0 +1,21 @@
+"""Names for mappings whose keys a docstring lists and whose values are plain or tensors. What comes
+out of a file is checked where it is read (``config.from_dict``, ``checkpoint.load_config``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Section = Mapping[str, Any]
+"""An object of a JSON file, to be read."""
+Plain = dict[str, Any]
+"""The same, being made."""
+Row = Mapping[str, Any]
+"""A line of a table, by its columns."""
+Raw = Mapping[str, Any]
+"""A micro-batch of data as its set makes it: tensors, lists and "index" (b,)."""
+Batch = Mapping[str, Any]
+"""What an objective takes (``distill.objectives.base``)."""
+Item = Mapping[str, Any]
+"""An utterance of an evaluation set (``data.evaluation.EvalSet``)."""
