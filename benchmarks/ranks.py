@@ -5,8 +5,8 @@ of an update, size of the file.
 
 Every distillation runs in a process of its own, on one thread, from the same teacher and seed;
 seconds are of the processor, start and validation included, so that what else the machine does
-weighs little. Quality is that of the last validation. Finished ones are not repeated. Writes benchmarks/results/ranks.json and prints
-the table.
+weighs little. Quality is that of the last validation. Finished ones are not repeated. Writes
+benchmarks/results/ranks.json and prints the table.
 """
 
 from __future__ import annotations
