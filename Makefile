@@ -39,7 +39,7 @@ $(STAMP): pyproject.toml $(LOCKS)
 	@touch $(STAMP)
 
 lock: $(UV)
-	$(COMPILE) pyproject.toml --extra dev --extra demo -c requirements/constraints.txt -o requirements/lock.txt
+	$(COMPILE) pyproject.toml --extra dev -c requirements/constraints.txt -o requirements/lock.txt
 	$(COMPILE) requirements/build.in -c requirements/lock.txt -o requirements/build.txt
 
 $(UV):
@@ -49,14 +49,14 @@ $(UV):
 # what a user's resolver takes today, without the lock
 newest: $(UV)
 	$(UV) venv -q --clear --python $(PYTHON) .venv-newest
-	$(UV) pip install -q --python .venv-newest/bin/python -e '.[dev,demo]'
+	$(UV) pip install -q --python .venv-newest/bin/python -e '.[dev]'
 	.venv-newest/bin/mfdistill info
 	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest $(PYTEST_FLAGS)
 
 # torch as GPU images have it
 oldest: $(UV)
 	$(UV) venv -q --clear --python $(PYTHON) .venv-oldest
-	$(UV) pip install -q --python .venv-oldest/bin/python -e '.[dev,demo]' torch==2.11.0 torchaudio==2.11.0
+	$(UV) pip install -q --python .venv-oldest/bin/python -e '.[dev]' torch==2.11.0 torchaudio==2.11.0
 	.venv-oldest/bin/mfdistill info
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest $(PYTEST_FLAGS)
 

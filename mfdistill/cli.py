@@ -13,9 +13,6 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from mfdistill import peers
-from mfdistill.commands.parsing import parse
-from mfdistill.distill.interrupt import Interrupted
 from mfdistill.errors import UserError
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -38,9 +35,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("mfdistill").setLevel(
         logging.INFO if _rank() == 0 and not sys.stderr.isatty() else logging.NOTSET
     )
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["demo"] and not {"-h", "--help", "--help-all", "--quiet"} & set(words):
+        # before anything is imported, which takes seconds on a busy machine
+        sys.stderr.write("mfdistill demo: getting ready\n")
+        sys.stderr.flush()
+    from mfdistill import peers
+    from mfdistill.commands.early import check_early
+    from mfdistill.commands.output import check_output, take
+    from mfdistill.commands.parsing import ALIASES, parse
+    from mfdistill.distill.interrupt import Interrupted
+
+    words, output = take(words)
+    name = ALIASES.get(words[0], words[0]) if words else ""
     try:
-        command = parse(list(sys.argv[1:] if arguments is None else arguments))
-        importlib.import_module(type(command).__module__).run(command)
+        command = parse(words)
+        check_output(output, command)
+        check_early(command)
+        with output.applied():
+            result = importlib.import_module(type(command).__module__).run(command)
+        output.tell(name, result=result)
         _leave()
         return 0
     except Interrupted as stop:
@@ -55,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = _line(error)
         if text is not None:
             code = _tell(f"error: {text}", 2)
+            output.tell(name, error=text)
             peers.farewell(failed=True)
             return code
         peers.end_with_others()  # what a process finds that exchanges with one that died
@@ -92,6 +107,8 @@ def _leave() -> None:
         and torch.distributed.is_available()
         and torch.distributed.is_initialized()
     ):
+        from mfdistill import peers
+
         torch.distributed.barrier()
         peers.farewell(failed=False)
         torch.distributed.destroy_process_group()

@@ -111,10 +111,22 @@ class Toy(nn.Module):
         return loss, {"frames": mask.sum()}
 
 
+class Drawing(Toy):
+    """Notes what a draw of the global generator gives at each update, as dropout would see it."""
+
+    def forward(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        drawn = torch.rand(()).item()
+        out = super().forward(batch)
+        self.seen[-1] = [drawn]  # type: ignore[list-item]
+        return out
+
+
 def build(kind: str, config: TrainConfig, arguments: dict[str, Any]) -> nn.Module:
     """The toy, or a real objective on a minute compact network."""
     if kind == "toy":
         return Toy(config.steps, **arguments)
+    if kind == "drawing":
+        return Drawing(config.steps, **arguments)
     torch.manual_seed(1)
     network = CompactNet(
         CompactConfig(freqs=2, channels=4, blocks=2, band_stride=1, recurrent=4, embedding=8)

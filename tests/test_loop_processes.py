@@ -72,7 +72,13 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     ]
     cut = replace(base, out=str(tmp_path / "cut"))
     process = start(
-        [*jobs, ("toy", cut, {"at": 4, "signum": int(signal.SIGTERM)})], tmp_path / "seen", 2
+        [
+            *jobs,
+            ("drawing", replace(base, out=str(tmp_path / "drawing")), {}),
+            ("toy", cut, {"at": 4, "signum": int(signal.SIGTERM)}),
+        ],
+        tmp_path / "seen",
+        2,
     )
     errors = process.communicate(timeout=HANG_S)[1]
     assert process.returncode == 0, errors
@@ -104,6 +110,13 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
             assert a["loss"] == pytest.approx(b["loss"], rel=1e-5) and a[
                 "grad_norm"
             ] == pytest.approx(b["grad_norm"], rel=1e-4)
+
+    # dropout: the first process draws what one process would, the other never the same
+    alone = replace(base, out=str(tmp_path / "drawing-alone"))
+    drawing = build("drawing", alone, {})
+    train(drawing, *sources("drawing"), alone, model_config=MODEL_CONFIG)
+    assert ranks[0][-2] == drawing.seen
+    assert len({tuple(draw) for rank in ranks for draw in rank[-2]}) == 2 * base.steps
 
     # the last job: a signal to rank 0 stopped both after the same step
     assert [rank[-1] for rank in ranks] == [143, 143]

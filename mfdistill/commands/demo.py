@@ -37,7 +37,7 @@ class Demo:
     """Time for all of it; how far the training comes depends on the machine."""
     task: Literal["vocode", "enhance"] = "vocode"
     sample_rate: int = 8000
-    """Hz: 16000 or 8000."""
+    """Hz, 8000 to 48000."""
     data: Corpus = Corpus(crop_s=1.5)
     network: CompactSizes = field(default_factory=CompactSizes)
 

@@ -86,8 +86,8 @@ def run(command: Restore) -> list[Path]:
     from mfdistill.errors import UserError
     from mfdistill.peers import watch
 
-    command = _chosen(command)
-    jobs = _jobs(Path(command.source), Path(str(command.target)))
+    command = chosen(command)
+    jobs = jobs_of(Path(command.source), Path(str(command.target)))
     single = Path(command.source).is_file()
     accelerator = Accelerator()
     watch(accelerator.device)
@@ -161,7 +161,7 @@ def run(command: Restore) -> list[Path]:
     return done
 
 
-def _chosen(command: Restore) -> Restore:
+def chosen(command: Restore) -> Restore:
     """With its model in the first place: IN and OUT alone take --model, or what came with the
     program.
     """
@@ -213,7 +213,7 @@ def _seconds(source: Path) -> float:
         return 0.0
 
 
-def _jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
+def jobs_of(source: Path, target: Path) -> list[tuple[Path, Path]]:
     """(input, output) files."""
     from mfdistill.errors import UserError
     from mfdistill.walk import audio_files

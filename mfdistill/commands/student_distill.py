@@ -111,7 +111,7 @@ def run(command: StudentDistill) -> Path:
     from mfdistill.data.open import open_task_train
     from mfdistill.distill.objectives import OBJECTIVES
     from mfdistill.distill.processes import make_accelerator
-    from mfdistill.distill.run import check_run
+    from mfdistill.distill.settings import check_run
 
     training = command.training
     if command.nfe < 1:

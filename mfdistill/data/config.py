@@ -39,7 +39,7 @@ class DataConfig:
     shuffle_buffer: int = 256
     """Utterances held by each shuffling buffer of a stream."""
     sample_rate: int | None = None
-    """Hz; the task's own rate is used, and another one here is an error."""
+    """Hz. Recordings are resampled to the task's own; naming another one is an error."""
     crop_s: float = 2.0
     snr_db: tuple[float, float] = (0.0, 15.0)
     rirs: str | None = None
@@ -98,7 +98,7 @@ class DataConfig:
                 raise UserError(f"{option(name)} {value}: must be at least {least}")
         if self.sample_rate is not None and self.sample_rate <= 0:
             raise UserError(
-                f"--data.sample-rate {self.sample_rate}: must be positive; leave it out to use the task's"
+                f"data.sample_rate {self.sample_rate}: must be positive; leave it out to use the task's"
             )
 
     def split(self, name: str) -> str:
@@ -120,7 +120,7 @@ def check_rate(config: DataConfig, sample_rate: int) -> None:
     """Raise ``UserError`` when the data section names another sample rate than the task's."""
     if config.sample_rate not in (None, sample_rate):
         raise UserError(
-            f"--data.sample-rate {config.sample_rate}: the task works at {sample_rate} Hz; leave --data.sample-rate out"
+            f"data.sample_rate {config.sample_rate}: the task works at {sample_rate} Hz, to which recordings are resampled; leave it out"
         )
     if round(config.crop_s * sample_rate) < 2:
         raise UserError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from itertools import count, islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -18,14 +18,12 @@ from mfdistill.data.config import DataConfig
 from mfdistill.data.degradations import made_anyway, open_degradation
 from mfdistill.data.folders import HELD_OUT
 from mfdistill.data.mixing import generator, training_sample
-from mfdistill.data.sources import as_dataset, is_table, load_table, uniform_columns
+from mfdistill.data.rows import Rows
+from mfdistill.data.sources import is_table, load_table, uniform_columns
 from mfdistill.data.waves import decode
 from mfdistill.errors import UserError
 from mfdistill.plain import Plain
 from mfdistill.tasks.config import Degradation as Kind
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 MAX_LANES = 16
 EVAL_LIMIT = 64  # utterances taken from a stream for validation when no limit is given
@@ -137,8 +135,8 @@ class StreamTrainSet(IterableDataset[Plain]):
         return f"stream of {self.files} file(s) in {self.lanes} lane(s), {kind}"
 
 
-def first_rows(config: DataConfig, split: str, noisy: bool, limit: int | None) -> Dataset:
-    """The first ``limit`` rows of a stream's split as a data set in memory, with the columns of
+def first_rows(config: DataConfig, split: str, noisy: bool, limit: int | None) -> Rows:
+    """The first ``limit`` rows of a stream's split in memory, with the columns of
     ``open_rows``.
 
     Raises:
@@ -163,7 +161,7 @@ def first_rows(config: DataConfig, split: str, noisy: bool, limit: int | None) -
             if column in taken[0]
         },
     }
-    return as_dataset(columns)
+    return Rows(columns)
 
 
 def _shuffled(rows: Iterator[Plain], size: int, rng: np.random.Generator) -> Iterator[Plain]:

@@ -38,14 +38,13 @@ from mfdistill.distill.processes import (
 from mfdistill.distill.run import (
     Run,
     build_run,
-    check_run,
     find_run,
     how_begun,
     prepare_folder,
     save_model,
     save_run,
 )
-from mfdistill.distill.settings import TrainConfig, check_end
+from mfdistill.distill.settings import TrainConfig, check_end, check_run
 from mfdistill.distill.state import Found, module_tensors
 from mfdistill.errors import UserError
 from mfdistill.plain import Plain, Raw
@@ -109,6 +108,8 @@ def train(
         with Signals() as signals, run.log:
             for text in how_begun(config, found):
                 run.log.note(run.step, text)
+            if found is None and config.resume and accelerator.is_main_process:
+                say(f"{config.out}: nothing to resume, so this starts at step 0")
             if found is None:
                 save_run(run, with_model=False)
             if run.to_validate:

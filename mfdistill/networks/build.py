@@ -28,7 +28,7 @@ from mfdistill.networks.voxcpm import VoxCPMNetwork
 from mfdistill.networks.voxcpm_config import VoxCPMConfig
 from mfdistill.networks.zipvoice import ZipVoiceNetwork
 from mfdistill.networks.zipvoice_config import ZipVoiceConfig
-from mfdistill.plain import Section
+from mfdistill.plain import Plain, Section
 from mfdistill.reading import reason
 
 # the keys are what config.json says, after the system that each was first read from
@@ -51,6 +51,11 @@ NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
 }
 
 
+def renamed(config: Section) -> Plain:
+    """A network's section of an older folder with today's names of fields."""
+    return {_RENAMED.get(key, key): value for key, value in config.items()}
+
+
 def network_name(config: object) -> str:
     """What ``config.json`` calls the network of a configuration."""
     return next(name for name, (cls, _) in NETWORKS.items() if isinstance(config, cls))
@@ -68,7 +73,7 @@ def build_network(name: str, config: Section | Any) -> nn.Module:
         )
     config_class, network_class = NETWORKS[name]
     if isinstance(config, Mapping):
-        config = {_RENAMED.get(key, key): value for key, value in config.items()}
+        config = renamed(config)
     sizes = (
         config
         if isinstance(config, config_class)
