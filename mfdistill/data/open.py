@@ -84,7 +84,11 @@ def _spoken(
 ) -> SpokenSet:
     if split == "test":
         log.warning("%s: has no test split; the held-out utterances are taken", config.source)
-    return SpokenSet(_utterances(config, task, tts, seed, "valid"), limit)
+    try:
+        return SpokenSet(_utterances(config, task, tts, seed, "valid"), limit)
+    except UserError as error:
+        # search and evaluation have these from config.json, and no such options
+        raise UserError(str(error).replace("--tts.", "the distillation's tts.")) from error
 
 
 def _pairs(

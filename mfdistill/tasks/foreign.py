@@ -17,7 +17,7 @@ from mfdistill.audio.speech_mel import SpeechMelConfig, speech_log_mel
 from mfdistill.config import from_dict
 from mfdistill.errors import UserError
 from mfdistill.flow import CHANNEL_STD, uniform
-from mfdistill.plain import Item, Plain, Raw, Section
+from mfdistill.plain import Batch, Item, Raw, Section
 from mfdistill.tasks.base import Asked, Compared, Task
 
 _FIXED_FRAMES = 15000
@@ -273,7 +273,7 @@ class ForeignTask(Task):
         ) / self.config.mel_std
 
     @torch.no_grad()
-    def batch(self, raw: Raw, device: torch.device | str) -> Plain:
+    def batch(self, raw: Raw, device: torch.device | str) -> Batch:
         """From a micro-batch of ``data.tts.TTSSet``: "z_1" (b, n, mels) or (b, mels, n), "cond",
         "loss_mask", "index".
 
@@ -342,7 +342,7 @@ class ForeignTask(Task):
     def asked(self, item: Item, device: torch.device | str) -> Asked:
         """``item["raw"]`` is a micro-batch of one utterance."""
         batch = self.batch(item["raw"], device)
-        mask = batch["loss_mask"]
+        mask: Tensor = item["raw"]["loss_mask"].to(device)
         places = torch.arange(mask.numel(), device=device).reshape(mask.shape)
         made = mask * (places >= item["raw"]["prompt"].to(device))
         one = torch.ones(1, 1, device=device)
