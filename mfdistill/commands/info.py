@@ -77,7 +77,8 @@ def describe(checkpoint: str, sizes: str | None = None) -> dict[str, str]:
     check_folder(folder, files or {weights.name: ""})
     beside = [name for name in named_companions(folder) if companion(folder, name)]
     own_count, front_count = parameters(weights)
-    schedules = {len(config["schedule"]) - 1: config["schedule"]} if config.get("schedule") else {}
+    own_times = config.get("schedule")
+    schedules = {len(own_times) - 1: own_times} if isinstance(own_times, list) else {}
     schedules |= {int(nfe): times for nfe, times in (config.get("schedules") or {}).items()}
     searched = config.get("schedules") or {}
     facts = {
