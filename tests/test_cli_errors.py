@@ -148,7 +148,7 @@ def test_checkpoints_in_the_wrong_place(work: Path, capsys: pytest.CaptureFixtur
             "--out",
             str(work / "new"),
         )
-        assert f"{option[0]}: is for teachers of F5-TTS" in line
+        assert f"{option[0]}: is for teachers of" in line and "F5-TTS" in line
     init = [
         "--init",
         str(work / "enhance"),

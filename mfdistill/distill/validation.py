@@ -147,9 +147,11 @@ def make_validate(
     return validate
 
 
-def _batches(task: Task, checks: Sequence[Raw], accelerator: Accelerator) -> Iterator[Plain]:
+def _batches(task: Task, checks: Sequence[Raw], accelerator: Accelerator) -> Iterator[Batch]:
     for raw in checks:
-        yield make_batch(task, raw, accelerator.device) | {"progress": 1.0, "loss_count": None}
+        batch = make_batch(task, raw, accelerator.device)
+        batch["progress"], batch["loss_count"] = 1.0, None
+        yield batch
 
 
 def _loss(
@@ -203,5 +205,4 @@ def _distance(
 
 
 def _square(estimate: Tensor, reference: Tensor, batch: Batch) -> float:
-    error = squared_error(estimate, reference, batch["loss_mask"])
-    return float(reduce(error, {**batch, "loss_count": None}))
+    return float(reduce(squared_error(estimate, reference, batch.get("loss_mask")), batch))
