@@ -2,6 +2,7 @@
 # make test: ruff, pyright and every test. Both make .venv first, from the versions and hashes in requirements/
 # (Python 3.11 or newer; webrtcvad and pesq are built from source, which needs a C compiler).
 # make lock: the newest versions that fit, into requirements/; make lock LOCK_FLAGS= keeps what fits still.
+# make docs: the site, into site/; warnings are errors.
 # make newest, make oldest: the tests on the newest and the oldest torch that pyproject.toml allows.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -16,7 +17,7 @@ LOCKS = requirements/build.txt requirements/lock.txt
 UV = .venv-uv/bin/uv
 COMPILE = $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' $(LOCK_FLAGS)
 
-.PHONY: demo test setup lock newest oldest clean
+.PHONY: demo test docs setup lock newest oldest clean
 
 demo: setup
 	$(BIN)/mfdistill demo
@@ -26,6 +27,9 @@ test: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+docs: setup
+	$(BIN)/mkdocs build --strict
 
 setup: $(STAMP)
 
@@ -39,7 +43,7 @@ $(STAMP): pyproject.toml $(LOCKS)
 	@touch $(STAMP)
 
 lock: $(UV)
-	$(COMPILE) pyproject.toml --extra dev --extra demo -c requirements/constraints.txt -o requirements/lock.txt
+	$(COMPILE) pyproject.toml --extra dev -c requirements/constraints.txt -o requirements/lock.txt
 	$(COMPILE) requirements/build.in -c requirements/lock.txt -o requirements/build.txt
 
 $(UV):
@@ -49,16 +53,16 @@ $(UV):
 # what a user's resolver takes today, without the lock
 newest: $(UV)
 	$(UV) venv -q --clear --python $(PYTHON) .venv-newest
-	$(UV) pip install -q --python .venv-newest/bin/python -e '.[dev,demo]'
+	$(UV) pip install -q --python .venv-newest/bin/python -e '.[dev]'
 	.venv-newest/bin/mfdistill info
 	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest $(PYTEST_FLAGS)
 
 # torch as GPU images have it
 oldest: $(UV)
 	$(UV) venv -q --clear --python $(PYTHON) .venv-oldest
-	$(UV) pip install -q --python .venv-oldest/bin/python -e '.[dev,demo]' torch==2.11.0 torchaudio==2.11.0
+	$(UV) pip install -q --python .venv-oldest/bin/python -e '.[dev]' torch==2.11.0 torchaudio==2.11.0
 	.venv-oldest/bin/mfdistill info
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest $(PYTEST_FLAGS)
 
 clean:
-	rm -rf runs build .pytest_cache .ruff_cache
+	rm -rf runs build site .pytest_cache .ruff_cache

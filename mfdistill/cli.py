@@ -11,12 +11,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from mfdistill import peers
-from mfdistill.commands.parsing import parse
-from mfdistill.distill.interrupt import Interrupted
-from mfdistill.errors import UserError
+from mfdistill.errors import ToldElsewhere, UserError
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 _NAMES = (
@@ -38,9 +35,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("mfdistill").setLevel(
         logging.INFO if _rank() == 0 and not sys.stderr.isatty() else logging.NOTSET
     )
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    with _signs_of_life(words):
+        from mfdistill import peers
+        from mfdistill.commands.early import check_early
+        from mfdistill.commands.output import check_output, take
+        from mfdistill.commands.parsing import ALIASES, parse
+        from mfdistill.distill.interrupt import Interrupted
+
+    words, output = take(words)
+    name = ALIASES.get(words[0], words[0]) if words else ""
     try:
-        command = parse(list(sys.argv[1:] if arguments is None else arguments))
-        importlib.import_module(type(command).__module__).run(command)
+        with _signs_of_life(words):
+            command = parse(words)
+        check_output(output, command)
+        check_early(command)
+        with output.applied():
+            result = importlib.import_module(type(command).__module__).run(command)
+        output.tell(name, result=result)
         _leave()
         return 0
     except Interrupted as stop:
@@ -54,12 +66,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         text = _line(error)
         if text is not None:
-            code = _tell(f"error: {text}", 2)
+            told = isinstance(error, ToldElsewhere)
+            code = 2 if told else _tell(f"error: {text}", 2)
+            output.tell(name, error=text)
             peers.farewell(failed=True)
             return code
         peers.end_with_others()  # what a process finds that exchanges with one that died
         peers.farewell(failed=True)
         raise
+
+
+@contextlib.contextmanager
+def _signs_of_life(words: Sequence[str]) -> Iterator[None]:
+    """A demo's lines before anything is imported, which takes seconds on a busy machine."""
+    if list(words[:1]) != ["demo"] or {"-h", "--help", "--help-all", "--quiet"} & set(words):
+        yield
+        return
+    from mfdistill.commands.heartbeat import heartbeat
+
+    text = "mfdistill demo: getting ready"
+    if "mfdistill.commands.parsing" not in sys.modules:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+    with heartbeat(lambda: text + " ...", every_s=5.0):
+        yield
 
 
 def _line(error: Exception) -> str | None:
@@ -92,6 +122,8 @@ def _leave() -> None:
         and torch.distributed.is_available()
         and torch.distributed.is_initialized()
     ):
+        from mfdistill import peers
+
         torch.distributed.barrier()
         peers.farewell(failed=False)
         torch.distributed.destroy_process_group()

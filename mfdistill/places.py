@@ -37,23 +37,14 @@ def resolve(path: str | Path) -> Path:
     Raises:
         UserError: none of these.
     """
+    check_place(path)
     place = Path(path)
     if place.exists():
         return place.parent if place.name == "config.json" else place
-    if str(path) in (names := shipped()):
+    if str(path) in shipped():
         return SHIPPED / str(path)
     found = re.fullmatch(_HUB_ID, str(path))
-    if found is None:
-        near = difflib.get_close_matches(str(path), names, n=1)
-        told = f"did you mean the model {near[0]}?" if near else "check the name"
-        raise UserError(
-            f"{path}: no such file or folder; {told} (mfdistill models lists those that came with the program)"
-        )
-    if place.parent.is_dir():
-        raise UserError(
-            f"{path}: no such file or folder in {place.parent}; check the name (for a hub id, move to a folder without one "
-            f"called {place.parent})"
-        )
+    assert found is not None
     from huggingface_hub import snapshot_download
 
     try:
@@ -65,3 +56,21 @@ def resolve(path: str | Path) -> Path:
         raise UserError(
             f"{path}: neither a file or folder here nor a model that the hub gave ({reason})"
         ) from error
+
+
+def check_place(path: str | Path) -> None:
+    """Raise ``UserError`` for what `resolve` cannot find for certain, without asking the hub."""
+    place = Path(path)
+    if place.exists() or str(path) in (names := shipped()):
+        return
+    if re.fullmatch(_HUB_ID, str(path)) is None:
+        near = difflib.get_close_matches(str(path), names, n=1)
+        told = f"did you mean the model {near[0]}?" if near else "check the name"
+        raise UserError(
+            f"{path}: no such file or folder; {told} (mfdistill models lists those that came with the program)"
+        )
+    if place.parent.is_dir():
+        raise UserError(
+            f"{path}: no such file or folder in {place.parent}; check the name (for a hub id, move to a folder without one "
+            f"called {place.parent})"
+        )

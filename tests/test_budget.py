@@ -29,7 +29,7 @@ def test_the_second_utterance_is_measured() -> None:
             self.flow_s, self.wave = flow_s, np.zeros(16000)
 
     times = iter([5.0, 0.01])
-    assert chosen_within(35, lambda job: Speech(next(times)), None, 16000) == 3  # type: ignore[arg-type, return-value]
+    assert chosen_within(35, lambda: Speech(next(times)), 16000) == 3  # type: ignore[arg-type, return-value]
 
 
 class Best:

@@ -78,7 +78,10 @@ def told(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["teacher-train", "--spectral", "0.1"], ["--spectral", "--objective regression"]),
         (["teacher-train", "--task", "sing"], ["sing", "--task", "vocode"]),
         (["teacher-train", "--sample-rate", "11025"], ["11025", "8000"]),
-        (["teacher-train", "--data.sample-rate", "16001"], ["16001", "16000"]),
+        (
+            ["teacher-train", "--data.sample-rate", "16001"],
+            ["no such option", "did you mean --sample-rate?"],
+        ),
         (["teacher-train", "--data", "/nowhere/at-all"], ["/nowhere/at-all", "no such folder"]),
         (["teacher-train", "--config", "/nowhere/config.json"], ["/nowhere/config.json"]),
         (["teacher-train", "--network.band-stride", "7"], ["--network.band-stride 7", "256 bins"]),
@@ -145,7 +148,7 @@ def test_checkpoints_in_the_wrong_place(work: Path, capsys: pytest.CaptureFixtur
             "--out",
             str(work / "new"),
         )
-        assert f"{option[0]}: is for teachers of F5-TTS" in line
+        assert f"{option[0]}: is for teachers of" in line and "F5-TTS" in line
     init = [
         "--init",
         str(work / "enhance"),

@@ -65,7 +65,7 @@ def test_made_once_the_same_and_by_two_at_a_time(small: Path) -> None:
 
 def test_clear_error_without_the_synthesiser(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install espeakng-loader"):
+    with pytest.raises(UserError, match="pip install 'espeakng-loader'"):
         embedded.embedded_corpus()
     assert not list(small.iterdir())
 

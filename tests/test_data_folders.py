@@ -166,7 +166,7 @@ def test_damaged_files(tmp_path: Path) -> None:
 def test_wrong_configurations() -> None:
     for wrong, said in (
         ({"crop_s": 0.0}, "--data.crop-s 0.0"), ({"snr_db": (5.0, 0.0)}, "--data.snr-db 5.0 0.0"), ({"seed": -1}, "--data.seed -1"),
-        ({"max_files": 0}, "--data.max-files 0"), ({"sample_rate": 0}, "--data.sample-rate 0"),
+        ({"max_files": 0}, "--data.max-files 0"), ({"sample_rate": 0}, "data.sample_rate 0"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=f"^{said}: "):
             DataConfig(**wrong)  # type: ignore[arg-type]

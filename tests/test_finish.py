@@ -7,13 +7,22 @@ from typing import Any
 
 import pytest
 import torch
+from test_objectives import FieldTeacher
 from torch import Tensor, nn
 
 from mfdistill.audio.mel_loss import WINDOWS_S, filterbank, log_mel_loss
-from mfdistill.distill.finishing.config import FinishConfig, completed, schedules
+from mfdistill.distill.finishing.config import (
+    CriticConfig,
+    DmdConfig,
+    FinishConfig,
+    completed,
+    schedules,
+)
 from mfdistill.distill.finishing.sampler import drawn, reached, start
 from mfdistill.distill.finishing.signals import negative_si_sdr, time_l1
-from mfdistill.distill.objectives import FinishObjective
+from mfdistill.distill.objectives import FinishObjective, IntegralObjective
+from mfdistill.distill.objectives.base import reduce, squared_error
+from mfdistill.distill.objectives.finish import ANCHOR
 from mfdistill.errors import UserError
 from mfdistill.flow import GaussianPath, noise
 from mfdistill.students import sample
@@ -180,3 +189,173 @@ def test_schedules_are_the_searched_ones() -> None:
     saved = {"schedules": {"2": [0, 0.7, 1.0], "3": [0, 0.4, 0.8, 1.0]}}
     assert schedules(FinishConfig(nfe=(1, 2)), saved) == {1: [0.0, 1.0], 2: [0.0, 0.7, 1.0]}
     assert schedules(FinishConfig(nfe=(4,)), saved) == {4: [0.0, 0.25, 0.5, 0.75, 1.0]}
+
+
+# ---- the objective as a sum
+
+
+def masked_batch(**more: Any) -> dict[str, Any]:
+    mask = (torch.arange(4) < torch.tensor([4, 1, 3, 2, 4, 2])[:, None]).double()
+    return {**make_batch(), "loss_mask": mask[:, None, None], **more}
+
+
+def ends(student: nn.Module, task: Any, batch: dict[str, Any], times: list[float]) -> Tensor:
+    return reached(student, start(task.path, batch, 0, times[0]), batch["cond"], times)
+
+
+@pytest.mark.parametrize("straight", [True, False])
+def test_the_anchor_is_the_integral_objective_of_the_same_batch(straight: bool) -> None:
+    teacher, task, batch = FieldTeacher(), Plain(0.7), masked_batch()
+    teacher.facts = replace(teacher.facts, straight=straight)
+    config = FinishConfig(nfe=(1, 2), features=0.7, anchor=0.4)
+    student = Linear(0.3, -0.7, 0.2)
+    whole = FinishObjective(student, task, schedules(config, {}), config, teacher, 0)  # type: ignore[arg-type]
+    loss, logs = whole(batch)
+    settings = ANCHOR if straight else replace(ANCHOR, state="rollout")
+    anchor = IntegralObjective(student, teacher, task.path, settings, 0)(batch)[0]  # type: ignore[arg-type]
+    each = [
+        0.7
+        * reduce(
+            squared_error(ends(student, task, batch, times), batch["z_1"], batch["loss_mask"]),
+            batch,
+        )
+        for times in ([0.0, 1.0], [0.0, 0.5, 1.0])
+    ]
+    wanted = sum(each) / 2 + 0.4 * anchor
+    torch.testing.assert_close(loss, wanted)
+    found, right = (torch.autograd.grad(x, list(student.parameters())) for x in (loss, wanted))
+    torch.testing.assert_close(found, right)
+    assert set(logs) == {"loss", "features", "loss_1", "loss_2", "anchor"}
+    values = [logs[name].item() for name in ("loss", "loss_1", "loss_2", "anchor")]
+    assert values == pytest.approx([x.item() for x in (wanted, *each, anchor)])
+    assert logs["features"].item() == pytest.approx(sum(each).item() / 2 / 0.7)
+    # the student has one name
+    assert [name for name, _ in whole.named_parameters()] == ["model.a", "model.b", "model.c"]
+    assert whole.teacher is teacher
+    plain = replace(config, anchor=0.0)
+    free = FinishObjective(student, task, schedules(plain, {}), plain, teacher)  # type: ignore[arg-type]
+    assert free.teacher is None and free.anchor is None
+
+
+def test_an_update_takes_one_number_of_steps() -> None:
+    student, task = Linear(0.3, 0.7, 0.2), Plain()
+    whole = objective(student, task, nfe=(1, 3))
+    for step in range(6):
+        batch = masked_batch(step=step)
+        (k,) = drawn((1, 3), batch, 0)
+        loss, logs = whole(batch)
+        assert set(logs) == {"loss", "features", f"loss_{k}"}
+        z_1 = ends(student, task, batch, whole.schedules[k])
+        wanted = reduce(squared_error(z_1, batch["z_1"], batch["loss_mask"]), batch)
+        torch.testing.assert_close(loss, wanted)
+
+
+class Beside(nn.Module):
+    """A player that says what it was given: ``own`` in its weight, ``pull`` in the student's."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.name, self.w = name, nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+        self.moves: list[bool] = []
+        self.config = DmdConfig(0.3)
+        self.player = name
+
+    def forward(self, z_1: Tensor, batch: Any, move: bool) -> tuple[Tensor, Tensor, Any]:
+        self.moves.append(move)
+        pull = z_1.square().mean() if move else torch.zeros(())
+        return self.w * 5, pull, {self.name: pull.detach()}
+
+    def weight(self, step: int) -> float:
+        return 0.1 * step
+
+
+@pytest.fixture
+def players(monkeypatch: pytest.MonkeyPatch) -> dict[str, Beside]:
+    made = {"critic": Beside("critic"), "dmd": Beside("dmd")}
+    place = "mfdistill.distill.objectives.finish"
+    monkeypatch.setattr(f"{place}.Adversary", lambda task, config, seed: made["critic"])
+    monkeypatch.setattr(
+        f"{place}.DistributionMatching", lambda task, teacher, config, seed: made["dmd"]
+    )
+    return made
+
+
+@pytest.mark.parametrize("which", [("critic",), ("dmd",), ("critic", "dmd")])
+def test_players_beside_the_student(players: dict[str, Beside], which: tuple[str, ...]) -> None:
+    """Their own losses at every update, what the student minimises of theirs after the longest
+    warm-up; in a validation nothing of theirs.
+    """
+    config = FinishConfig(nfe=(1,), features=0.5)
+    given: dict[str, Any] = {
+        "critic": CriticConfig(0.2, warmup=2) if "critic" in which else CriticConfig(0.0),
+        "dmd": DmdConfig(0.3, warmup=4) if "dmd" in which else None,
+    }
+    student, task, teacher = Linear(0.3, 0.7, 0.2), Plain(), FieldTeacher()
+    whole = FinishObjective(
+        student,
+        task,
+        schedules(config, {}),
+        config,
+        teacher,
+        0,
+        **given,  # type: ignore[arg-type]
+    )
+    alone = 4 if "dmd" in which else 2
+    assert whole.alone == alone and (whole.teacher is teacher) == ("dmd" in which)
+    assert set(whole.players.values()) == set(which)
+    for step in (0, alone - 1, alone, alone + 1):
+        batch = masked_batch(step=step)
+        loss, logs = whole(batch)
+        own = sum(5 * players[name].w for name in which)
+        found = torch.autograd.grad(
+            loss, [*student.parameters(), *(players[name].w for name in which)]
+        )
+        assert all(slope == 5 for slope in found[3:])
+        assert all(players[name].moves[-1] is (step >= alone) for name in which)
+        if step < alone:
+            assert loss.item() == pytest.approx(own.item()) and set(logs) == {"loss", *which}
+            # several processes exchange them all
+            assert all(slope == 0 for slope in found[:3])
+            continue
+        z_1 = ends(student, task, batch, [0.0, 1.0])
+        pull = z_1.square().mean()
+        weights = {"critic": 0.1 * step, "dmd": 0.3}
+        right = 0.5 * reduce(squared_error(z_1, batch["z_1"], batch["loss_mask"]), batch)
+        wanted = right + sum(weights[name] * pull for name in which) + own
+        torch.testing.assert_close(loss, wanted)
+        torch.testing.assert_close(
+            found[:3], torch.autograd.grad(wanted, list(student.parameters()))
+        )
+        assert set(logs) == {"loss", "features", "loss_1", *which}
+        assert logs["loss_1"].item() == pytest.approx(right.item())
+        assert logs["loss"].item() == pytest.approx(wanted.item())
+    loss, logs = whole(masked_batch())
+    assert set(logs) == {"loss", "features", "loss_1"} and not loss.isnan()
+
+
+def test_what_a_finish_needs(players: dict[str, Beside]) -> None:
+    bent = FieldTeacher()
+    bent.facts = replace(bent.facts, straight=False)
+    for config, teacher, more, message in (
+        (FinishConfig(nfe=(1,), anchor=0.1), None, {}, "--anchor: needs the teacher"),
+        (FinishConfig(nfe=(1,)), None, {"dmd": DmdConfig(0.1)}, "--dmd.weight: needs the teacher"),
+        (FinishConfig(nfe=(1,)), bent, {"dmd": DmdConfig(0.1)}, "straight paths"),
+        (FinishConfig(nfe=(1,)), bent, {"critic": CriticConfig(0.0)}, "every loss has weight 0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            FinishObjective(Linear(), Plain(), schedules(config, {}), config, teacher, 0, **more)  # type: ignore[arg-type]
+    # one of them is enough
+    for config, more in (
+        (FinishConfig(nfe=(1,), anchor=0.1), {}),
+        (FinishConfig(nfe=(1,)), {"critic": CriticConfig(0.1)}),
+    ):
+        whole = FinishObjective(
+            Linear(),
+            Plain(),
+            schedules(config, {}),
+            config,
+            FieldTeacher(),
+            0,
+            **more,  # type: ignore[arg-type]
+        )
+        assert whole.alone == (300 if more else 0)

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from gaussian import (
@@ -151,11 +152,42 @@ def test_schedules():
         ([0.0, 1.2], "leaves"),
         ([0.0, 0.5, 0.5, 1.0], "ascend"),
         ([0.0, math.nan], "leaves"),
+        ([-0.1, 1.0], "leaves"),
+        ([0.0, 1.0, 1.0], "ascend"),
+        (-1, "1 or more"),
+        (10_001, "at most 10000"),
+        ([k / 10_001 for k in range(10_002)], "at most 10001"),
+        (["a", 1.0], "neither a number nor a list"),
+        (None, "neither a number nor a list"),
+        ([0, 10**400], "neither a number nor a list"),
     ],
 )
 def test_bad_schedules_are_explained(steps, message):
     with pytest.raises(UserError, match=message):
         schedule(steps)
+
+
+def test_the_longest_schedules_and_other_kinds_of_numbers():
+    assert len(schedule(10_000)) == 10_001 == len(schedule(schedule(10_000)))
+    assert schedule(np.int64(2)) == [0.0, 0.5, 1.0] == schedule(torch.tensor([0, 0.5, 1]))
+    assert schedule([0, 1]) == [0.0, 1.0] == schedule(1)
+    assert sway([0.0, 0.5, 1.0]) == pytest.approx([0, 1 - math.sqrt(0.5), 1])
+    # from the ends exactly, wherever the times began
+    assert sway([0.25, 0.5, 0.75], 0.5) == pytest.approx([0, 0.5 + 0.5 * (math.sqrt(0.5) - 0.5), 1])
+    assert [stages(name) for name in SOLVERS] == [1, 2, 2, 4]
+
+
+def test_single_precision_grids_of_single_samples():
+    """A grid of two times of one sample, and one of many of a batch; what does not fit is told."""
+    grid = torch.tensor([[0.25], [0.75]])
+    found = solve(lambda z, t: torch.ones_like(z), Z[:1], grid, "euler")
+    torch.testing.assert_close(found, Z[:1] + 0.5)
+    for bad in (torch.zeros(1, 4), torch.zeros(2, 3)):
+        with pytest.raises(ValueError, match=r"must be \(k\+1, b\) with b = 4"):
+            solve(marginal_velocity, Z, bad)
+    for worse in ([[-0.1], [1.0]], [[0.0], [1.1]], [[0.0], [0.9], [0.8]]):
+        with pytest.raises(UserError, match="grid of times descends or leaves"):
+            jump(average_velocity, Z[:1], torch.tensor(worse))
 
 
 def test_unknown_solver_names_the_known_ones():

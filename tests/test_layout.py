@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "mfdistill"
 BASE = {
     "errors",
+    "extras",
     "config",
     "checkpoint",
     "companions",

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from loop_toy import MODEL_CONFIG, Data, Task, Toy
+from loop_toy import MODEL_CONFIG, Data, Drawing, Task, Toy
 from torch import Tensor
 
 from mfdistill.checkpoint import load_config, load_tensors
@@ -272,10 +272,12 @@ def test_validation_sees_averages_and_keeps_the_best(tmp_path: Path) -> None:
 
 
 def test_time_limit(tmp_path: Path) -> None:
-    fit(settings(tmp_path / "cut", time_limit_hours=1e-9))
+    cut = fit(settings(tmp_path / "cut", time_limit_hours=1e-9), Drawing(12))
     assert state.load_info(tmp_path / "cut" / "training_state")["step"] == 1
-    fit(settings(tmp_path / "cut", resume=True))
-    fit(settings(tmp_path / "whole"))
+    resumed = fit(settings(tmp_path / "cut", resume=True), Drawing(12))
+    whole = fit(settings(tmp_path / "whole"), Drawing(12))
+    # what dropout draws is a function of the step alone
+    assert cut.seen + resumed.seen == whole.seen and len({x for (x,) in whole.seen}) == 12
     assert_same(tmp_path / "whole", tmp_path / "cut")
 
 

@@ -77,7 +77,10 @@ def test_a_student_that_is_its_teacher_scores_as_euler_does(folders):
     )
     item = scorer.items[1]
     path = solve(
-        lambda z, t: teacher.velocity(z, t, item.cond), item.z_0, [0.0, 0.25, 1.0], solver="euler"
+        lambda z, t: teacher.velocity(z, t, item.asked.cond),
+        item.z_0,
+        [0.0, 0.25, 1.0],
+        solver="euler",
     )
     mse = float((path - item.target).double().square().sum(1).mean())
     assert dict(scorer._values((0.0, 0.25, 1.0)))[1] == pytest.approx(mse, rel=1e-5)

@@ -19,7 +19,9 @@ from mfdistill.commands.student_distill import StudentDistill
 from mfdistill.commands.table import TRAINED
 from mfdistill.commands.teacher_train import TeacherTrain
 from mfdistill.distill.inference import open_model
+from mfdistill.distill.run import _with_new_names
 from mfdistill.errors import UserError
+from mfdistill.networks import build_network
 
 MODELS = Path(__file__).resolve().parents[1] / "benchmarks" / "models"
 
@@ -50,7 +52,7 @@ def test_a_run_is_continued_and_extended_from_its_folder(tmp_path: Path) -> None
     data, run, whole = str(make_corpus(tmp_path / "corpus")), tmp_path / "run", tmp_path / "whole"
     options = [
         "teacher-train", "--task", "vocode", "--sample-rate", "8000", "--data", data, "--data.crop-s", "0.5", *SMALL, *QUICK,
-        "--valid-files", "0", "--num-workers", "0", "--schedule", "constant",
+        "--valid-files", "0", "--num-workers", "0", "--lr-schedule", "constant",
     ]  # fmt: skip
     assert main([*options, "--out", str(run)]) == 0
     assert main(["resume", str(run)]) == 0 and steps_of(run) == (3, 3)
@@ -82,3 +84,14 @@ def test_models_of_earlier_versions_load(folder: str) -> None:
     with torch.no_grad():
         z_1 = model.endpoint(z, {"y": z + 0.1}, 1)
     assert z_1.shape == z.shape and bool(z_1.isfinite().all())
+
+
+def test_a_network_of_an_earlier_version_has_todays_names() -> None:
+    """Folders hold the field ``matcha`` that is called ``soft_mask`` now."""
+    network = build_network("matcha_unet", {"channels": [8], "matcha": True, "causal": False})
+    assert network.config.soft_mask  # type: ignore[union-attr]
+    sizes = {"channels": [8], "matcha": True}
+    renamed = {"channels": [8], "soft_mask": True}
+    before, now = ({"network": {"name": "matcha_unet", "config": c}} for c in (sizes, renamed))
+    assert _with_new_names(before) == now == _with_new_names(now)
+    assert _with_new_names({"network": None, "training": {}}) == {"network": None, "training": {}}

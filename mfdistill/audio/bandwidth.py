@@ -7,6 +7,7 @@ from __future__ import annotations
 import numpy as np
 
 from mfdistill.errors import UserError
+from mfdistill.extras import needed
 
 # Stream.FM's mixture (arXiv 2512.19442)
 RESAMPLERS = {
@@ -59,12 +60,11 @@ def _resample(wave: np.ndarray, before: int, after: int, resampler: str) -> np.n
 
         options = {"resampling_method": "sinc_interp_kaiser", **_KAISER[resampler]}
         return resample(torch.from_numpy(wave), before, after, **options).numpy()
-    import scipy.signal
-
+    signal = needed("scipy.signal", f"resampler {resampler}")
     if resampler == "fourier":
-        return np.asarray(scipy.signal.resample(wave, max(1, round(wave.size * after / before))))
+        return np.asarray(signal.resample(wave, max(1, round(wave.size * after / before))))
     divisor = int(np.gcd(before, after))
-    return scipy.signal.resample_poly(wave, after // divisor, before // divisor)
+    return signal.resample_poly(wave, after // divisor, before // divisor)
 
 
 def random_band_limit(

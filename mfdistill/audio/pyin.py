@@ -7,15 +7,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mfdistill.extras import needed
+
 LOWEST_HZ, HIGHEST_HZ = 60.0, 500.0
 
 
 def pyin(wave: NDArray[np.floating], sample_rate: int, hop: int) -> tuple[Any, Any]:
     """Pitch in Hz, 0 where unvoiced, and the probability of being voiced, of a waveform ``(s,)``
     every ``hop`` samples: ``(1 + s // hop,)`` each.
-    """
-    import librosa
 
+    Raises:
+        UserError: librosa is not installed.
+    """
+    librosa = needed("librosa", "pitch")
     # about 50 ms: three periods of the lowest voice
     size = 1 << (sample_rate // 25).bit_length()
     pitch, voiced, probability = librosa.pyin(

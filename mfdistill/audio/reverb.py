@@ -8,6 +8,7 @@ import numpy as np
 
 from mfdistill.audio.degrade import rms
 from mfdistill.errors import UserError
+from mfdistill.extras import remedy
 
 LONGEST_S = 2.0  # of a response; EARS-Reverb (arXiv 2406.06185) leaves out rooms that ring longer
 
@@ -43,7 +44,9 @@ def simulate_response(
     try:
         import pyroomacoustics  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        hint = "install it (pip install pyroomacoustics) or name a folder of measured responses with --data.rirs"
+        hint = (
+            f"{remedy('pyroomacoustics')}, or name a folder of measured responses with --data.rirs"
+        )
         raise UserError(
             f"dereverb: rooms are simulated with pyroomacoustics, which is missing; {hint}"
         ) from error

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
 import os
 import warnings
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mfdistill.errors import UserError
+from mfdistill.extras import needed
 
 SPEAKER_DIM = 256
 MODEL_RATE = 16000
@@ -98,16 +97,9 @@ def _speech(wave: Wave, sample_rate: int) -> Wave:
 
 @functools.cache
 def _package() -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # scipy and setuptools deprecations inside the package
-            return importlib.import_module("resemblyzer")
-    except ImportError as error:
-        missing = (error.name or "resemblyzer").split(".")[0]
-        install = {"pkg_resources": "setuptools<81"}.get(missing, missing)
-        raise UserError(
-            f"speaker embedding: the package '{missing}' is not installed; pip install '{install}'"
-        ) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scipy and setuptools deprecations inside the package
+        return needed("resemblyzer", "speaker embedding")
 
 
 @functools.cache

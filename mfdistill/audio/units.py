@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mfdistill.errors import UserError
+from mfdistill.extras import needed
 
 COEFFICIENTS = 20
 DIM = 2 * COEFFICIENTS
@@ -76,17 +77,16 @@ def learn_units(features: Tensor, count: int, levels: int = 1, seed: int = 0) ->
     those after the first know nothing of changes, and are 0 there.
 
     Raises:
-        UserError: fewer feature vectors than units.
+        UserError: fewer feature vectors than units, or scikit-learn is not installed.
     """
-    from sklearn.cluster import MiniBatchKMeans
-
     if len(features) < count:
         raise UserError(
             f"--units {count}: the corpus gives only {len(features)} unit frames; ask for fewer units or add speech"
         )
+    clusters = needed("sklearn.cluster", "speech units")
     books: list[Tensor] = []
     for level in range(levels):
-        model = MiniBatchKMeans(
+        model = clusters.MiniBatchKMeans(
             count, batch_size=4096, n_init="auto", max_iter=60, random_state=seed + level
         )
         model.fit(features.double().numpy())

@@ -34,6 +34,8 @@ class Corpus(DataConfig):
     """An unreadable recording of the training split stops the run, which is saved first, or is left
     out and told.
     """
+    sample_rate: tyro.conf.Suppress[int | None] = None
+    """The task's, which --sample-rate says; of configurations alone."""
     bad_share: Annotated[float, tyro.conf.arg(name="bad-share", prefix_name=False)] = 0.05
     """Of the recordings that may be left out; more of them stop the run."""
 

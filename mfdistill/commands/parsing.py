@@ -20,6 +20,7 @@ import tyro
 
 from mfdistill.checkpoint import load_config
 from mfdistill.commands.compare import Compare
+from mfdistill.commands.completion import Completion
 from mfdistill.commands.compress import Compress
 from mfdistill.commands.data import Data
 from mfdistill.commands.degrade import Degrade
@@ -77,6 +78,7 @@ COMMANDS: dict[str, type] = {
     "info": Info,
     "resume": Resume,
     "push": Push,
+    "completion": Completion,
 }
 ALIASES = {"o3s-search": "os3-search"}
 CHECKPOINTS = {
@@ -95,7 +97,8 @@ def parse(arguments: list[str]) -> Any:
     """The command's dataclass.
 
     Raises:
-        UserError: no such command, option or value. SystemExit: help or version was asked for.
+        UserError: no such command, option or value. SystemExit: help, version or a completion
+            script was asked for.
     """
     while arguments[:1] == ["--extend"]:
         if len(arguments) < 2:
@@ -131,8 +134,19 @@ def parse(arguments: list[str]) -> Any:
         raise UserError(_one_line(told.getvalue(), name)) from None
     if unknown:
         raise UserError(_unknown(name, unknown[0]))
+    if isinstance(command, Completion):  # of this file's own table
+        sys.stdout.write(completion_script(command.shell))
+        raise SystemExit(0)
     check_finite(command)
     return command
+
+
+def completion_script(shell: str) -> str:
+    """tyro's, with file names where no command or option fits."""
+    told = io.StringIO()
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(told):
+        _tyro(["--tyro-print-completion", shell], {})
+    return told.getvalue().replace("complete -F _tyro", "complete -o default -F _tyro")
 
 
 def _tyro(arguments: list[str], defaults: Plain) -> tuple[Any, list[str]]:

@@ -86,8 +86,8 @@ def run(command: Restore) -> list[Path]:
     from mfdistill.errors import UserError
     from mfdistill.peers import watch
 
-    command = _chosen(command)
-    jobs = _jobs(Path(command.source), Path(str(command.target)))
+    command = chosen(command)
+    jobs = jobs_of(Path(command.source), Path(str(command.target)))
     single = Path(command.source).is_file()
     accelerator = Accelerator()
     watch(accelerator.device)
@@ -101,6 +101,11 @@ def run(command: Restore) -> list[Path]:
     waiting = [job for job in jobs if command.overwrite or not job[1].exists()]
     if command.batch < 1:
         raise UserError(f"--batch {command.batch}: must be at least 1")
+    if not 0.1 <= command.block_s <= 86400 or not 0 <= command.overlap_s < command.block_s:
+        given = f"--block-s {command.block_s:g} --overlap-s {command.overlap_s:g}"
+        raise UserError(
+            f"{given}: blocks last from 0.1 s to a day and overlap by less; 30 and 1 are usual"
+        )
     settings = None if single else same_settings(vars(command), len(waiting) < len(jobs))
     # all processes share out the same list, before any of them writes a file
     accelerator.wait_for_everyone()
@@ -161,7 +166,7 @@ def run(command: Restore) -> list[Path]:
     return done
 
 
-def _chosen(command: Restore) -> Restore:
+def chosen(command: Restore) -> Restore:
     """With its model in the first place: IN and OUT alone take --model, or what came with the
     program.
     """
@@ -213,7 +218,7 @@ def _seconds(source: Path) -> float:
         return 0.0
 
 
-def _jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
+def jobs_of(source: Path, target: Path) -> list[tuple[Path, Path]]:
     """(input, output) files."""
     from mfdistill.errors import UserError
     from mfdistill.walk import audio_files

@@ -70,7 +70,7 @@ GROUPS = {
     "try it": ("demo", "models", "restore", "stream", "synthesize"),
     "train": ("teacher-train", "teacher-import", "student-distill", "student-finish", "resume", "compress", "solver-train"),
     "judge": ("os3-search", "evaluate", "compare", "info"),
-    "other": ("recipes", "data", "degrade", "merge", "export", "push"),
+    "other": ("recipes", "data", "degrade", "merge", "export", "push", "completion"),
 }  # fmt: skip
 SUMMARIES = {
     "demo": "the whole chain in minutes, on a corpus made on this machine",
@@ -94,6 +94,7 @@ SUMMARIES = {
     "degrade": "a task's degraded speech made of clean speech",
     "export": "a student as another system's checkpoint",
     "push": "a model to the hub",
+    "completion": "of commands and options, for bash or zsh",
     "recipes": "of student-distill, for other systems' teachers",
 }
 _INHERITED = {
@@ -121,7 +122,14 @@ def overview(commands: Mapping[str, type], aliases: Mapping[str, str]) -> str:
             lines.append(
                 f"  {name:17s} {SUMMARIES.get(name) or _first(str(commands[name].__doc__))}"
             )
-    return "\n".join([*lines, "", "A command's options: mfdistill COMMAND --help", ""])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "A command's options: mfdistill COMMAND --help; for scripts: --json, --quiet",
+            "",
+        ]
+    )
 
 
 def short_help(name: str, cls: type) -> str | None:

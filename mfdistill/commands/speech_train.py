@@ -96,6 +96,8 @@ def coarse_std(task: MelTask, dataset: SpeechSet, count: int = 4, batch_size: in
     stream = batches(dataset, global_batch=batch_size, num_workers=0)
     for _ in range(count):
         batch = task.batch(next(stream), "cpu")
-        error += float(((batch["z_1"] - batch["cond"]["mu"]).square() * batch["loss_mask"]).sum())
-        size += float(batch["loss_mask"].sum()) * task.config.n_mels
+        mask = batch.get("loss_mask")
+        assert mask is not None  # a Mel task always has one
+        error += float(((batch["z_1"] - batch["cond"]["mu"]).square() * mask).sum())
+        size += float(mask.sum()) * task.config.n_mels
     return float(f"{(error / size) ** 0.5:.2g}")

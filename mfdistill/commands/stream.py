@@ -340,11 +340,12 @@ def _sink(command: Stream, rate: int) -> Iterator[Write]:
 
 def _device() -> Any:
     from mfdistill.errors import UserError
+    from mfdistill.extras import remedy
 
     try:
         import sounddevice  # type: ignore[import-not-found]
     except (ImportError, OSError) as error:  # OSError: the package without its PortAudio
         raise UserError(
-            f"mic, speaker: need the package sounddevice and PortAudio ({error}); pip install sounddevice"
+            f"mic, speaker: need the package sounddevice and PortAudio ({error}); {remedy('sounddevice')}"
         ) from error
     return sounddevice

@@ -111,7 +111,7 @@ def run(command: StudentDistill) -> Path:
     from mfdistill.data.open import open_task_train
     from mfdistill.distill.objectives import OBJECTIVES
     from mfdistill.distill.processes import make_accelerator
-    from mfdistill.distill.run import check_run
+    from mfdistill.distill.settings import check_run
 
     training = command.training
     if command.nfe < 1:
@@ -177,7 +177,7 @@ def open_teacher(command: StudentDistill) -> Field:
     check_preset(command.preset, kind, name)
     check_recipe(command.recipe, kind, name)
     if system is None:
-        labels = [own.label for own in SYSTEMS.values() if own.mel is not None]
+        labels = [own.label for own in SYSTEMS.values() if own.mel and own.read_teacher]
         check_unused({"tts": command.tts, "guidance": command.guidance}, name, labels)
     else:
         check_speech(command, system, sizes)
@@ -247,7 +247,7 @@ def check_speech(command: StudentDistill, system: System, sizes: Section) -> Non
         Path(command.data.source),
         options.transcripts,
         options.features,
-        not options.data_free,
+        not options.data_free and (system.mel is None or system.mel.recordings),
         texts,
     )
 

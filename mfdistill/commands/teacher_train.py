@@ -45,7 +45,7 @@ class TeacherTrain:
     prompt) to a Mel spectrogram.
     """
     sample_rate: int = 16000
-    """Hz: 16000, or 8000 at a fraction of the cost."""
+    """Hz, from 8000 (at a fraction of the cost) to 48000; recordings are resampled to it."""
     causal: bool = False
     """Frames and network see nothing later, so that the model streams (see mfdistill stream)."""
     framing: Literal["32/16", "16/8", "40/20"] | None = None

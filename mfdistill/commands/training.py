@@ -103,17 +103,26 @@ def validation(command: Training, work: Work, accelerator: Accelerator) -> Valid
     """What is measured while training; None where nothing is."""
     from mfdistill.data.open import open_task_eval
     from mfdistill.distill.inference import attach_vocoder
+    from mfdistill.distill.logs import say
     from mfdistill.distill.validation import make_validate
+    from mfdistill.extras import remedy
+    from mfdistill.metrics import present
 
     task, data, valid, training = work.task, command.data, command.valid, command.training
     if valid.valid_files < 1:
         return None
     utterances = open_task_eval(data, "valid", task, valid.valid_files, work.tts, training.seed)
     checks = utterances.checks(round(data.crop_s * task.sample_rate), training.batch_size)
-    metrics = valid.valid_metrics
+    metrics, plain = valid.valid_metrics, valid.valid_metrics == ValidOptions.valid_metrics
+    if plain and task.restores:
+        metrics, absent = present(metrics)
+        if absent and accelerator.is_main_process:
+            say(
+                f"validation by {', '.join(metrics)} alone: {', '.join(absent)} need packages; {remedy('pesq')}"
+            )
     if not task.restores:
         # PESQ says nothing about generated speech
-        metrics = () if metrics == ValidOptions.valid_metrics else metrics
+        metrics = () if plain else metrics
         if metrics:
             attach_vocoder(task, accelerator.device)
     return make_validate(

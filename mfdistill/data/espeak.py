@@ -57,10 +57,11 @@ def _ask(request: Plain, what: str) -> str:
     from importlib.util import find_spec
 
     from mfdistill.errors import UserError
+    from mfdistill.extras import remedy
 
     if find_spec("espeakng_loader") is None:
         raise UserError(
-            f"{what}: needs the speech synthesiser espeak-ng; run: pip install espeakng-loader"
+            f"{what}: needs the speech synthesiser espeak-ng; {remedy('espeakng_loader')}"
         )
     # -P: the modules beside this file must not hide others of the same name
     ask = json.dumps(request)

@@ -33,10 +33,7 @@ def folder_rows(root: Path, split: str, names: dict[str, str], noisy: bool) -> l
         UserError: no such folder, no audio in it, a file without its twin, or too few files to hold
             some out.
     """
-    if not root.is_dir():
-        raise UserError(
-            f"{root}: no such folder; name a folder of recordings, a hub id (owner/name) or 'embedded'"
-        )
+    check_folder(root)
     present = {
         part: places
         for part in names
@@ -63,6 +60,14 @@ def folder_rows(root: Path, split: str, names: dict[str, str], noisy: bool) -> l
         names.keys() - present.keys(),
         str(root),
     )
+
+
+def check_folder(root: Path) -> None:
+    """Raise ``UserError`` unless there is a folder ``root``."""
+    if not root.is_dir():
+        raise UserError(
+            f"{root}: no such folder; name a folder of recordings, a hub id (owner/name) or 'embedded'"
+        )
 
 
 def noise_files(

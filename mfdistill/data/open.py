@@ -76,7 +76,8 @@ def _utterances(
         raise UserError(
             f"--data: needed for {task.config.name}: a folder of speech with texts or tokens (layout: docs/foreign-tts.md)"
         )
-    return TTSSet(config.source, tts or TTSOptions(), task, seed, split)
+    bad = config if split == "train" else None  # held-out ones are never left out
+    return TTSSet(config.source, tts or TTSOptions(), task, seed, split, bad)
 
 
 def _spoken(
@@ -84,7 +85,11 @@ def _spoken(
 ) -> SpokenSet:
     if split == "test":
         log.warning("%s: has no test split; the held-out utterances are taken", config.source)
-    return SpokenSet(_utterances(config, task, tts, seed, "valid"), limit)
+    try:
+        return SpokenSet(_utterances(config, task, tts, seed, "valid"), limit)
+    except UserError as error:
+        # search and evaluation have these from config.json, and no such options
+        raise UserError(str(error).replace("--tts.", "the distillation's tts.")) from error
 
 
 def _pairs(

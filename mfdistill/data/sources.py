@@ -1,5 +1,5 @@
-"""Every source as a Hugging Face data set with the same columns: ``name``, ``speaker``, ``text``,
-``clean`` and, where there is, ``noisy``.
+"""Every source as a table with the same columns: ``name``, ``speaker``, ``text``, ``clean`` and,
+where there is, ``noisy``. Hub ids and parquet files are read by the package ``datasets``.
 
 The audio columns hold undecoded ``{"bytes", "path"}``; ``mfdistill.data.waves`` decodes them.
 """
@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mfdistill.data.config import DataConfig
 from mfdistill.data.folders import ALIASES, Row, folder_rows, hold_out, noise_files, stable_hash
+from mfdistill.data.rows import Rows, Table
 from mfdistill.errors import UserError
+from mfdistill.extras import needed
 from mfdistill.plain import Plain
 from mfdistill.walk import files_below
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 _COLUMNS = {
     "name": ("name", "id", "file"),
@@ -28,7 +27,7 @@ SPLITS = ("train", "valid", "test")
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 
-def open_rows(config: DataConfig, split: str, noisy: bool) -> Dataset:
+def open_rows(config: DataConfig, split: str, noisy: bool) -> Table:
     """The utterances of ``split``; ``noisy``: with a column of degraded twins where the source has
     them.
 
@@ -44,7 +43,7 @@ def open_rows(config: DataConfig, split: str, noisy: bool) -> Dataset:
         rows = _table_rows(source, config, split, noisy)
     else:
         names = {part: config.split(part) for part in SPLITS}
-        rows = _rows_dataset(folder_rows(Path(source).expanduser(), split, names, noisy))
+        rows = _in_memory(folder_rows(Path(source).expanduser(), split, names, noisy))
     if config.max_files is not None and config.max_files < len(rows):
         hashes = [stable_hash(str(name)) for name in rows["name"]]
         rows = rows.select(
@@ -53,7 +52,7 @@ def open_rows(config: DataConfig, split: str, noisy: bool) -> Dataset:
     return rows
 
 
-def open_noises(config: DataConfig, split: str) -> Dataset:
+def open_noises(config: DataConfig, split: str) -> Table:
     """The noises that are mixed into ``split``: columns ``name`` and ``clean`` (here: the noise).
 
     Raises:
@@ -73,7 +72,7 @@ def open_noises(config: DataConfig, split: str) -> Dataset:
                 f"{config.source}: {lack}; name a folder of noises with --data.noise, or 'embedded' for synthetic ones"
             )
     files = noise_files(folder, split)
-    return _rows_dataset(
+    return _in_memory(
         [
             {"name": file.stem, "speaker": "", "text": None, "clean": str(file), "noisy": None}
             for file in files
@@ -110,7 +109,7 @@ def load_table(
     Raises:
         UserError: it cannot be found or read, or has no such split.
     """
-    import datasets
+    datasets = needed("datasets", source)
     from datasets.exceptions import DatasetsError
 
     path = Path(source).expanduser()
@@ -175,7 +174,7 @@ def uniform_columns(table: Any, config: DataConfig, noisy: bool, source: str) ->
     return table.rename_columns({old: new for old, new in wanted.items() if old != new})
 
 
-def _table_rows(source: str, config: DataConfig, split: str, noisy: bool) -> Dataset:
+def _table_rows(source: str, config: DataConfig, split: str, noisy: bool) -> Table:
     table, missing = load_table(source, config, split, streaming=False)
     table = uniform_columns(table, config, noisy, source)
     if len(table) == 0:
@@ -213,17 +212,6 @@ def _table_rows(source: str, config: DataConfig, split: str, noisy: bool) -> Dat
     )
 
 
-def as_dataset(columns: dict[str, list[Any]]) -> Dataset:
-    """A data set in memory; ``clean`` and ``noisy`` hold undecoded ``{"bytes", "path"}``."""
-    import datasets
-
-    features = {
-        column: _undecoded() if column in ("clean", "noisy") else datasets.Value("string")
-        for column in columns
-    }
-    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
-
-
 def _undecoded() -> Plain:
     """Type of an audio column. Not ``Audio(decode=False)``: that wants torchcodec wherever a stream
     or a list passes through.
@@ -233,14 +221,14 @@ def _undecoded() -> Plain:
     return {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
 
 
-def _rows_dataset(rows: list[Row]) -> Dataset:
+def _in_memory(rows: list[Row]) -> Rows:
     columns: dict[str, list[Any]] = {
         column: [row[column] for row in rows] for column in ("name", "speaker", "text")
     }
     columns["clean"] = [{"bytes": None, "path": row["clean"]} for row in rows]
     if rows and rows[0]["noisy"] is not None:
         columns["noisy"] = [{"bytes": None, "path": row["noisy"]} for row in rows]
-    return as_dataset(columns)
+    return Rows(columns)
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mfdistill.errors import UserError
+from mfdistill.extras import remedy
 from mfdistill.reading import read_lines, read_rows, read_text
 from mfdistill.walk import AUDIO_SUFFIXES, files_below
 
@@ -208,7 +209,7 @@ def f5_symbols(text: str) -> Sequence[str]:
 def _syllables(characters: str) -> list[str]:
     if importlib.util.find_spec("pypinyin") is None:
         raise UserError(
-            f"text: has Chinese ({characters[:9]!r}), which needs the package pypinyin: pip install pypinyin"
+            f"text: has Chinese ({characters[:9]!r}), which needs the package pypinyin; {remedy('pypinyin')}"
         )
     from pypinyin import Style, lazy_pinyin  # type: ignore[import-not-found]
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from mfdistill.audio.io import audio_info, decode_audio, decoded_info, read_audio
 from mfdistill.data.bad_files import BadFiles
+from mfdistill.data.rows import Table
 from mfdistill.errors import UserError
 from mfdistill.plain import Plain
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 CACHE_BYTES = 2 * 2**30  # per column and process: nine hours of float32 at 16 kHz
 
@@ -26,7 +24,7 @@ class Waves:
     """
 
     def __init__(
-        self, table: Dataset, column: str, sample_rate: int, bad: BadFiles | None = None
+        self, table: Table, column: str, sample_rate: int, bad: BadFiles | None = None
     ) -> None:
         self.names: list[str] = [str(name) for name in table["name"]]
         self.sample_rate = sample_rate

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mfdistill.plain import Plain, Raw
+from mfdistill.plain import Batch, Raw
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mfdistill.tasks import Task
 
 
-def make_batch(task: Task, raw: Raw, device: torch.device | str) -> Plain:
+def make_batch(task: Task, raw: Raw, device: torch.device | str) -> Batch:
     """``task.batch`` of one micro-batch, with indices of its own where the data gives none (every
     random number is a function of them).
     """

@@ -1,4 +1,4 @@
-"""What a run tells: ``log.jsonl``, TensorBoard, and the terminal. Only the main process writes."""
+"""What a run tells: ``log.jsonl``, a tracker, and the terminal. Only the main process writes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from mfdistill.checkpoint import write_text
+from mfdistill.distill import trackers
 from mfdistill.errors import UserError
 from mfdistill.plain import Plain, Section
 from mfdistill.reading import disk_remedy, parse_json, read_lines, reason
@@ -82,13 +83,27 @@ class RunLog:
         out: the run's folder.
         steps: of the whole run.
         step: already done; later lines in an existing log are dropped.
-        active: whether this is the main process.
+        accelerator: says whether this is the main process, and gets the tracker.
+        log_with: which tracker (``trackers.chosen``). settings: told to it.
     """
 
-    def __init__(self, out: Path, steps: int, step: int, active: bool) -> None:
-        self.out, self.steps, self.start, self.active = out, steps, step, active
+    def __init__(
+        self,
+        out: Path,
+        steps: int,
+        step: int,
+        accelerator: Any,
+        log_with: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.out, self.steps, self.start, self.active = (
+            out,
+            steps,
+            step,
+            accelerator.is_main_process,
+        )
+        self._accelerator, self._log_with, self._settings = accelerator, log_with, settings or {}
         self._file: IO[str] | None = None
-        self._board: Any = None
         self._console: Any = None
         self._bar: Any = None
         self._task: Any = None
@@ -107,14 +122,12 @@ class RunLog:
                 f"{self.out / FILE}: cannot be written ({error}); name another folder"
             ) from error
         try:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(self.out / "tensorboard"), purge_step=self.start + 1)
-        except ImportError:
-            self.note(self.start, "tensorboard is not installed: curves are in log.jsonl only")
+            trackers.open_tracker(
+                self._accelerator, self._log_with, self.out, self.start, self._settings
+            )
         except OSError as error:
             self._file.close()
-            raise self._unwritable("tensorboard", error) from error
+            raise self._unwritable("the tracker's folder", error) from error
         if self._console.is_terminal:
             self._open_bar()
         return self
@@ -185,12 +198,13 @@ class RunLog:
                 **{name: value if math.isfinite(value) else None for name, value in values.items()},
             }
         )
-        if self._board is not None:
+        if self._accelerator.trackers:
             try:
-                for name, value in values.items():
-                    self._board.add_scalar(f"{kind}/{name}", value, step)
+                self._accelerator.log(
+                    {f"{kind}/{name}": value for name, value in values.items()}, step=step
+                )
             except OSError as error:
-                raise self._unwritable("tensorboard", error) from error
+                raise self._unwritable("the tracker's folder", error) from error
 
     def _line(self, values: Section) -> None:
         assert self._file is not None
@@ -219,13 +233,12 @@ class RunLog:
             # what a full disk did not take was told when it was written; closing writes it again
             with contextlib.suppress(OSError):
                 self._file.close()
-        if self._board is not None:
-            try:
-                self._board.close()
-            except OSError as late:
-                # what ended the run says more than curves that did not reach a full disk
-                if error is None:
-                    raise self._unwritable("tensorboard", late) from late
+        try:
+            trackers.close(self._accelerator)
+        except OSError as late:
+            # what ended the run says more than curves that did not reach a full disk
+            if error is None:
+                raise self._unwritable("the tracker's folder", late) from late
 
 
 def say(text: str) -> None:

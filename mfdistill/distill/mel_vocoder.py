@@ -16,6 +16,7 @@ from mfdistill.audio.griffin_lim import mel_griffin_lim
 from mfdistill.audio.speech_mel import SpeechMelConfig
 from mfdistill.distill.logs import say
 from mfdistill.errors import UserError
+from mfdistill.extras import remedy
 from mfdistill.plain import Plain, Section
 from mfdistill.reading import read_text
 from mfdistill.tasks.foreign import ForeignTask
@@ -73,7 +74,7 @@ def _why_not_vocos(mel: SpeechMelConfig) -> str | None:
     if (theirs := _difference(_DEFAULTS, mel)) is not None:
         return f"Vocos has {theirs}"
     if importlib.util.find_spec(VOCOS) is None:
-        return "for Vocos: pip install vocos"
+        return f"for Vocos: {remedy(VOCOS)}"
     return None
 
 
@@ -89,7 +90,7 @@ def open_vocos(name: str, mel: SpeechMelConfig, device: torch.device | str = "cp
         raise UserError(f"--vocoder {name}: is for {theirs}; take --vocoder {GRIFFIN_LIM}")
     if importlib.util.find_spec(VOCOS) is None:
         raise UserError(
-            f"--vocoder {name}: the package vocos is not installed: pip install vocos, or --vocoder {GRIFFIN_LIM}"
+            f"--vocoder {name}: the package vocos is not installed; {remedy(VOCOS)}, or --vocoder {GRIFFIN_LIM}"
         )
     config, weights = _from_hub() if name == VOCOS else (Path(name) / file for file in _FILES)
     if (theirs := _difference(_features(config), mel)) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,11 @@ from mfdistill.distill.ema import EMA
 from mfdistill.distill.logs import FILE, RunLog
 from mfdistill.distill.players import parameter_groups
 from mfdistill.distill.processes import blank, prepare, whole
-from mfdistill.distill.settings import TrainConfig, check, identity
+from mfdistill.distill.settings import TrainConfig, identity
+from mfdistill.distill.trackers import FOLDERS
 from mfdistill.errors import UserError
 from mfdistill.integrity import check_finite
+from mfdistill.networks.build import renamed
 from mfdistill.networks.predictor import with_predictor
 from mfdistill.parts import clean_parts
 from mfdistill.plain import Plain
@@ -72,22 +75,6 @@ class Run:
 PLAIN = ("step", "seconds", "skipped", "skipped_in_a_row", "best", "to_validate", "window")
 
 
-def check_run(config: TrainConfig, world: int) -> None:
-    """What can be told of a run before its model is made: its settings, and its folder.
-
-    Raises:
-        UserError: bad settings, or a folder that is in use by another run.
-    """
-    check(config, world)
-    out = Path(config.out)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file; --out needs a folder")
-    if not config.resume and out.is_dir() and any(out.iterdir()) and not config.overwrite:
-        raise UserError(
-            f"{out}: already holds files; --resume continues that run, --overwrite replaces it, or name another --out"
-        )
-
-
 def find_run(config: TrainConfig, model_config: Plain) -> state.Found | None:
     """The newest whole state of the run to continue, or None where one starts. Changes nothing, so
     every rank comes to the same answer.
@@ -109,6 +96,7 @@ def find_run(config: TrainConfig, model_config: Plain) -> state.Found | None:
     state.check_info(found.info, found.folder)
     before = found.info["identity"]
     now = json.loads(json.dumps(identity(config, model_config)))
+    before, now = _with_new_names(before), _with_new_names(now)
     if config.extend and config.steps >= before["training"]["steps"]:
         before = {**before, "training": {**before["training"], "steps": config.steps}}
         found.info["finished"] = found.info["step"] >= config.steps
@@ -121,12 +109,18 @@ def find_run(config: TrainConfig, model_config: Plain) -> state.Found | None:
     return found
 
 
+def _with_new_names(sections: Plain) -> Plain:
+    """Sections of ``config.json`` whose network's fields have today's names."""
+    network = sections.get("network")
+    if not isinstance(network, Mapping) or not network.get("config"):
+        return sections
+    return {**sections, "network": {**network, "config": renamed(network["config"])}}
+
+
 def how_begun(config: TrainConfig, found: state.Found | None) -> list[str]:
     """What a log says first of a run that is continued."""
-    if not config.resume:
-        return []
     if found is None:
-        return [f"{config.out}: nothing to resume, so this starts at step 0"]
+        return []
     step = found.info["step"]
     return [
         *(f"{text}; the state of step {step} is used instead" for text in found.damaged),
@@ -149,7 +143,7 @@ def prepare_folder(config: TrainConfig, found: state.Found | None) -> None:
         # here would orphan the model
         for name in ("model.safetensors", ADAPTER, ADAPTER_CONFIG, "config.json", FILE):
             (out / name).unlink(missing_ok=True)
-        for folder in (out / "best", out / "tensorboard", *state.folders(out)):
+        for folder in (out / "best", *(out / name for name in FOLDERS), *state.folders(out)):
             remove_folder(folder)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error}); name another --out") from error
@@ -187,7 +181,14 @@ def build_run(
         ema=EMA(objective.model, config.ema_decay),  # type: ignore[arg-type]
         names=names,
         replica=replica,
-        log=RunLog(out, config.steps, saved["step"] if saved else 0, accelerator.is_main_process),
+        log=RunLog(
+            out,
+            config.steps,
+            saved["step"] if saved else 0,
+            accelerator,
+            config.log_with,
+            {**model_config, "training": to_dict(config)},
+        ),
     )
     if saved is not None:
         folder = out / state.FOLDER

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
 
 from mfdistill.config import to_dict
+from mfdistill.distill.trackers import chosen
 from mfdistill.errors import UserError
 from mfdistill.plain import Plain
 
@@ -19,7 +23,7 @@ FREE_DATA = ("on_bad_file", "bad_share")
 FREE = (
     *("out", "resume", "overwrite", "time_limit_hours", "num_workers", "accumulation"),
     *("valid_every", "valid_epochs", "save_every", "keep_states", "log_every", "max_skipped"),
-    "sharded",
+    *("sharded", "log_with"),
     "extend",
 )
 
@@ -42,8 +46,10 @@ class TrainConfig:
     """Highest learning rate."""
     lr_end: float = 0.0
     """Learning rate of the last step, as a fraction of the highest."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """After the warm-up."""
+    schedule: Annotated[
+        Literal["cosine", "constant"], tyro.conf.arg(name="lr-schedule", prefix_name=False)
+    ] = "cosine"
+    """Of the learning rate, after the warm-up."""
     warmup: int = 200
     """Steps over which the learning rate rises from 0."""
     weight_decay: float = 0.01
@@ -68,6 +74,10 @@ class TrainConfig:
     """Last saves that can be resumed from; where the newest is damaged, the one before is used."""
     log_every: int = 50
     """Steps between log lines."""
+    log_with: Literal["tensorboard", "wandb", "trackio", "none"] | None = None
+    """Where curves, settings and, at validation, sounds and spectrograms go beside log.jsonl; by
+    default tensorboard where it is installed.
+    """
     num_workers: int = 1
     """Threads that prepare data ahead, per process; 0 is none."""
     best_metric: str | None = None
@@ -116,6 +126,10 @@ def in_steps(config: TrainConfig, dataset: object) -> TrainConfig:
     )
 
 
+# what an option may ask of a machine
+_MOST = {"batch_size": 65536, "accumulation": 65536, "num_workers": 256, "keep_states": 1000}
+
+
 def check(config: TrainConfig, world: int) -> None:
     """Raise ``UserError`` for a value that cannot be trained with on ``world`` processes."""
     for name in ("steps", "batch_size", "accumulation", "keep_states", "log_every", "max_skipped"):
@@ -133,6 +147,9 @@ def check(config: TrainConfig, world: int) -> None:
     ):
         if not getattr(config, name) >= 0:
             raise UserError(f"--{_flag(name)} {getattr(config, name)}: must not be negative")
+    for name, most in _MOST.items():
+        if getattr(config, name) > most:
+            raise UserError(f"--{_flag(name)} {getattr(config, name)}: must be at most {most}")
     if not config.lr > 0:
         raise UserError(f"--lr {config.lr}: must be positive")
     if not 0 <= config.ema_decay < 1:
@@ -148,6 +165,23 @@ def check(config: TrainConfig, world: int) -> None:
         raise UserError(
             f"--batch-size {config.batch_size}: cannot be shared out to {world} processes x {config.accumulation} micro-batches; "
             f"use a multiple of {parts}"
+        )
+
+
+def check_run(config: TrainConfig, world: int) -> None:
+    """What can be told of a run before its model is made: its settings, and its folder.
+
+    Raises:
+        UserError: bad settings, or a folder that is in use by another run.
+    """
+    check(config, world)
+    chosen(config.log_with)
+    out = Path(config.out)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file; --out needs a folder")
+    if not config.resume and out.is_dir() and any(out.iterdir()) and not config.overwrite:
+        raise UserError(
+            f"{out}: already holds files; --resume continues that run, --overwrite replaces it, or name another --out"
         )
 
 

@@ -15,6 +15,7 @@ from mfdistill.data.texts import prepared
 from mfdistill.distill.batch import make_batch
 from mfdistill.distill.inference import endpoint, generate
 from mfdistill.distill.objectives.base import reduce, squared_error, teacher_velocity
+from mfdistill.distill.trackers import listener
 from mfdistill.flow import noise, solve
 from mfdistill.metrics import Workers, named, score_utterances, summarise
 from mfdistill.metrics.score import Utterance, named_pair
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 System = Callable[[Tensor, int], Tensor]
 """``(degraded (s,), utterance number) -> restored (s,)``"""
 Keep = Callable[[str, np.ndarray], None]
-Measure = Callable[[nn.Module, "Accelerator"], dict[str, float]]
+Measure = Callable[[nn.Module, int, "Accelerator"], dict[str, float]]
 REFERENCE_STEPS = 16  # midpoint: 32 evaluations
 
 
@@ -106,11 +107,11 @@ def make_validate(
     if task.needs_text:
         checks = [{**raw, "text": prepared(raw["text"], task.config)} for raw in checks]
     teacher: Field | None = objective.__dict__.get("teacher")
-    measures: list[Measure] = [lambda model, accelerator: _loss(objective, task, checks, accelerator)]  # fmt: skip
+    measures: list[Measure] = [lambda model, step, accelerator: _loss(objective, task, checks, accelerator)]  # fmt: skip
     if task.rows == "utterances" and teacher is not None:
         measures.append(_distance(teacher, task, checks, nfe, seed))
 
-    def heard(model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
+    def heard(model: nn.Module, step: int, accelerator: Accelerator) -> dict[str, float]:
         values: dict[str, float] = {}
         run = endpoint(role, model, task)
         for number in nfe if role != "regression" else (None,):
@@ -119,7 +120,13 @@ def make_validate(
                 return generate(task, run, utterances[index], wave.device, steps, seed, index)
 
             rows = score_system(
-                system, utterances, metrics, task.sample_rate, accelerator, task=task
+                system,
+                utterances,
+                metrics,
+                task.sample_rate,
+                accelerator,
+                keep=listener(accelerator, f"restored_{number or 1}", task.sample_rate, step),
+                task=task,
             )
             summary = summarise(rows)
             values |= {
@@ -134,15 +141,17 @@ def make_validate(
     def validate(model: nn.Module, step: int, accelerator: Accelerator) -> dict[str, float]:
         values: dict[str, float] = {}
         for measure in measures:
-            values |= measure(model, accelerator)
+            values |= measure(model, step, accelerator)
         return values
 
     return validate
 
 
-def _batches(task: Task, checks: Sequence[Raw], accelerator: Accelerator) -> Iterator[Plain]:
+def _batches(task: Task, checks: Sequence[Raw], accelerator: Accelerator) -> Iterator[Batch]:
     for raw in checks:
-        yield make_batch(task, raw, accelerator.device) | {"progress": 1.0, "loss_count": None}
+        batch = make_batch(task, raw, accelerator.device)
+        batch["progress"], batch["loss_count"] = 1.0, None
+        yield batch
 
 
 def _loss(
@@ -177,7 +186,7 @@ def _distance(
             f"teacher_error_{n}": _square(solve(velocity, z_0, n, "euler"), z_1, batch) for n in nfe
         }
 
-    def measure(model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
+    def measure(model: nn.Module, step: int, accelerator: Accelerator) -> dict[str, float]:
         sums: dict[str, float] = {}
         run = endpoint("student", model, task)
         for number, batch in enumerate(_batches(task, checks, accelerator)):
@@ -196,5 +205,4 @@ def _distance(
 
 
 def _square(estimate: Tensor, reference: Tensor, batch: Batch) -> float:
-    error = squared_error(estimate, reference, batch["loss_mask"])
-    return float(reduce(error, {**batch, "loss_count": None}))
+    return float(reduce(squared_error(estimate, reference, batch.get("loss_mask")), batch))

@@ -3,7 +3,7 @@ first used.
 """
 
 from mfdistill.metrics.base import TOLERANCE_S, Column, Metric, Undefined
-from mfdistill.metrics.catalog import METRICS, column_of, direction, named, unit
+from mfdistill.metrics.catalog import METRICS, column_of, direction, named, present, unit
 from mfdistill.metrics.perceptual import pesq_mode
 from mfdistill.metrics.rtf import measure_rtf
 from mfdistill.metrics.score import score_utterances, scoring_pool
@@ -32,6 +32,7 @@ __all__ = [
     "paired_difference",
     "pesq_mode",
     "plain",
+    "present",
     "score_utterances",
     "scoring_pool",
     "summarise",

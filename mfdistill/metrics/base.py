@@ -5,7 +5,6 @@ with all that tables, figures and searches want to know of them.
 from __future__ import annotations
 
 import contextlib
-import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -15,15 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mfdistill.errors import UserError
+from mfdistill.extras import missing, needed
 
 Wave = NDArray[np.floating]
 
 # framing and resampling shift the end by a frame or two; more than this is another recording
 TOLERANCE_S = 0.05
-
-# importable name -> what pip installs to get it; webrtcvad imports pkg_resources, which setuptools
-# 81 dropped
-_PIP = {"pkg_resources": "setuptools<81", "whisper": "openai-whisper"}
 
 
 class Undefined(ValueError):
@@ -91,20 +87,12 @@ def load_package(module: str, metric: str) -> ModuleType:
         UserError: it, or something that it imports, is not installed; the message has the ``pip
             install`` line.
     """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(missing_package(metric, (error.name or module).split(".")[0])) from error
+    return needed(module, f"metric {metric}")
 
 
 def missing_package(metric: str, module: str) -> str:
     """The one-line message for a package that is not installed."""
-    return f"metric {metric}: the package '{module}' is not installed; pip install '{distribution(module)}'"
-
-
-def distribution(module: str) -> str:
-    """What pip calls the package of an importable ``module``."""
-    return _PIP.get(module, module)
+    return missing(module, f"metric {metric}")
 
 
 def resampled(wave: Wave, source_rate: int, target_rate: int) -> Wave:

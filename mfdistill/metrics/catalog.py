@@ -50,6 +50,16 @@ def named(names: Iterable[str]) -> list[Metric]:
     return found
 
 
+def present(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """``names`` of known metrics in two parts: those whose packages are installed, and the rest."""
+    rest = tuple(
+        name
+        for name in names
+        if any(importlib.util.find_spec(module) is None for module in METRICS[name].modules)
+    )
+    return tuple(name for name in names if name not in rest), rest
+
+
 def column_of(name: str) -> Column | None:
     """The column ``name`` of whichever metric has it; None for what is no metric's (NFE, say)."""
     return next(

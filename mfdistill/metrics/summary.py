@@ -12,6 +12,7 @@ from mfdistill.errors import UserError
 from mfdistill.metrics.base import Metric, Wave
 from mfdistill.metrics.catalog import METRICS
 from mfdistill.metrics.score import EVIDENCE
+from mfdistill.metrics.student_t import t_quantile
 from mfdistill.plain import Plain, Row
 
 REPLICATES = 200
@@ -159,10 +160,8 @@ def mean_ci95(values: Sequence[float] | Wave) -> tuple[float, float, int]:
     count = len(kept)
     if count < 2:
         return (float(kept[0]) if count else math.nan), math.nan, count
-    from scipy.stats import t
-
     return (
         float(kept.mean()),
-        float(t.ppf(0.975, count - 1) * kept.std(ddof=1) / math.sqrt(count)),
+        float(t_quantile(0.975, count - 1) * kept.std(ddof=1) / math.sqrt(count)),
         count,
     )

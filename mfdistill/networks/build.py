@@ -24,7 +24,11 @@ from mfdistill.networks.frames_config import FramesConfig
 from mfdistill.networks.mel_unet import MelUNet
 from mfdistill.networks.mel_unet_config import MelUNetConfig
 from mfdistill.networks.ncsnpp import NCSNpp
-from mfdistill.plain import Section
+from mfdistill.networks.voxcpm import VoxCPMNetwork
+from mfdistill.networks.voxcpm_config import VoxCPMConfig
+from mfdistill.networks.zipvoice import ZipVoiceNetwork
+from mfdistill.networks.zipvoice_config import ZipVoiceConfig
+from mfdistill.plain import Plain, Section
 from mfdistill.reading import reason
 
 # the keys are what config.json says, after the system that each was first read from
@@ -42,7 +46,14 @@ NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
     "frames": (FramesConfig, FramesNet),
     "f5": (F5Config, F5Network),
     "f5_unett": (F5UNetTConfig, F5Network),
+    "voxcpm": (VoxCPMConfig, VoxCPMNetwork),
+    "zipvoice": (ZipVoiceConfig, ZipVoiceNetwork),
 }
+
+
+def renamed(config: Section) -> Plain:
+    """A network's section of an older folder with today's names of fields."""
+    return {_RENAMED.get(key, key): value for key, value in config.items()}
 
 
 def network_name(config: object) -> str:
@@ -62,7 +73,7 @@ def build_network(name: str, config: Section | Any) -> nn.Module:
         )
     config_class, network_class = NETWORKS[name]
     if isinstance(config, Mapping):
-        config = {_RENAMED.get(key, key): value for key, value in config.items()}
+        config = renamed(config)
     sizes = (
         config
         if isinstance(config, config_class)

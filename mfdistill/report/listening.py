@@ -100,19 +100,23 @@ def spectra(waves: Mapping[str, np.ndarray], sample_rate: int) -> dict[str, np.n
     }
 
 
-def spectrogram(levels: np.ndarray) -> str:
-    """``data:`` address of a picture of ``levels`` (frequencies, frames) in dB, low frequencies at
-    the bottom, one colour scale for all.
+def picture(levels: np.ndarray) -> np.ndarray:
+    """Colours (frequencies from high to low, frames, 3) of ``levels`` (frequencies, frames) in
+    dB, one scale for all.
     """
     import numpy as np
     from matplotlib import colormaps
-    from PIL import Image
 
     pixels = colormaps["magma"](np.clip(1 - levels / _FLOOR_DB, 0, 1)[::-1], bytes=True)
+    return np.ascontiguousarray(pixels[..., :3])
+
+
+def spectrogram(levels: np.ndarray) -> str:
+    """``data:`` address of the `picture` of ``levels``, low frequencies at the bottom."""
+    from PIL import Image
+
     width = min(_WIDEST, max(1, levels.shape[1]))
-    image = Image.fromarray(np.ascontiguousarray(pixels[..., :3])).resize(
-        (width, _HEIGHT), Image.Resampling.BOX
-    )
+    image = Image.fromarray(picture(levels)).resize((width, _HEIGHT), Image.Resampling.BOX)
     out = io.BytesIO()
     image.save(out, format="WEBP", quality=70, method=4)
     return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()

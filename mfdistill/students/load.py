@@ -79,6 +79,7 @@ def _student(opened: Opened, place: Path) -> Student:
         config["network"],
         config["parent"],
         opened.interval,
+        opened.guidance_input,
     )
     embedding = network.get_submodule(name)
     if opened.mixer is not None and isinstance(embedding, IntervalEmbedding):

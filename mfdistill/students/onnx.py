@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mfdistill.audio.framing import latency
 from mfdistill.errors import UserError
+from mfdistill.extras import needed
 from mfdistill.networks.int8 import has_int8
 from mfdistill.students.step import StreamStep, frozen_copy
 
@@ -33,12 +34,7 @@ def onnx_bytes(step: StreamStep) -> bytes:
         UserError: the package ``onnx`` is missing, the step uses Fourier transforms that a graph
             does not have, or layers in eight bits.
     """
-    try:
-        import onnx
-    except ImportError as error:
-        raise UserError(
-            "ONNX export: needs the package onnx; install it with: pip install onnx"
-        ) from error
+    onnx = needed("onnx", "ONNX export")
     if step.dft is None:
         raise UserError("ONNX export: the step must be made with matrix=True")
     if has_int8(step):
@@ -94,11 +90,11 @@ class OnnxStep:
     *state]`` of arrays.
 
     Raises:
-        UserError: no such file, or not such a graph.
+        UserError: no such file, or not such a graph; onnxruntime is not installed.
     """
 
     def __init__(self, model: bytes | str | Path, threads: int = 1):
-        import onnxruntime
+        onnxruntime = needed("onnxruntime", "--runner onnx")
         from onnxruntime.capi import onnxruntime_pybind11_state as errors  # type: ignore[attr-defined]
 
         options = onnxruntime.SessionOptions()

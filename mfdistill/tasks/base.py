@@ -15,7 +15,7 @@ from torch import Tensor
 from mfdistill.audio.features import inverse_features, padded_length, stft_features
 from mfdistill.errors import UserError
 from mfdistill.flow import GaussianPath, noise, noise_like
-from mfdistill.plain import Item, Plain, Raw
+from mfdistill.plain import Batch, Item, Plain, Raw
 from mfdistill.tasks.config import Degradation, TaskConfig
 
 
@@ -139,7 +139,7 @@ class Task:
     def vocoder_name(self) -> str | None:
         return None
 
-    def batch(self, raw: Raw, device: torch.device | str) -> Plain:
+    def batch(self, raw: Raw, device: torch.device | str) -> Batch:
         """What an objective takes, from a raw micro-batch of its data, on ``device`` in fp32:
         "z_1", "cond", "loss_mask" (or None) and "index" (``distill.objectives.base``).
         """
@@ -253,7 +253,7 @@ class Restoration(Task):
         return other
 
     @torch.no_grad()
-    def batch(self, raw: Raw, device: torch.device | str) -> Plain:
+    def batch(self, raw: Raw, device: torch.device | str) -> Batch:
         """From ``{"clean": (b, s), "degraded": (b, s), "index": (b,)}`` and perhaps "loss_mask" (b,
         1, 1, n). "gain" (b, 1) is the level normalisation, which ``waveform(z_1, length) / gain``
         undoes.

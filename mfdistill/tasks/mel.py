@@ -35,7 +35,7 @@ from mfdistill.audio.units import (
 )
 from mfdistill.config import check_ranges
 from mfdistill.errors import UserError
-from mfdistill.plain import Plain, Raw
+from mfdistill.plain import Batch, Raw
 from mfdistill.tasks.base import Compared, Restoration
 from mfdistill.tasks.config import TaskConfig
 
@@ -205,7 +205,7 @@ class MelTask(Restoration):
             wave, self.config.stft, frames(self._length(len(wave)), self.config.stft)
         )
 
-    def batch(self, raw: Raw, device: torch.device | str) -> Plain:
+    def batch(self, raw: Raw, device: torch.device | str) -> Batch:
         """What an objective takes, from the samples of ``data.speech.SpeechSet`` or from plain
         crops (as ``distill.batch.make_batch``).
         """

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mfdistill.errors import UserError
 from mfdistill.flow import CHANNEL_STD
-from mfdistill.plain import Plain, Raw
+from mfdistill.plain import Batch, Raw
 from mfdistill.tasks.base import Task
 
 
@@ -64,13 +64,14 @@ class OwnTask(Task):
         self.sample_rate = 0
         self.path = NormalPath(self.config.std)
 
-    def batch(self, raw: Raw, device: torch.device | str) -> Plain:
+    def batch(self, raw: Raw, device: torch.device | str) -> Batch:
         cond = {key: value.to(device) for key, value in (raw.get("cond") or {}).items()}
-        rest = {
-            key: None if raw.get(key) is None else torch.as_tensor(raw[key]).to(device)
-            for key in ("index", "loss_mask")
-        }
-        return {"z_1": raw["z_1"].to(device), "cond": cond, **rest}
+        batch: Batch = {"z_1": raw["z_1"].to(device), "cond": cond}  # pyright: ignore[reportAssignmentType]
+        if raw.get("index") is not None:
+            batch["index"] = torch.as_tensor(raw["index"]).to(device)
+        mask = raw.get("loss_mask")
+        batch["loss_mask"] = None if mask is None else torch.as_tensor(mask).to(device)
+        return batch
 
     def prior_like(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """A draw of ``z_0`` in the shape, dtype and on the device of ``z``."""

@@ -34,6 +34,18 @@ TASKS: dict[str, tuple[type[Restoration], Callable[[StftConfig], TaskConfig]]] =
 preset of its numbers."""
 FRAMINGS = {"32/16": (32, 16), "16/8": (16, 8), "40/20": (40, 20)}
 """Window and hop in milliseconds."""
+LOWEST_RATE, HIGHEST_RATE = 8000, 48000
+_MULTIPLE = 64
+"""Windows are whole multiples of so many samples, which every network's strides divide."""
+
+
+def framed(sample_rate: int, framing: str) -> tuple[int, int]:
+    """Window and hop in samples, the nearest to a framing of ``FRAMINGS``: exact at 8, 16, 24 and
+    48 kHz, 31.9/16.0 ms in place of 32/16 at 44.1 kHz.
+    """
+    window_ms, hop_ms = FRAMINGS[framing]
+    n_fft = _MULTIPLE * round(sample_rate * window_ms / (1000 * _MULTIPLE))
+    return n_fft, round(n_fft * hop_ms / window_ms)
 
 
 def read_task_config(section: Section, where: str) -> TaskConfig:
@@ -74,7 +86,7 @@ def predicted(config: TaskConfig) -> TaskConfig:
 def default_task(
     name: str, sample_rate: int = 16000, causal: bool = False, framing: str | None = None
 ) -> TaskConfig:
-    """The preset of a task at 8 or 16 kHz.
+    """The preset of a task at any rate from 8 to 48 kHz.
 
     Args:
         causal: frames end at their newest sample, for streams, and the level and spread are those
@@ -82,11 +94,11 @@ def default_task(
         framing: one of ``FRAMINGS``; None is the task's own.
 
     Raises:
-        UserError: no such task or framing, or a sample rate without a preset.
+        UserError: no such task or framing, or a sample rate below or above those.
     """
-    if sample_rate not in (8000, 16000):
+    if not LOWEST_RATE <= sample_rate <= HIGHEST_RATE:
         raise UserError(
-            f"sample_rate {sample_rate}: presets exist for 8000 and 16000; resample or give the task's stft yourself"
+            f"--sample-rate {sample_rate}: must lie between {LOWEST_RATE} and {HIGHEST_RATE} Hz"
         )
     if name not in TASKS:
         raise UserError(f"task '{name}' is unknown; this version has: {', '.join(TASKS)}")
@@ -96,5 +108,5 @@ def default_task(
         raise UserError(
             f"framing {framing!r}: presets exist for {', '.join(FRAMINGS)} ms; give n_fft and hop for another"
         )
-    n_fft, hop = (sample_rate * ms // 1000 for ms in FRAMINGS[framing])
+    n_fft, hop = framed(sample_rate, framing)
     return preset(StftConfig(sample_rate=sample_rate, n_fft=n_fft, hop=hop, causal=causal))

@@ -37,11 +37,20 @@ class Vocode(Restoration):
         return self.waveform(self.condition(clean * gain)["y"], clean.shape[-1]) / gain
 
 
+def bands(stft: StftConfig) -> int:
+    """Mel bands: 80 up to 16 kHz, as many as vocoders of 24 kHz (Vocos, BigVGAN: 100) and of 44.1
+    and 48 kHz (BigVGAN: 128) have, and 40 for windows of few bins.
+    """
+    if stft.bins < 128:
+        return 40
+    return 80 if stft.sample_rate <= 16000 else 100 if stft.sample_rate <= 24000 else 128
+
+
 def vocode_preset(stft: StftConfig) -> TaskConfig:
     """Causal: Stream.FM's flat spread around the zero-phase Mel features. Otherwise a spread that
     follows their magnitude, around zero.
     """
-    stft, n_mels = replace(stft, window="hann"), 80 if stft.bins >= 128 else 40
+    stft, n_mels = replace(stft, window="hann"), bands(stft)
     if stft.causal:
         return TaskConfig(
             "vocode", stft, sigma_0=0.25, prior_mean="y", prior_shape="flat", n_mels=n_mels
