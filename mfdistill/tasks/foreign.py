@@ -265,7 +265,7 @@ class ForeignTask(Task):
 
     def at_temperature(self, temperature: float) -> ForeignTask:
         config = replace(self.config, temperature=temperature, fixed_noise=False)
-        return ForeignTask(config, self.kind)
+        return type(self)(config, self.kind)
 
     def frames(self, samples: int) -> int:
         """Of the Mel spectrogram of so many samples."""
