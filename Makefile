@@ -2,6 +2,7 @@
 # make test: ruff, pyright and every test. Both make .venv first, from the versions and hashes in requirements/
 # (Python 3.11 or newer; webrtcvad and pesq are built from source, which needs a C compiler).
 # make lock: the newest versions that fit, into requirements/; make lock LOCK_FLAGS= keeps what fits still.
+# make docs: the site, into site/; warnings are errors.
 # make newest, make oldest: the tests on the newest and the oldest torch that pyproject.toml allows.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -16,7 +17,7 @@ LOCKS = requirements/build.txt requirements/lock.txt
 UV = .venv-uv/bin/uv
 COMPILE = $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' $(LOCK_FLAGS)
 
-.PHONY: demo test setup lock newest oldest clean
+.PHONY: demo test docs setup lock newest oldest clean
 
 demo: setup
 	$(BIN)/mfdistill demo
@@ -26,6 +27,9 @@ test: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+docs: setup
+	$(BIN)/mkdocs build --strict
 
 setup: $(STAMP)
 
@@ -61,4 +65,4 @@ oldest: $(UV)
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest $(PYTEST_FLAGS)
 
 clean:
-	rm -rf runs build .pytest_cache .ruff_cache
+	rm -rf runs build site .pytest_cache .ruff_cache

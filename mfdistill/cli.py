@@ -11,9 +11,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from mfdistill.errors import UserError
+from mfdistill.errors import ToldElsewhere, UserError
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 _NAMES = (
@@ -36,20 +36,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.INFO if _rank() == 0 and not sys.stderr.isatty() else logging.NOTSET
     )
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words[:1] == ["demo"] and not {"-h", "--help", "--help-all", "--quiet"} & set(words):
-        # before anything is imported, which takes seconds on a busy machine
-        sys.stderr.write("mfdistill demo: getting ready\n")
-        sys.stderr.flush()
-    from mfdistill import peers
-    from mfdistill.commands.early import check_early
-    from mfdistill.commands.output import check_output, take
-    from mfdistill.commands.parsing import ALIASES, parse
-    from mfdistill.distill.interrupt import Interrupted
+    with _signs_of_life(words):
+        from mfdistill import peers
+        from mfdistill.commands.early import check_early
+        from mfdistill.commands.output import check_output, take
+        from mfdistill.commands.parsing import ALIASES, parse
+        from mfdistill.distill.interrupt import Interrupted
 
     words, output = take(words)
     name = ALIASES.get(words[0], words[0]) if words else ""
     try:
-        command = parse(words)
+        with _signs_of_life(words):
+            command = parse(words)
         check_output(output, command)
         check_early(command)
         with output.applied():
@@ -68,13 +66,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         text = _line(error)
         if text is not None:
-            code = _tell(f"error: {text}", 2)
+            told = isinstance(error, ToldElsewhere)
+            code = 2 if told else _tell(f"error: {text}", 2)
             output.tell(name, error=text)
             peers.farewell(failed=True)
             return code
         peers.end_with_others()  # what a process finds that exchanges with one that died
         peers.farewell(failed=True)
         raise
+
+
+@contextlib.contextmanager
+def _signs_of_life(words: Sequence[str]) -> Iterator[None]:
+    """A demo's lines before anything is imported, which takes seconds on a busy machine."""
+    if list(words[:1]) != ["demo"] or {"-h", "--help", "--help-all", "--quiet"} & set(words):
+        yield
+        return
+    from mfdistill.commands.heartbeat import heartbeat
+
+    text = "mfdistill demo: getting ready"
+    if "mfdistill.commands.parsing" not in sys.modules:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+    with heartbeat(lambda: text + " ...", every_s=5.0):
+        yield
 
 
 def _line(error: Exception) -> str | None:

@@ -36,7 +36,7 @@ def test_a_line_wherever_nothing_was_said(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize(
     "teacher_s, student_s, batch, least",
-    [(0.1, 0.2, 8, 300), (0.5, 1.5, 2, 300), (30.0, 1e6, 2, 300)],
+    [(0.1, 0.2, 8, 300), (0.5, 1.5, 2, 300), (1.0, 7.0, 1, 300), (30.0, 1e6, 1, 300)],
 )
 def test_the_student_gets_its_updates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, teacher_s: float, student_s: float, batch: int, least: int
@@ -63,3 +63,10 @@ def test_the_student_gets_its_updates(
     assert made["limit_s"]["student"] + elapsed_s + plan.AFTER_S <= 60 * command.minutes + 1e-6
     # asked again, the same: a stopped demo goes on as it began
     assert plan.plan_student(command, plan.make_plan(command), 0.0) == made
+
+
+def test_less_is_searched_where_time_is_short(tmp_path: Path) -> None:
+    command, made = Demo(out=str(tmp_path)), {"after_s": 90.0}
+    assert [plan.depth(command, made, 540.0 - left) for left in (90, 73, 71, 37, 35, -60)] == [
+        *(2, 2, 1, 1, 0, 0)
+    ]

@@ -67,14 +67,14 @@ def run(command: Demo) -> list[Plain]:
         f"{command.minutes:g} minutes in all, into {command.out}"
     )
     quiet = os.environ.get("RANK", "0") != "0"
-    with contextlib.nullcontext() if quiet else heartbeat(alive):
+    with contextlib.nullcontext() if quiet else heartbeat(alive, every_s=5.0):
         return _chain(command, tell, began)
 
 
 def _chain(command: Demo, tell: Callable[[str], None], began: float) -> list[Plain]:
     from mfdistill.commands import evaluate, os3_search, student_distill, teacher_train
     from mfdistill.commands.pages import FILE, write_report
-    from mfdistill.commands.plan import AFTER_S, BATCH, BEFORE_S, make_plan, plan_student
+    from mfdistill.commands.plan import AFTER_S, BATCH, BEFORE_S, depth, make_plan, plan_student
     from mfdistill.errors import UserError
 
     least = (BEFORE_S + AFTER_S) / 60
@@ -114,31 +114,34 @@ def _chain(command: Demo, tell: Callable[[str], None], began: float) -> list[Pla
     student_distill.run(
         StudentDistill(
             teacher=teacher,
-            data=data,
+            data=replace(data, crop_s=data.crop_s * plan["part"]),
             training=training(student, steps, 1e-3, batch, plan["limit_s"]["student"]),
             valid=replace(valid, valid_nfe=(1, 2)),
             integral=IntegralConfig(interval=IntervalConfig(p_full=0.3, p_equal=0.1)),
         )
     )
-    late = time.monotonic() - began > 60 * command.minutes - AFTER_S / 2
+    level = depth(command, plan, time.monotonic() - began)
     tell("3 of 4, where two steps belong (O3S)")
     os3_search.run(
         OS3Search(
             student=student,
             data=data,
             search=SearchConfig(
-                nfe=2, metric="pesq", limit=4 if late else 6, iterations=2 if late else 4
+                nfe=2, metric="pesq", limit=(2, 4, 6)[level], iterations=(1, 2, 4)[level]
             ),
         )
     )
     tell("4 of 4, evaluation")
     results = out / "evaluation"
+    level = min(level, depth(command, plan, time.monotonic() - began + plan["after_s"] * 0.4))
     rows = evaluate.run(
         Evaluate(
             student=student,
             teacher=teacher,
             out=str(results),
-            limit=4 if late else 8,
+            limit=(2, 4, 8)[level],
+            teacher_nfe=((1, 10), (1, 5, 10), (1, 2, 5, 10, 20))[level],
+            student_nfe=(1, 2) if level < 2 else (1, 2, 3),
             audio=2,
             data=data,
             metrics=("pesq", "estoi", "lsd", "spksim"),

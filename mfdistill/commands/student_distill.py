@@ -247,7 +247,7 @@ def check_speech(command: StudentDistill, system: System, sizes: Section) -> Non
         Path(command.data.source),
         options.transcripts,
         options.features,
-        not options.data_free,
+        not options.data_free and (system.mel is None or system.mel.recordings),
         texts,
     )
 

@@ -82,7 +82,8 @@ def _utterances(
         raise UserError(
             f"--data: needed for {task.config.name}: a folder of speech with texts or tokens (layout: docs/foreign-tts.md)"
         )
-    return TTSSet(config.source, tts or TTSOptions(), task, seed, split)
+    bad = config if split == "train" else None  # held-out ones are never left out
+    return TTSSet(config.source, tts or TTSOptions(), task, seed, split, bad)
 
 
 def _spoken(
