@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -106,15 +106,15 @@ class ForeignTaskConfig:
             raise UserError(f"task mel_std: {self.mel_std} must be above 0")
 
 
+@dataclass(frozen=True)
 class MelPath:
     """``z_0`` normal noise of standard deviation ``temperature``, ``z_1`` the Mel spectrogram; both
     0 on padded frames, as in the samplers.
     """
 
-    sigma_0 = 1.0
-
-    def __init__(self, temperature: float = 1.0, fixed: bool = False):
-        self.temperature, self.fixed = temperature, fixed
+    temperature: float = 1.0
+    fixed: bool = False
+    sigma_0: ClassVar[float] = 1.0
 
     def end_points(
         self, x: Tensor, cond: Mapping[str, Tensor], eps: Tensor
@@ -215,6 +215,7 @@ class ForeignTask(Task):
     path: MelPath
     about = "text-to-speech flow (what is said and a prompt in, log-Mel spectrogram out)"
     rows = "utterances"
+    finishing = {"mel": 1.0}
 
     def __init__(self, config: ForeignTaskConfig, kind: MelKind):
         self.config, self.kind = config, kind
@@ -261,6 +262,10 @@ class ForeignTask(Task):
         frames of it being the prompt's: those frames, and zeros after them.
         """
         return x * (torch.arange(x.shape[2], device=x.device) < prompt[:, None])[:, None]
+
+    def at_temperature(self, temperature: float) -> ForeignTask:
+        config = replace(self.config, temperature=temperature, fixed_noise=False)
+        return type(self)(config, self.kind)
 
     def frames(self, samples: int) -> int:
         """Of the Mel spectrogram of so many samples."""
