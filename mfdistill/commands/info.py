@@ -168,11 +168,12 @@ def describe_file(place: Path, sizes: Section | None) -> dict[str, str]:
         "parameters": f"{front + sum(p.numel() for p in network.parameters()):,}",
     }
     if times := config.get("schedule"):
-        told = " (the usual one; the file holds none)" if mel is not None else ""
-        facts[f"schedule, {len(times) - 1} NFE"] = " ".join(f"{t:.4g}" for t in times) + told
+        usual = " (the usual one; the file holds none)" if mel is not None else ""
+        facts[f"schedule, {len(times) - 1} NFE"] = " ".join(f"{t:.4g}" for t in times) + usual
     if mel is None:
         return facts
-    guidance = "none: part of what it learnt"
+    told = config.get("guidance_input")
+    guidance = "none: part of what it learnt" if told is None else f"an input, up to {told:g}"
     if role != "student":
         none = SYSTEMS[kind].guidance is None
         own = f"strength {strength:g}, changed by --guidance.strength"

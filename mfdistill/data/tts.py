@@ -61,8 +61,8 @@ class TTSSet:
             Path(source),
             options.transcripts,
             options.features,
-            not options.data_free,
-            task.frames_first,
+            task.kind.recordings and not options.data_free,
+            task.kind.reads == "text",
         )
         rows = rows[: options.max_files]
         if len(rows) > 1:
@@ -204,12 +204,14 @@ class TTSSet:
             "frames": n,
             **(self._features(item) if item.features is not None else {}),
         }
-        out["clean"] = (
-            torch.zeros(0) if item.audio is None or options.data_free else self._wave(item)
-        )
+        heard = self.task.kind.recordings and not options.data_free
+        out["clean"] = self._wave(item) if item.audio is not None and heard else torch.zeros(0)
         rng, counts = generator(self.seed, index), torch.zeros(n, dtype=torch.bool)
-        if self.vocabulary is not None:
-            out["text"] = torch.tensor(self.vocabulary.encode(item.text or ""))
+        if self.task.frames_first:
+            if self.vocabulary is not None:
+                out["text"] = torch.tensor(self.vocabulary.encode(item.text or ""))
+            else:
+                out["text"] = out.pop("tokens").long()
             size = n if options.data_free else max(1, round(rng.uniform(*options.span) * n))
             start = int(rng.integers(0, n - size + 1))
             counts[start : start + size] = True
@@ -225,9 +227,11 @@ class TTSSet:
         frames: list[int] = []
         if row.features is not None:
             features = self._features(row)
-            frames += [self.ratio * len(features["tokens"])] if "tokens" in features else []
-            frames += [features[name].shape[1] for name in ("mu", "mel") if name in features]
-        if row.audio is not None and not self.options.data_free:
+            spread = "tokens" in features and not self.task.frames_first
+            frames += [self.ratio * len(features["tokens"])] if spread else []
+            each = {"mu": self.task.config.frames_per_mu, "mel": 1}
+            frames += [n * features[name].shape[1] for name, n in each.items() if name in features]
+        if row.audio is not None and self.task.kind.recordings and not self.options.data_free:
             info = audio_info(row.audio)
             frames.append(
                 self.task.frames(
@@ -235,12 +239,15 @@ class TTSSet:
                 )
             )
         if not frames:
-            assert row.text is not None
+            symbols = len(row.text or "")
+            if self.vocabulary is None and row.features is not None:
+                symbols = len(self._features(row)["tokens"])
             frames.append(
-                round(len(row.text) / self.options.chars_per_s * self.task.config.mel.frame_rate)
+                round(symbols / self.options.chars_per_s * self.task.config.mel.frame_rate)
             )
         whole = min(frames)
-        return whole if self.task.frames_first else whole // self.ratio * self.ratio
+        unit = 1 if self.task.frames_first else max(self.ratio, self.task.config.frames_per_mu)
+        return whole // unit * unit
 
     def _wave(self, row: Utterance) -> Tensor:
         assert row.audio is not None
@@ -261,13 +268,17 @@ class TTSSet:
                 raise UserError(
                     f"{row.features}: {name} has shape {tuple(value.shape)}; it needs {_FEATURES[name]} dimensions, none empty"
                 )
-        if (
-            not self.task.frames_first
-            and "mu" not in found
-            and not {"tokens", "embedding"} <= set(found)
-        ):
+        kind = self.task.kind
+        needed: tuple[set[str], ...] = {
+            "text": (set(),), "symbols": ({"tokens"},), "features": ({"mu"},),
+            "tokens": ({"tokens", "embedding"}, {"mu"}),
+        }[kind.reads]  # fmt: skip
+        if not kind.recordings and not self.options.data_free:
+            needed = tuple(names | {"mel"} for names in needed)
+        if not any(names <= set(found) for names in needed):
             raise UserError(
-                f"{row.features}: has {', '.join(found) or 'nothing known'}; it needs tokens and embedding, or mu and spks"
+                f"{row.features}: has {', '.join(found) or 'nothing known'}; it needs "
+                + ", or ".join(" and ".join(sorted(names)) for names in needed)
             )
         return found
 
