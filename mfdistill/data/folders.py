@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
 
-from mfdistill.audio.io import audio_info
 from mfdistill.errors import UserError
 from mfdistill.reading import read_rows
 from mfdistill.walk import audio_files, folders_in
@@ -269,6 +268,8 @@ def _twins(files: dict[str, Path]) -> tuple[Path, Path] | None:
 
 
 def _frames(file: Path) -> tuple[int, int]:
+    from mfdistill.audio.io import audio_info
+
     info = audio_info(file)
     return info.frames, info.sample_rate
 
