@@ -31,6 +31,7 @@ import record
 import soundfile
 
 from mfdistill.checkpoint import load_config, load_tensors, write_json
+from mfdistill.data import DataConfig, open_train
 from mfdistill.distill import state
 from mfdistill.errors import UserError
 
@@ -50,6 +51,7 @@ class Row:
     survived: int
     steps_lost: str
     said: str
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Result:
         return lines[-1].split(": ", 1)[-1] if lines else ""
 
 
-def make_corpus(root: Path, files: int = 20) -> Path:
+def make_corpus(root: Path, files: int = 44) -> Path:
     """Clean speech without splits: gliding harmonics in bursts, 1 s each."""
     root.mkdir(parents=True)
     time_s = np.arange(RATE) / RATE
@@ -117,8 +119,17 @@ class Command:
         status = os.waitpid(self.process, 0)[1]
         return Result(os.waitstatus_to_exitcode(status), text, time.monotonic() - self.began)
 
-    def kill(self, after_s: float) -> Result:
-        """SIGKILL, if it is still there then."""
+    def kill(self, out: Path, log: int | None, step: int, after_s: float) -> Result:
+        """SIGKILL ``after_s`` seconds after ``step`` is in the log of ``out``, if it still runs.
+
+        Args:
+            log: number of the log's file before this process cut it to what was saved.
+        """
+        gone = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        while os.waitid(os.P_PID, self.process, gone) is None:
+            if step == 0 or (file_number(out) not in (None, log) and steps_done(out) >= step):
+                break
+            time.sleep(0.005)
         time.sleep(after_s)
         os.kill(self.process, signal.SIGKILL)  # not yet waited for: the number is still its own
         return self.wait()
@@ -152,11 +163,23 @@ def steps_done(out: Path) -> int:
     return max(steps)
 
 
-def kills(name: str, start: list[str], out: Path, whole: Path, seconds: float, tries: int) -> Row:
-    """Kill a run ``tries`` times at any moment, continue it every time, and compare its end."""
-    draw, lost, told = random.Random(tries), [], 0
-    for _ in range(tries):
-        Command([*start, "--out", str(out), "--resume"]).kill(draw.uniform(0.02, 1.0) * seconds)
+def file_number(out: Path) -> int | None:
+    file = out / "log.jsonl"
+    return file.stat().st_ino if file.is_file() else None
+
+
+def kills(name: str, start: list[str], out: Path, whole: Path, steps: int, tries: int) -> Row:
+    """Kill a run ``tries`` times, while it starts and at any moment of a few steps and saves;
+    continue it every time, and compare its end.
+    """
+    draw, lost, told, done = random.Random(tries), [], 0, 0
+    for number in range(tries):
+        before = state.find_state(out) if out.is_dir() else None
+        at = before.info["step"] if before else 0
+        # every fifth while it starts
+        target = 0 if number % 5 == 4 else min(at + draw.randint(1, 7), steps - 1)
+        process = Command([*start, "--out", str(out), "--resume"])
+        process.kill(out, file_number(out), target, draw.uniform(0, 0.3))
         done, found = steps_done(out), state.find_state(out) if out.is_dir() else None
         lost.append(max(0, done - (found.info["step"] if found else 0)))
         told += found is None or not found.damaged
@@ -234,11 +257,11 @@ def load_step(folder: Path) -> int:
     return state.load_info(folder, check=True)["step"]
 
 
-def full_disk(start: list[str], out: Path, whole: Path) -> Row:
-    """Files larger than a limit cannot be written, as on a disk that is nearly full: 0, 2 and 20
-    KiB; then without.
+def full_disk(start: list[str], out: Path, whole: Path, limits: Sequence[int]) -> Row:
+    """Files larger than ``limits`` (KiB) cannot be written, as on a disk that is nearly full; then
+    without.
     """
-    survived, said, limits = 0, "", (0, 2, 20)
+    survived, said = 0, ""
     for kib in limits:
         shutil.rmtree(out, ignore_errors=True)
         result = run([*start, "--out", str(out)], partial(limit_files, kib * 1024))
@@ -254,6 +277,43 @@ def limit_files(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
+def mounted(place: Path, options: str) -> bool:
+    """Whether a file system of its own, in memory, could be put at ``place`` (needs root)."""
+    place.mkdir(exist_ok=True)
+    words = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+    return subprocess.run(words, capture_output=True).returncode == 0
+
+
+def really_full_disk(start: list[str], place: Path, whole: Path, sizes: Sequence[int]) -> list[Row]:
+    """File systems of ``sizes`` KiB, then enlarged; and one that becomes read-only under a run."""
+    survived, said = 0, ""
+    for kib in sizes:
+        if not mounted(place, f"size={kib}k"):
+            return []
+        try:
+            result = run([*start, "--out", str(place / "run")])
+            subprocess.run(["mount", "-o", "remount,size=64m", str(place)], check=True)
+            after = run([*start, "--out", str(place / "run"), "--resume"])
+            survived += result.code == 2 and after.code == 0 and same(whole, place / "run")
+            said = result.line or said
+        finally:
+            subprocess.run(["umount", "-l", str(place)], check=True)
+    full = Row("a file system without room, then enlarged", len(sizes), survived, "0 to 5", said)
+
+    mounted(place, "size=64m")
+    try:
+        less = [word if word != "40" else "20" for word in start]
+        run([*less, "--out", str(place / "run")])
+        subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+        results = [run([*less, "--out", str(place / "run"), flag]) for flag in ("--overwrite",)]
+        results.append(run([*start, "--out", str(place / "other")]))
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+    good = sum(result.code == 2 and "Traceback" not in result.text for result in results)
+    said = results[-1].line
+    return [full, Row("a read-only file system", len(results), good, "-", said)]
+
+
 def read_only(start: list[str], out: Path) -> Row:
     """A place where nobody can write: below /proc, and a file in the way."""
     blocked = out.with_name("a-file")
@@ -263,20 +323,45 @@ def read_only(start: list[str], out: Path) -> Row:
     return Row("a folder that cannot be written", len(results), good, "-", results[0].line)
 
 
-def bad_recordings(start: list[str], corpus: Path, out: Path) -> list[Row]:
-    """5 % of a corpus unreadable: a run stops with the file's name, or leaves it out."""
+def bad_recordings(start: list[str], corpus: Path, out: Path, whole: Path) -> list[Row]:
+    """5 % of the training files broken: one cut short, which its header tells, and one with a NaN,
+    which shows when it is drawn. A run stops with the file's name and goes on when the file is
+    mended, or leaves them out.
+    """
     bad = corpus.with_name("corpus-with-bad-files")
     shutil.copytree(corpus, bad)
-    (bad / "07.wav").write_bytes((bad / "07.wav").read_bytes()[:200])
-    swapped = [str(bad) if word == str(corpus) else word for word in start]
-    rows = []
-    stop = run([*swapped, "--out", str(out / "stop")])
-    good = stop.code == 2 and "07.wav" in stop.line
-    rows.append(Row("1 of 20 recordings cut short", 1, int(good), "0", stop.line))
-    skip = run([*swapped, "--out", str(out / "skip"), "--on-bad-file", "skip"])
-    if "on-bad-file" not in skip.line:
-        good = skip.code == 0 and "07.wav" in skip.text
-        rows.append(Row("the same with --on-bad-file skip", 1, int(good), "0", skip.line))
+    data = open_train(DataConfig(str(bad), crop_s=0.5), "none", RATE)
+    drawn = [data.recording(i) for i in range(80)]  # of 40 recordings of 1 s
+    order = sorted(set(drawn), key=drawn.index)
+    late, other = (bad / f"{data.clean.names[i]}.wav" for i in (order[-1], order[-2]))
+    same_corpus = [str(bad) if word == str(corpus) else word for word in start]
+    rows, kept = [], {file: file.read_bytes() for file in (late, other)}
+
+    other.write_bytes(kept[other][:200])
+    stop = run([*same_corpus, "--out", str(out / "start")])
+    good = stop.code == 2 and other.name in stop.line
+    rows.append(Row("a recording cut short", 1, int(good), "0", stop.line))
+
+    other.write_bytes(kept[other])
+    wave, rate = soundfile.read(late)
+    wave[len(wave) // 2] = np.nan
+    soundfile.write(late, wave, rate, subtype="FLOAT")
+    stop = run([*same_corpus, "--out", str(out / "stop")])
+    found = state.find_state(out / "stop")
+    lost = steps_done(out / "stop") - found.info["step"] if found else -1
+    late.write_bytes(kept[late])
+    after = run([*same_corpus, "--out", str(out / "stop"), "--resume"])
+    good = stop.code == 2 and late.name in stop.line and lost == 0 and after.code == 0
+    good = good and same(whole, out / "stop")
+    rows.append(Row("a recording with a NaN, mended, --resume", 1, int(good), str(lost), stop.line))
+
+    other.write_bytes(kept[other][:200])
+    soundfile.write(late, wave, rate, subtype="FLOAT")
+    skip = run([*same_corpus, "--out", str(out / "skip"), "--on-bad-file", "skip"])
+    told = [line for line in skip.text.splitlines() if "were left out" in line]
+    line = told[-1] if told else skip.text[-300:]
+    good = skip.code == 0 and late.name in line and other.name in line
+    rows.append(Row("both (5 %), --on-bad-file skip", 1, int(good), "0", line))
     return rows
 
 
@@ -333,22 +418,36 @@ ACCELERATE = [
 ]
 
 
+PARTS = ("kills", "damage", "disk", "data", "ranks")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=10, help="of each of two commands")
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--only", nargs="*", default=[], help="parts: kills damage disk data ranks")
-    parser.add_argument("--out", default=str(record.HERE / "results" / "faults.json"))
+    parser.add_argument("--only", nargs="*", default=list(PARTS), help=" ".join(PARTS))
+    parser.add_argument("--short", action="store_true", help="one of each, as the tests do")
+    parser.add_argument("--out", help="another file than results/faults.json, and no page")
     options = parser.parse_args()
-    wanted = options.only or ["kills", "damage", "disk", "data", "ranks"]
-    with tempfile.TemporaryDirectory(prefix="faults-") as place:
-        rows = every_fault(Path(place), options.kills, options.steps, wanted)
-    write_json(Path(options.out), [asdict(row) for row in rows])
-    record.into(record.HERE.parent / "docs" / "bad-input.md", "faults.json", table(rows))
+    file = Path(options.out or record.HERE / "results" / "faults.json")
+    rows = [Row(**row) for row in json.loads(file.read_text())] if file.is_file() else []
+    for part in options.only:
+        with tempfile.TemporaryDirectory(prefix="faults-") as place:
+            found = every_fault(Path(place), options.kills, options.steps, part, options.short)
+            for row in found:
+                row.part = part
+                row.said = row.said.removeprefix("error: ").replace(place + "/", "")
+        rows = [row for row in rows if row.part != part] + found
+        rows.sort(key=lambda row: PARTS.index(row.part))
+        write_json(file, [asdict(row) for row in rows])  # a part that is done stays
+    if not options.out:
+        record.into(record.HERE.parent / "docs" / "bad-input.md", "faults.json", table(rows))
+    if any(row.survived < row.tried for row in rows):
+        raise SystemExit("not all were survived")
 
 
-def every_fault(root: Path, tries: int, steps: int, wanted: Sequence[str]) -> list[Row]:
-    """All rows, in a folder that is free to be filled."""
+def every_fault(root: Path, tries: int, steps: int, part: str, short: bool) -> list[Row]:
+    """The rows of one of ``PARTS``, in a folder that is free to be filled."""
     import torch
 
     torch.set_num_threads(1)
@@ -361,22 +460,26 @@ def every_fault(root: Path, tries: int, steps: int, wanted: Sequence[str]) -> li
         raise RuntimeError(whole.text)
     distil = ["student-distill", "--teacher", str(root / "teacher"), *TINY[6:], *often]
     rows: list[Row] = []
-    if "kills" in wanted:
-        student = run([*distil, "--out", str(root / "student")])
-        for name, start, done in (
-            ("teacher-train", teach, whole),
-            ("student-distill", distil, student),
-        ):
+    if part == "kills":
+        commands = [("teacher-train", teach)]
+        if not short:
+            run([*distil, "--out", str(root / "student")])
+            commands.append(("student-distill", distil))
+        for name, start in commands:
             reference = root / name.split("-")[0]
-            rows.append(kills(name, start, root / f"killed-{name}", reference, done.seconds, tries))
-    if "damage" in wanted:
+            rows.append(kills(name, start, root / f"killed-{name}", reference, steps, tries))
+    if part == "damage":
         rows += damage(root / "teacher")
-    if "disk" in wanted:
-        rows.append(full_disk(teach, root / "full", root / "teacher"))
+    if part == "disk":
+        limits = (2,) if short else (0, 2, 20)
+        rows.append(full_disk(teach, root / "full", root / "teacher", limits))
+        if not short:
+            sizes = (24, 60, 100, 150)
+            rows += really_full_disk(teach, root / "disk", root / "teacher", sizes)
         rows.append(read_only(teach, root / "read-only"))
-    if "data" in wanted:
-        rows += bad_recordings(teach, corpus, root / "bad")
-    if "ranks" in wanted:
+    if part == "data":
+        rows += bad_recordings(teach, corpus, root / "bad", root / "teacher")
+    if part == "ranks":
         long = [word if word != str(steps) else "100000" for word in teach]
         for launcher, name in ((TORCHRUN, "torchrun"), (ACCELERATE, "accelerate launch")):
             for rank in (0, 1):

@@ -1,5 +1,6 @@
 """Mutated inputs of every loader (``tests/fuzz``), in a process of their own: how many were read,
-refused in one line, or went wrong, and the process's peak memory up to there.
+refused in one line, or went wrong, and the process's peak memory up to there; with the table in
+docs/bad-input.md.
 
 python benchmarks/fuzz.py [CASES [LOADER ...]]    # 500 each; adds to benchmarks/results/fuzz.json
 """
@@ -14,7 +15,11 @@ import tempfile
 import time
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import record
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "fuzz.json"
@@ -46,6 +51,17 @@ def one(name: str, cases: int) -> dict[str, object]:
     }
 
 
+def table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """For the page."""
+    head = "| loader | mutated inputs | read | refused | wrong | peak MiB |\n|---|---:|---:|---:|---:|---:|\n"
+    names = ("cases", "read", "refused", "wrong", "peak_mib")
+    lines = [
+        f"| {loader} | " + " | ".join(str(row.get(name, "-")) for name in names) + " |"
+        for loader, row in results.items()
+    ]
+    return head + "\n".join(lines) + "\n"
+
+
 def main() -> None:
     if sys.argv[1:2] == ["--child"]:
         for name in sys.argv[3:]:
@@ -69,7 +85,13 @@ def main() -> None:
                 RESULT.write_text(json.dumps(results, indent=2) + "\n")
         if left:  # native code brought the process down
             results[left[0]] = {"cases": cases, "wrong": 1, "died": child.returncode}
+            sys.stderr.write(f"{left[0]}: died with {child.returncode}\n")
+            RESULT.write_text(json.dumps(results, indent=2) + "\n")
             left = left[1:]
+    page = ROOT / "docs" / "bad-input.md"
+    record.into(
+        page, "fuzz.json", table({name: results[name] for name in LOADERS if name in results})
+    )
     bad = [name for name, row in results.items() if row["wrong"] or row.get("peak_mib", 0) > 1024]
     if bad:
         raise SystemExit(f"went wrong: {', '.join(bad)}")

@@ -2,12 +2,12 @@
 modules, and the exact-answer tests of that module: a mutant that they pass is a gap in them.
 
 ``python benchmarks/mutants.py [--modules flow/paths ...] [--sample 40] [--seed 0]`` draws so many
-mutants of each module (0: all of them), says which live, and writes ``results/mutants.json``.
-Every mutant is judged in a fork of one process that has imported torch, so that it costs little
-more than its tests; no file of the package is touched. What is known is kept in ``runs/mutants``:
-stop and start it as you like. A killed mutant is not tried again while its module stays as it is,
-a living one only after its tests have changed. ``judgement`` of a living one is written by hand
-into the result, and kept. Linux only.
+mutants of each module (0: all of them), says which live, and writes ``results/mutants.json``. Every
+mutant is judged in a fork of one process that has imported everything, and imports again what
+depends on it, so that it costs little more than its tests; no file of the package is touched. What
+is known is kept in ``runs/mutants``: stop and start it as you like. A killed mutant is not tried
+again while its module stays as it is, a living one only after its tests have changed. ``judgement``
+of a living one is written by hand into the result, and kept. Linux only.
 
 Not mutated: texts, annotations, defaults of settings, what devices are for, messages of errors.
 """
@@ -19,6 +19,7 @@ import ast
 import contextlib
 import copy
 import hashlib
+import importlib
 import importlib.util
 import json
 import os
@@ -29,13 +30,17 @@ import signal
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("", "tests")]
+import structure  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "mutants.json"
@@ -205,9 +210,30 @@ class Loader(SourceFileLoader):
         return None
 
 
-def run_tests(tests: tuple[str, ...], loader: Loader | None, seconds: int, seen: Path) -> int:
+graph = lru_cache(structure.graph)
+
+
+def again(name: str, loader: Loader | None) -> None:
+    """Forget a module and all that depend on it, so that they are imported again, the module by
+    ``loader``.
+    """
+    lost = {name}
+    while more := {other for other, needs in graph().items() if needs & lost} - lost:
+        lost |= more
+    for other in lost:
+        parent, _, leaf = other.rpartition(".")
+        if parent in sys.modules:
+            vars(sys.modules[parent]).pop(leaf, None)
+        sys.modules.pop(other, None)
+    if loader is not None:
+        sys.meta_path.insert(0, loader)
+
+
+def run_tests(
+    name: str, tests: Sequence[str], loader: Loader | None, seconds: int, *more: str
+) -> int:
     """The exit status of pytest in a fork: 0 passed, 1 failed, negative ended by that signal (out
-    of time). The installed modules that it had imported are written to ``seen``.
+    of time).
     """
     child = os.fork()
     if child == 0:
@@ -216,29 +242,19 @@ def run_tests(tests: tuple[str, ...], loader: Loader | None, seconds: int, seen:
         os.dup2(silence, 1)
         os.dup2(silence, 2)
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-        signal.alarm(30 * seconds)  # asleep, on however busy a machine
-        if loader is not None:
-            sys.meta_path.insert(0, loader)
+        signal.alarm(60 * seconds)  # asleep, on however busy a machine
+        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         status = 1
         with tempfile.TemporaryDirectory() as place, contextlib.suppress(BaseException):
-            os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+            again(name, loader)
             options = ["-x", "--assert=plain", "-p", "no:cacheprovider", f"--basetemp={place}/t"]
-            files = [str(ROOT / "tests" / f"{name}.py") for name in tests]
-            status = int(pytest.main([*options, f"--rootdir={ROOT}", *files]))
-            others = (n for n, m in sys.modules.items() if "site-packages" in str(m))
-            seen.write_text("\n".join(others))
+            files = [str(ROOT / "tests" / f"{test}.py") for test in tests]
+            status = int(pytest.main([*options, *more, f"--rootdir={ROOT}", *files]))
         os._exit(status)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)  # what a test may have started
     return status
-
-
-def warm(seen: Path) -> None:
-    """Import what the tests need besides this package and themselves, once for all forks."""
-    for name in seen.read_text().splitlines():
-        with contextlib.suppress(Exception):
-            importlib.import_module(name)
 
 
 def cpu_seconds() -> float:
@@ -272,6 +288,23 @@ class Known:
             out.write(json.dumps([key, end, tests]) + "\n")
 
 
+def dotted(name: str) -> str:
+    return f"mfdistill.{name.replace('/', '.')}"
+
+
+@lru_cache
+def seconds_of(tests: tuple[str, ...]) -> int:
+    """What tests take of the processor as the code is.
+
+    Raises:
+        SystemExit: they fail.
+    """
+    before = cpu_seconds()
+    if run_tests("mfdistill.flow", tests, None, 600):
+        raise SystemExit(f"{', '.join(tests)}: fail as the code is")
+    return round(cpu_seconds() - before)
+
+
 def try_module(name: str, sample: int, seed: int, known: Known) -> tuple[Counter[str], list[dict]]:
     """Counts of a module's mutants, and those that live."""
     file, tests = ROOT / "mfdistill" / f"{name}.py", TESTS[name]
@@ -282,28 +315,24 @@ def try_module(name: str, sample: int, seed: int, known: Known) -> tuple[Counter
     chosen = sorted(order[: sample or None])
     of_tests = digest(*((ROOT / "tests" / f"{test}.py").read_text() for test in tests))
     counts, living, limit = Counter({"sites": len(all_sites), "tried": len(chosen)}), [], 0
-    seen = RUNS / f"imported-{os.getpid()}"
     for number in chosen:
         line, change, _ = all_sites[number]
         key = digest(source, str(number), change)
         end = known.get(key, of_tests)
         if end is None:
             if not limit:
-                before = cpu_seconds()
-                if run_tests(tests, None, 600, seen):
-                    raise SystemExit(f"{name}: its tests fail as it is: {', '.join(tests)}")
-                limit = 5 + round(3 * (cpu_seconds() - before))
-                warm(seen)
-            loader = Loader(f"mfdistill.{name.replace('/', '.')}", str(file))
+                limit = 5 + 3 * seconds_of(tests)
+                if run_tests(dotted(name), tests, None, limit, "--collect-only"):
+                    raise SystemExit(f"{name}: cannot be imported again")
+            loader = Loader(dotted(name), str(file))
             loader.code = compile(mutated(source, number), str(file), "exec")
-            status = run_tests(tests, loader, limit, seen)
+            status = run_tests(dotted(name), tests, loader, limit)
             end = "lives" if status == 0 else "timeout" if status < 0 else "killed"
             known.put(key, end, of_tests)
         counts[end] += 1
         if end == "lives":
             where = {"file": f"mfdistill/{name}.py", "line": line, "change": change}
             living.append({**where, "code": lines[line - 1].strip()})
-    seen.unlink(missing_ok=True)
     return counts, living
 
 
@@ -317,8 +346,10 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=40, help="mutants of each module, 0: all")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     args = parser.parse_args()
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     torch.set_num_threads(1)
+    for name in TESTS:
+        importlib.import_module(dotted(name))
+    graph()
     # its first call compiles rules of its own for seconds
     torch.func.jvp(torch.sin, (torch.ones(1),), (torch.ones(1),))
     known, begun = Known(), cpu_seconds()

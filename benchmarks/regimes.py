@@ -37,6 +37,7 @@ from mfdistill.distill.logs import say
 from mfdistill.metrics import differences, scoring_pool, summarise
 from mfdistill.report import markdown_table, write_table
 from mfdistill.report.tables import header
+from mfdistill.tasks import TASKS
 
 Regime = Literal[
     "vocode-80", "vocode-40", "vocode-20", "vocode-10", "enhance-10", "enhance-0", "enhance--5",
@@ -51,7 +52,7 @@ METRICS = (
 SHOWN = (
     *("fd_frames", "fd_speaker", "dnsmos_sig", "lsd", "vuv_f1", "spread", "pesq", "wer", "spksim"),
 )
-DRAWN = ("fd_frames", "dnsmos_sig", "vuv_f1", "lsd", "spread", "pesq", "wer")
+DRAWN = ("fd_frames", "fd_speaker", "dnsmos_sig", "vuv_f1", "lsd", "spread", "pesq", "wer")
 LINES = {
     "teacher-20": "teacher, 20 steps",
     "student-1": "student, 1 step",
@@ -176,7 +177,9 @@ def train(options: Options, setup: recipes.Setup, runs: Path) -> list[System]:
         for nfe in (1, 2):
             row(f"{name}-{nfe}", behind, "student", nfe, nfe > 1)
     if options.matching:
-        third = completed(FinishConfig(nfe=(1, 2), temperature=1.0), setup.task)
+        third = completed(
+            FinishConfig(nfe=(1, 2), temperature=1.0), TASKS[setup.task][0].finishing, setup.task
+        )
         third = replace(third, **{name: value / 3 for name, value in third.weights.items()})
         make = recipes.finished(setup, "student", student, third, matching=options.matching)
         matched = run("finished-matched", 0.5, make)
@@ -274,8 +277,10 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """A line of panels per task, one per metric: difficulty across, a line per system."""
-    from mfdistill.report.figures import COLOURS, new_figure, save_figure, shared_legend, tidy
+    """A line of panels per task, one per metric: difficulty across and a line per system or, where
+    only one difficulty was measured, the systems one below another.
+    """
+    from mfdistill.report.figures import new_figure, save_figure, shared_legend
 
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     columns = [name for name in DRAWN if any(name in row for row in rows)]
@@ -285,28 +290,61 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     for line, task in zip(panels, tasks, strict=True):
         own = [row for row in rows if row["task"] == task]
         regimes = list(dict.fromkeys(row["regime"] for row in own))
-        for panel, column in zip(line, columns, strict=True):
-            for k, (name, label) in enumerate(LINES.items()):
-                found = {row["regime"]: row for row in own if row["name"] == name}
-                at = [i for i, regime in enumerate(regimes) if _number(found.get(regime), column)]
-                if not at:
-                    continue
-                chosen = [found[regimes[i]] for i in at]
-                (handles[label],) = panel.plot(
-                    at,
-                    [row[column] for row in chosen],
-                    color=COLOURS[k % len(COLOURS)],
-                    linestyle="--" if name.startswith("regression") else "-",
-                    marker="o",
-                    markersize=4,
-                )
-            tidy(panel)
-            panel.set_title(f"{task}: {header(column)}", fontsize=9)
-            numbers = [regime.partition("-")[2] for regime in regimes]
-            panel.set_xticks(range(len(regimes)), numbers)
-            panel.set_xlabel(UNITS[task], fontsize=9)
-    shared_legend(figure, handles)
+        for number, (panel, column) in enumerate(zip(line, columns, strict=True)):
+            if len(regimes) == 1:
+                _beside(panel, own, column, labelled=number == 0)
+            else:
+                handles |= _across(panel, own, column, regimes)
+            panel.set_title(
+                f"{task if len(regimes) > 1 else regimes[0]}: {header(column)}", fontsize=9
+            )
+    if handles:
+        shared_legend(figure, handles)
     save_figure(figure, path)
+
+
+def _beside(panel: Any, rows: Sequence[Mapping[str, Any]], column: str, labelled: bool) -> None:
+    """Every system's value and interval, the systems from top to bottom."""
+    from mfdistill.report.figures import COLOURS, GREY, tidy
+
+    shown = [row for name in LINES for row in rows if row["name"] == name and _number(row, column)]
+    for place, row in enumerate(shown):
+        panel.errorbar(
+            row[column],
+            -place,
+            xerr=row.get(f"{column}_ci95"),
+            color=GREY if row["name"].startswith("regression") else COLOURS[0],
+            marker="o",
+            capsize=2.5,
+        )
+    names = [LINES[row["name"]] if labelled else "" for row in shown]
+    panel.set_yticks([-place for place in range(len(shown))], names, fontsize=8)
+    tidy(panel)
+
+
+def _across(
+    panel: Any, rows: Sequence[Mapping[str, Any]], column: str, regimes: Sequence[str]
+) -> dict[str, Any]:
+    """A line per system over the difficulties; the handles of a legend."""
+    from mfdistill.report.figures import COLOURS, tidy
+
+    handles = {}
+    for k, (name, label) in enumerate(LINES.items()):
+        found = {row["regime"]: row for row in rows if row["name"] == name}
+        at = [i for i, regime in enumerate(regimes) if _number(found.get(regime), column)]
+        if at:
+            (handles[label],) = panel.plot(
+                at,
+                [found[regimes[i]][column] for i in at],
+                color=COLOURS[k % len(COLOURS)],
+                linestyle="--" if name.startswith("regression") else "-",
+                marker="o" if k < len(COLOURS) else "s",
+                markersize=4,
+            )
+    panel.set_xticks(range(len(regimes)), [regime.partition("-")[2] for regime in regimes])
+    panel.set_xlabel(UNITS[rows[0]["task"]], fontsize=9)
+    tidy(panel)
+    return handles
 
 
 def _number(row: Mapping[str, Any] | None, column: str) -> bool:

@@ -37,7 +37,8 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "task.stft": dict, "task.mel": dict, "network.name": str, "network.config": dict, "network.int8": list,
     "predictor.network": dict, "training.step": int, "training.hours": _NUMBER, "role": str, "kind": str,
     "schedule": (list, int), "interval": str, "guidance_input": _NUMBER, "guidance_strength": _NUMBER,
-    "parent": (dict, str), "prior": dict, "data.source": str,
+    "parent": (dict, str), "prior": dict, "data.source": str, "command": dict, "command.name": str,
+    "command.options": dict,
 }  # fmt: skip
 """Of what a ``config.json`` holds, where it is there; readers check what is inside."""
 
@@ -188,6 +189,15 @@ def load_config(path: str | Path) -> Plain:
         # true is an int to Python
         if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
             raise UserError(f"{file}: {path} is {value!r:.60}; restore it or train again")
+    searched = [(f"schedules.{k}", times) for k, times in (config.get("schedules") or {}).items()]
+    for name, times in [("schedule", config.get("schedule")), *searched]:
+        numbers = times if isinstance(times, list) else [times] if name == "schedule" else [""]
+        steps = name.rpartition(".")[2]
+        whole = all(type(t) in _NUMBER for t in numbers) and (name == steps or steps.isdecimal())
+        if times is not None and not whole:
+            raise UserError(
+                f"{file}: {name} is {times!r:.60}, not a list of times; restore it or train again"
+            )
     return opened(config, file)[0]
 
 

@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 
-from mfdistill.errors import UserError
+from mfdistill.errors import ToldElsewhere, UserError
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 _NAMES = (
@@ -66,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         text = _line(error)
         if text is not None:
-            code = _tell(f"error: {text}", 2)
+            told = isinstance(error, ToldElsewhere)
+            code = 2 if told else _tell(f"error: {text}", 2)
             output.tell(name, error=text)
             peers.farewell(failed=True)
             return code

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mfdistill.checkpoint import write_bytes
 from mfdistill.errors import UserError
+from mfdistill.parts import part_of
 
 SECTION = "companions"
 
@@ -45,7 +46,7 @@ def copy_companions(source: Path, target: Path, names: Mapping[str, str]) -> Non
     for name, wanted in names.items():
         if (target / name).is_file() and _sha256(target / name) == wanted:
             continue
-        part = target / f".{name}.part"
+        part = part_of(target / name)
         try:
             target.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, part)
@@ -62,10 +63,15 @@ def named_companions(folder: Path) -> dict[str, str]:
     """Names and checksums in ``folder/config.json``; empty where there is none that can be read."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     found = config.get(SECTION) if isinstance(config, dict) else None
-    return dict(found) if isinstance(found, dict) else {}
+    # a name that leads elsewhere is none of ours: such files are read, copied and removed
+    return {
+        name: wanted
+        for name, wanted in (found if isinstance(found, dict) else {}).items()
+        if name not in ("", "..") and Path(name).name == name and isinstance(wanted, str)
+    }
 
 
 def companion(folder: Path, name: str) -> Path | None:

@@ -15,8 +15,16 @@ _HOST = re.sub(r"[^A-Za-z0-9_]", "_", platform.node())
 _PART = re.compile(rf"\..+\.{_HOST}-(\d+)\.(part|whole)", re.DOTALL)
 
 
+_cleaned: set[Path] = set()
+
+
 def part_of(path: Path, end: str = "part") -> Path:
-    """The temporary name of ``path`` while this process writes it."""
+    """The temporary name of ``path`` while this process writes it. The first one in a folder
+    removes what processes that died have left there.
+    """
+    if path.parent not in _cleaned:
+        _cleaned.add(path.parent)
+        clean_parts([path.parent])
     return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.{end}")
 
 

@@ -19,6 +19,8 @@ def tensor_sizes(file: Path) -> dict[str, int]:
     Raises:
         UserError: missing, or its header is damaged or promises more than the file holds.
     """
+    if not file.exists():
+        raise UserError(f"{file}: is missing; copy or train it again")
     try:
         length = file.stat().st_size
         with file.open("rb") as handle:

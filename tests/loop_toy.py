@@ -29,6 +29,7 @@ from mfdistill.distill.objectives import (
     MeanFlowObjective,
 )
 from mfdistill.distill.train import make_accelerator, train
+from mfdistill.errors import UserError
 from mfdistill.flow import GaussianPath
 from mfdistill.networks.compact import CompactConfig, CompactNet
 from mfdistill.peers import end_with_others
@@ -60,6 +61,21 @@ class Data:
         return (
             (lambda i=i: {"clean": _draw(i, 32), "degraded": _draw(i + 10**6, 32), "index": i})
             for i in indices
+        )
+
+
+class BadData(Data):
+    """Sample 10 cannot be read: of two processes that share batches of 4, the second one's in its
+    third step.
+    """
+
+    def jobs(self, indices: Any) -> Any:
+        def unreadable() -> Any:
+            raise UserError("10.wav: damaged; replace it")
+
+        return (
+            unreadable if index == 10 else next(iter(super(BadData, self).jobs([index])))
+            for index in indices
         )
 
 
@@ -123,7 +139,7 @@ class Drawing(Toy):
 
 def build(kind: str, config: TrainConfig, arguments: dict[str, Any]) -> nn.Module:
     """The toy, or a real objective on a minute compact network."""
-    if kind == "toy":
+    if kind in ("toy", "bad"):
         return Toy(config.steps, **arguments)
     if kind == "drawing":
         return Drawing(config.steps, **arguments)
@@ -174,7 +190,9 @@ def energy(model: nn.Module, step: int, accelerator: Any) -> dict[str, float]:
 
 def sources(kind: str) -> tuple[Any, Any]:
     """Data set and task of a job."""
-    return (finish_toy.Waves(), finish_toy.TASK) if kind in ("critics", "dmd") else (Data(), Task())
+    if kind in ("critics", "dmd"):
+        return finish_toy.Waves(), finish_toy.TASK
+    return BadData() if kind == "bad" else Data(), Task()
 
 
 def main() -> None:
@@ -205,6 +223,8 @@ def main() -> None:
             )
         except Interrupted as stop:
             seen.append(stop.exit_code)
+        except UserError as error:
+            seen.append([type(error).__name__, str(error)])
         except RuntimeError:
             end_with_others()
             raise

@@ -83,7 +83,7 @@ def test_card_and_page_follow_what_the_folder_holds(work: Path) -> None:
 
 def test_damaged_results_are_told(work: Path, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("{")
-    with pytest.raises(UserError, match="damaged; delete it"):
+    with pytest.raises(UserError, match="not valid JSON.*; delete it"):
         evaluations(tmp_path)
 
 

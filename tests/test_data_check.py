@@ -136,7 +136,7 @@ def test_a_bad_file_is_left_out_and_the_draws_of_the_others_do_not_change(tmp_pa
     config = DataConfig(str(tmp_path), crop_s=0.5, on_bad_file="skip", bad_share=0.2)
     before = open_train(config, True, RATE)
     drawn = [before[i] for i in range(200)]
-    assert before.bad.summary is None
+    assert before.bad.summary() is None
     break_wave(tmp_path / "train" / "noisy" / "train03.wav")
     (tmp_path / "train" / "clean" / "train05.wav").write_bytes(b"RIFF")
     after = open_train(config, True, RATE)
@@ -147,7 +147,7 @@ def test_a_bad_file_is_left_out_and_the_draws_of_the_others_do_not_change(tmp_pa
         same = torch.equal(after[i]["degraded"], drawn[i]["degraded"])
         assert bad or not len(after) == len(before) or same
     assert changed and set(after.bad.found) == {3, 5}
-    assert "2 of 12 recordings were left out" in str(after.bad.summary)
+    assert "2 of 12 recordings were left out" in str(after.bad.summary())
     # the same, whatever was read before it
     again = open_train(config, True, RATE)
     for i in (150, 3, 77):

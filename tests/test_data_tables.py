@@ -167,3 +167,52 @@ def test_stream_epochs_hold_everything_but_the_held_out(table: Path) -> None:
 def test_stream_reads_only_its_own_files(table: Path) -> None:
     rows = [rows_of(next(stream(table, world=4, rank=rank))) for rank in range(4)]
     assert [len({row // ROWS for row in part}) for part in rows] == [1] * 4
+
+
+def test_bad_rows_of_a_stream_are_left_out_and_the_others_stay(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mfdistill.data import streaming
+
+    def samples(world: int = 1, rank: int = 0, start: int = 0, **changes: object) -> list[dict]:
+        config = config_of(table, streaming=True, on_bad_file="skip", bad_share=0.1, **changes)
+        data = open_train(config, True, RATE)
+        parts = batches(data, 8, rank, world, start, num_workers=0)
+        return list(islice(parts, 6 - start))
+
+    whole = [row for batch in islice(stream(table), 6) for row in rows_of(batch)]
+    decode, bad = streaming.decode, {whole[4], whole[17], whole[18]}
+
+    def damaged(cell: dict, label: str, rate: int) -> np.ndarray:
+        wave = decode(cell, label, rate)
+        if round(abs(float(wave.max() or wave.min())) * 1024) - 1 in bad:
+            raise UserError(f"{label}: damaged; replace it")
+        return wave
+
+    monkeypatch.setattr(streaming, "decode", damaged)
+    kept = [row for batch in samples() for row in rows_of(batch)]
+    assert [a for a, b in zip(kept, whole, strict=True) if b not in bad] == [
+        row for row in whole if row not in bad
+    ]
+    assert not bad & set(kept)
+    # the same for several processes, and where a run is resumed
+    again = []
+    for parts in zip(samples(2, 0, 3), samples(2, 1, 3), strict=True):
+        order = torch.cat([part["index"] for part in parts]).argsort().tolist()
+        rows = [row for part in parts for row in rows_of(part)]
+        again += [rows[place] for place in order]
+    assert again == kept[24:]
+    with pytest.raises(UserError, match=r"on-bad-file skip goes on"):
+        list(islice(stream(table), 6))
+    bad |= set(range(20))
+    with pytest.raises(UserError, match=r"of .* recordings are unusable, more than --bad-share"):
+        samples()
+
+
+def test_a_damaged_stream_is_one_line(table: Path) -> None:
+    file = table / "data" / "train-00001-of-00004.parquet"
+    data = bytearray(file.read_bytes())
+    data[200 : len(data) - 2000] = bytes(len(data) - 2200)
+    file.write_bytes(data)
+    with pytest.raises(UserError, match="cannot be read"):
+        list(islice(stream(table), 12))

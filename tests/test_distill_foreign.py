@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
 from tiny_tts import (
@@ -25,6 +26,7 @@ from tiny_tts import (
 )
 
 from mfdistill.cli import main
+from mfdistill.data.config import DataConfig
 from mfdistill.data.open import SpokenSet
 from mfdistill.data.transcripts import Vocabulary, f5_symbols, read_utterances
 from mfdistill.data.tts import TTSSet
@@ -73,6 +75,50 @@ def f5_task() -> ForeignTask:
 
 def lines(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err
+
+
+def test_bad_recordings_are_left_out_of_their_batches(tmp_path: Path) -> None:
+    root = speech(tmp_path / "data")
+    files = sorted(root.rglob("*.wav"))
+
+    def made(data: DataConfig | None) -> TTSSet:
+        return TTSSet(str(root), options(), f5_task(), 0, "train", data)
+
+    skip = DataConfig(on_bad_file="skip", bad_share=0.5)
+    whole = made(skip)
+    before = [whole.group(number, 2) for number in range(8)]
+    assert whole.bad is not None and whole.bad.summary() is None
+    victim = next(i for i, row in enumerate(whole.rows) if row.audio in files)
+    file = whole.rows[victim].audio
+    assert file is not None
+    wave, rate = soundfile.read(file)
+    soundfile.write(file, 0 * wave, rate)  # its header is whole: a silent one is found when drawn
+    stopped = made(DataConfig())
+    with pytest.raises(UserError, match=r"silent.*--on-bad-file skip goes on without it"):
+        for number in range(8):
+            stopped.group(number, 2)
+    after = made(skip)
+    lost = 0
+    for number, old in enumerate(before):
+        members = after._members(number, 2).tolist()
+        if members == [victim]:  # the next group takes its place
+            assert len(after.group(number, 2)["index"])
+            lost += 1
+            continue
+        new, keep = (
+            after.group(number, 2),
+            [place for place, i in enumerate(members) if i != victim],
+        )
+        lost += len(keep) < len(members)
+        assert torch.equal(new["index"], old["index"][keep])
+        assert torch.equal(new["frames"], old["frames"][keep])
+        size = new["clean"].shape[1]
+        assert torch.equal(new["clean"], old["clean"][keep][:, :size])
+    assert lost and after.bad is not None and "1 of" in str(after.bad.summary())
+    file.write_bytes(b"RIFF")  # not even a length: noted when the set is opened
+    assert made(skip).bad.found.keys() == after.bad.found.keys()  # type: ignore[union-attr]
+    with pytest.raises(UserError, match=file.name):
+        made(DataConfig())
 
 
 @pytest.mark.parametrize("imported", [False, True])

@@ -26,6 +26,7 @@ from mfdistill.distill.objectives.finish import ANCHOR
 from mfdistill.errors import UserError
 from mfdistill.flow import GaussianPath, noise
 from mfdistill.students import sample
+from mfdistill.tasks import TASKS
 
 
 class Linear(nn.Module):
@@ -161,18 +162,21 @@ def test_signal_losses() -> None:
 
 
 def test_weights_are_the_tasks_where_none_is_given() -> None:
-    assert completed(FinishConfig(), "vocode").weights == {"log_mel": 1.0}
-    assert completed(FinishConfig(), "enhance").weights == {"log_mel": 1.0, "time_l1": 1.0}
-    assert completed(FinishConfig(), "token2mel").weights == {"mel": 1.0}
-    assert completed(FinishConfig(si_sdr=2.0), "enhance").weights == {"si_sdr": 2.0}
-    once = completed(FinishConfig(), "enhance")
-    assert completed(once, "enhance") == once
+    def whole(config: FinishConfig, task: str) -> FinishConfig:
+        return completed(config, TASKS[task][0].finishing, task)
+
+    assert whole(FinishConfig(), "vocode").weights == {"log_mel": 1.0}
+    assert whole(FinishConfig(), "enhance").weights == {"log_mel": 1.0, "time_l1": 1.0}
+    assert whole(FinishConfig(), "token2mel").weights == {"mel": 1.0}
+    assert whole(FinishConfig(si_sdr=2.0), "enhance").weights == {"si_sdr": 2.0}
+    once = whole(FinishConfig(), "enhance")
+    assert whole(once, "enhance") == once
     for config, task in (
         (FinishConfig(mel=1.0), "vocode"),
         (FinishConfig(log_mel=1.0), "token2mel"),
     ):
         with pytest.raises(UserError):
-            completed(config, task)
+            whole(config, task)
     with pytest.raises(UserError):
         objective(Linear(), Plain(), features=0.0)
     with pytest.raises(UserError):

@@ -9,6 +9,8 @@ import os
 import random
 import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -218,3 +220,18 @@ def test_the_benchmark_of_faults_finds_every_damage(
     assert [(row.tried, row.survived) for row in rows] == [(10, 10), (10, 10), (20, 20), (20, 20)]
     assert faults.loads(tmp_path / "run") == faults.resumes(tmp_path / "run") == ""
     assert all("RUN" in row.said for row in rows)
+
+
+def test_the_benchmark_of_faults_survives_a_kill_and_a_full_disk(tmp_path: Path) -> None:
+    words = ["--short", "--kills", "1", "--steps", "10", "--only", "kills", "disk"]
+    command = [sys.executable, str(BENCHMARKS.parent / "faults.py"), *words]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "faults.json")],
+        env={**os.environ, "PYTHONPATH": str(BENCHMARKS.parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    rows = json.loads((tmp_path / "faults.json").read_text())
+    assert [(row["tried"], row["survived"]) for row in rows] == [(1, 1), (1, 1), (2, 2)], rows
+    assert done.returncode == 0, done.stderr

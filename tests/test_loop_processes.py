@@ -70,16 +70,15 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
         ("critics", replace(base, out=str(tmp_path / "critics"), lr=1e-3), {}),
         ("dmd", replace(base, out=str(tmp_path / "dmd"), lr=1e-3, accumulation=2), {}),
     ]
-    cut = replace(base, out=str(tmp_path / "cut"))
-    process = start(
-        [
-            *jobs,
-            ("drawing", replace(base, out=str(tmp_path / "drawing")), {}),
-            ("toy", cut, {"at": 4, "signum": int(signal.SIGTERM)}),
-        ],
-        tmp_path / "seen",
-        2,
+    bad, drawing, cut = (
+        replace(base, out=str(tmp_path / name)) for name in ("bad", "drawing", "cut")
     )
+    last: list[Job] = [
+        ("bad", bad, {}),
+        ("drawing", drawing, {}),
+        ("toy", cut, {"at": 4, "signum": int(signal.SIGTERM)}),
+    ]
+    process = start([*jobs, *last], tmp_path / "seen", 2)
     errors = process.communicate(timeout=HANG_S)[1]
     assert process.returncode == 0, errors
     ranks = [json.loads((tmp_path / f"seen.{rank}").read_text()) for rank in range(2)]
@@ -111,11 +110,15 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
                 "grad_norm"
             ] == pytest.approx(b["grad_norm"], rel=1e-4)
 
+    # what one process could not read ended the run on both, after saving, and it tells it
+    told = "10.wav: damaged; replace it; saved at step 2, continue with --resume"
+    assert [rank[-3] for rank in ranks] == [["ToldElsewhere", told], ["UserError", told]]
+    assert state.load_info(tmp_path / "bad" / "training_state")["step"] == 2
     # dropout: the first process draws what one process would, the other never the same
     alone = replace(base, out=str(tmp_path / "drawing-alone"))
-    drawing = build("drawing", alone, {})
-    train(drawing, *sources("drawing"), alone, model_config=MODEL_CONFIG)
-    assert ranks[0][-2] == drawing.seen
+    alone_drawing = build("drawing", alone, {})
+    train(alone_drawing, *sources("drawing"), alone, model_config=MODEL_CONFIG)
+    assert ranks[0][-2] == alone_drawing.seen
     assert len({tuple(draw) for rank in ranks for draw in rank[-2]}) == 2 * base.steps
 
     # the last job: a signal to rank 0 stopped both after the same step

@@ -30,10 +30,17 @@ class SpeechMelConfig:
     """htk: triangles of height 1 on HTK's scale, frames centred; slaney: triangles of equal area on
     Slaney's, ``(n_fft - hop) / 2`` samples reflected at either end.
     """
+    floor: float = LOG_FLOOR
+    """Smallest magnitude whose logarithm is taken."""
+    rounded: bool = False
+    """As many frames as hops fit into the samples, to the nearest number, where there is one more
+    otherwise (lhotse's rule).
+    """
 
     def __post_init__(self) -> None:
         check_ranges(
-            self, "mel: ", sample_rate=(1, 1e6), n_fft=(-math.inf, 16384), n_mels=(-math.inf, 1024)
+            self, "mel: ", sample_rate=(1, 1e6), n_fft=(-math.inf, 16384), n_mels=(-math.inf, 1024),
+            floor=(1e-30, 1),
         )  # fmt: skip
         if self.hop < 1 or self.n_fft < self.hop or self.n_mels < 1:
             raise UserError(
@@ -49,6 +56,11 @@ class SpeechMelConfig:
         """Frames per second."""
         return self.sample_rate / self.hop
 
+    def frames(self, samples: int) -> int:
+        """Of so many samples."""
+        whole = 1 + (samples + 2 * self.padding - self.n_fft) // self.hop
+        return min(whole, (samples + self.hop // 2) // self.hop) if self.rounded else whole
+
     @property
     def padding(self) -> int:
         """Samples reflected at either end."""
@@ -56,7 +68,7 @@ class SpeechMelConfig:
 
 
 def speech_log_mel(wave: Tensor, config: SpeechMelConfig) -> Tensor:
-    """``ln max(m, 1e-5)`` of Mel magnitudes, (b, n_mels, n), of a waveform (b, s) at
+    """``ln max(m, floor)`` of Mel magnitudes, (b, n_mels, n), of a waveform (b, s) at
     ``config.sample_rate`` within [-1, 1].
 
     Raises:
@@ -78,9 +90,10 @@ def speech_log_mel(wave: Tensor, config: SpeechMelConfig) -> Tensor:
     )
     power = spectrum.real.square() + spectrum.imag.square()
     magnitude = spectrum.abs() if config.scale == "htk" else (power + 1e-9).sqrt()
-    return (
-        torch.matmul(speech_filterbank(config).to(magnitude), magnitude).clamp(min=LOG_FLOOR).log()
-    )
+    mel = torch.matmul(speech_filterbank(config).to(magnitude), magnitude)[
+        :, :, : config.frames(wave.shape[1])
+    ]
+    return mel.clamp(min=config.floor).log()
 
 
 @lru_cache(maxsize=8)

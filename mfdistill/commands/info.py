@@ -80,7 +80,8 @@ def describe(checkpoint: str, sizes: str | None = None) -> dict[str, str]:
     check_folder(folder, files or {weights.name: ""})
     beside = [name for name in named_companions(folder) if companion(folder, name)]
     own_count, front_count = parameters(weights)
-    schedules = {len(config["schedule"]) - 1: config["schedule"]} if config.get("schedule") else {}
+    own_times = config.get("schedule")
+    schedules = {len(own_times) - 1: own_times} if isinstance(own_times, list) else {}
     schedules |= {int(nfe): times for nfe, times in (config.get("schedules") or {}).items()}
     searched = config.get("schedules") or {}
     facts = {
@@ -170,11 +171,12 @@ def describe_file(place: Path, sizes: Section | None) -> dict[str, str]:
         "parameters": f"{front + sum(p.numel() for p in network.parameters()):,}",
     }
     if times := config.get("schedule"):
-        told = " (the usual one; the file holds none)" if mel is not None else ""
-        facts[f"schedule, {len(times) - 1} NFE"] = " ".join(f"{t:.4g}" for t in times) + told
+        usual = " (the usual one; the file holds none)" if mel is not None else ""
+        facts[f"schedule, {len(times) - 1} NFE"] = " ".join(f"{t:.4g}" for t in times) + usual
     if mel is None:
         return facts
-    guidance = "none: part of what it learnt"
+    told = config.get("guidance_input")
+    guidance = "none: part of what it learnt" if told is None else f"an input, up to {told:g}"
     if role != "student":
         none = SYSTEMS[kind].guidance is None
         own = f"strength {strength:g}, changed by --guidance.strength"

@@ -49,7 +49,8 @@ from mfdistill.commands.table import TRAINED
 from mfdistill.commands.teacher_import import TeacherImport
 from mfdistill.commands.teacher_train import TeacherTrain
 from mfdistill.commands.tts_options import preset
-from mfdistill.config import check_finite
+from mfdistill.config import check_finite, from_dict
+from mfdistill.data.tts_config import TTSOptions
 from mfdistill.errors import UserError
 from mfdistill.plain import Plain
 from mfdistill.version import __version__
@@ -180,9 +181,11 @@ def _default(name: str, rest: list[str]) -> Any:
     for option in CHECKPOINTS.get(name, ()):
         path = _value(rest, option) or defaults[option]
         if cls is not None and isinstance(path, str) and Path(path, "config.json").is_file():
-            return cls(
-                **{option: path, "data": corpus(load_config(path).get("data"), path), **chosen}
-            )
+            saved = load_config(path)
+            made = {option: path, "data": corpus(saved.get("data"), path)}
+            if "tts" in defaults and saved.get("tts"):
+                made["tts"] = from_dict(TTSOptions, saved["tts"], f"{path}: tts")
+            return cls(**{**made, **chosen})
     if chosen and cls is not None:
         return cls(teacher=_value(rest, "teacher"), **chosen)
     return None

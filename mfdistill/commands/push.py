@@ -73,12 +73,17 @@ def run(command: Push) -> str:
 def stage(folder: Path, target: Path, name: str, license: str | None) -> None:
     """Lay out in ``target`` what is uploaded: what the model needs, a card whose commands name it
     by its hub id, and what is known of it. Folders of this machine are named without their path.
+
+    Raises:
+        UserError: a file is not as it was written.
     """
     from mfdistill.checkpoint import load_config, write_config, write_text
     from mfdistill.commands.derived import card
     from mfdistill.commands.results import FILE, WEIGHTS
     from mfdistill.companions import named_companions
+    from mfdistill.integrity import check_folder, recorded
 
+    check_folder(folder, recorded(folder / "config.json"))  # nothing damaged is spread
     held = ["config.json", *WEIGHTS, "adapter_config.json", *named_companions(folder), FILE, _PAGE]
     held += [file.name for file in folder.glob("o3s-*.json")]
     for file in held:

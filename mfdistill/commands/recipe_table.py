@@ -93,7 +93,7 @@ def _f5(nfe: int, watch: str) -> Recipe:
         337, 93.75, 2, 4000, True,
         "speech with texts in the languages and of the speakers that are served, 10 h or more; 24 kHz",
         watch,
-        "mfdistill export --layout f5, and serve_f5 in the program that runs F5-TTS (docs/foreign-tts.md)",
+        "mfdistill export --layout f5, and serve_f5 in the program that runs F5-TTS (docs/serving.md)",
     )  # fmt: skip
 
 
@@ -111,7 +111,7 @@ def _cosyvoice(nfe: int, watch: str) -> Recipe:
         71, 50, 2, 4000, False,
         "speech with CosyVoice's speech tokens and x-vectors (its tools extract them); 24 kHz",
         watch,
-        "mfdistill export --layout cosyvoice or chatterbox, and serve_cosyvoice (docs/foreign-tts.md)",
+        "mfdistill export --layout cosyvoice or chatterbox, and what docs/serving.md says of your program",
     )  # fmt: skip
 
 

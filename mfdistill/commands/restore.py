@@ -101,6 +101,11 @@ def run(command: Restore) -> list[Path]:
     waiting = [job for job in jobs if command.overwrite or not job[1].exists()]
     if command.batch < 1:
         raise UserError(f"--batch {command.batch}: must be at least 1")
+    if not 0.1 <= command.block_s <= 86400 or not 0 <= command.overlap_s < command.block_s:
+        given = f"--block-s {command.block_s:g} --overlap-s {command.overlap_s:g}"
+        raise UserError(
+            f"{given}: blocks last from 0.1 s to a day and overlap by less; 30 and 1 are usual"
+        )
     settings = None if single else same_settings(vars(command), len(waiting) < len(jobs))
     # all processes share out the same list, before any of them writes a file
     accelerator.wait_for_everyone()

@@ -5,7 +5,6 @@ the digest of the weights that they are of.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,11 +12,20 @@ from typing import Any
 
 import mfdistill
 from mfdistill.checkpoint import load_config, write_json
+from mfdistill.errors import UserError
 from mfdistill.plain import Plain, Row
+from mfdistill.reading import read_json
 
 FILE = "results.json"
 WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
 _KEY = ("data", "split")
+_NUMBERS = ("rtf", "params", "n", "sample_rate")
+_AGAIN = "delete it and evaluate again"
+_SEARCH = {
+    "nfe": int, "n": int, "scored": int, "direction": int, "column": str, "metric": str, "schedule": list,
+    "starts": list, "evaluations": list, "warnings": list, "comparison": dict,
+}  # fmt: skip
+"""Of what ``o3s-N.json`` holds, where it is there; the first and the schedule always are."""
 
 
 def weights_digest(folder: Path) -> str | None:
@@ -65,16 +73,34 @@ def _read(folder: Path) -> list[Plain]:
     file = folder / FILE
     if not file.is_file():
         return []
-    try:
-        held = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        held = None
-    found = held.get("evaluations") if isinstance(held, dict) else None
-    if not isinstance(found, list):
-        from mfdistill.errors import UserError
-
-        raise UserError(f"{file}: damaged; delete it and evaluate again")
+    found = read_json(file, _AGAIN).get("evaluations")
+    if not isinstance(found, list) or not all(
+        isinstance(entry, dict) and isinstance(entry.get("rows"), list) for entry in found
+    ):
+        raise UserError(f"{file}: holds no evaluations; {_AGAIN}")
+    for entry in found:
+        check_rows(entry["rows"], str(file))
     return found
+
+
+def check_rows(rows: list[Any], where: str) -> None:
+    """Raise ``UserError`` unless ``rows`` are those of a table that ``evaluate`` wrote."""
+    number = (int, float, type(None))
+    for row in rows:
+        about = (
+            (row.get("model"), row.get("nfe"), row.get("schedule")) if isinstance(row, dict) else ()
+        )
+        if [*map(type, about)] != [str, int, str]:
+            raise UserError(f"{where}: {row!r:.60} is no row of a table; {_AGAIN}")
+        for name, value in row.items():
+            measured = name.removesuffix("_ci95")
+            wanted = (
+                number
+                if f"{measured}_ci95" in row or name in _NUMBERS
+                else (*number, str, bool, list)
+            )
+            if type(value) not in wanted:
+                raise UserError(f"{where}: {name} is {value!r:.60}; {_AGAIN}")
 
 
 def evaluations(folder: Path) -> list[Plain]:
@@ -112,7 +138,11 @@ def searches(folder: Path) -> list[Plain]:
     config = load_config(folder) if (folder / "config.json").is_file() else None
     found = []
     for file in sorted(folder.glob("o3s-*.json"), key=lambda file: (len(file.name), file.name)):
-        search = json.loads(file.read_text(encoding="utf-8"))
+        search = read_json(file, "search again")
+        for name, kind in _SEARCH.items():
+            value = search.get(name)
+            if not (isinstance(value, kind) or value is None and name not in ("nfe", "schedule")):
+                raise UserError(f"{file}: {name} is {value!r:.60}; search again")
         now = ((config or {}).get("schedules") or {}).get(str(search["nfe"]))
         if config is None or now == search["schedule"]:
             found.append(search)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from mfdistill.checkpoint import load_config
-from mfdistill.commands.results import evaluations, is_model, searches
+from mfdistill.commands.results import check_rows, evaluations, is_model, searches
 from mfdistill.errors import UserError
 from mfdistill.plain import Plain
+from mfdistill.reading import parse_json, read_json, read_text
 
+_AGAIN = "evaluate again"
 _ROLES = ("student", "teacher", "regression")
 
 
@@ -80,19 +81,20 @@ def read_run(folder: str | Path) -> Run:
 
 def _read_evaluation(place: Path, name: str) -> Run:
     run = Run(place, name)
-    run.rows, run.details = _json(place / "evaluation.json"), _json(place / "utterances.json")
+    run.rows, run.details = _rows(place / "evaluation.json"), _rows(place / "utterances.json")
     run.audio = place / "audio"
     told = place / "command.json"
-    command = _json(told) if told.is_file() else {}
+    command = read_json(told, _AGAIN) if told.is_file() else {}
+    data = command.get("data")
     run.told = {
-        "data": (command.get("data") or {}).get("source"),
+        "data": data.get("source") if isinstance(data, dict) else None,
         "split": command.get("split"),
         "out": str(place),
         "against": command.get("against"),
     }
     # of this evaluation, not of an earlier one in the same folder
     if command.get("against") and (place / "differences.json").is_file():
-        run.differences = _json(place / "differences.json")
+        run.differences = _rows(place / "differences.json")
     for role in _ROLES:
         paths = [row["checkpoint"] for row in run.rows if row["model"] == role]
         if paths and paths[0]:
@@ -115,18 +117,26 @@ def _add_model(run: Run, folder: Path, role: str | None = None) -> None:
         run.config = run.config or load_config(folder)
 
 
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: missing or damaged ({error}); evaluate again") from error
+def _rows(file: Path) -> list[Plain]:
+    """A table that ``evaluate`` wrote.
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    rows = parse_json(read_text(file), str(file), _AGAIN)
+    if not isinstance(rows, list):
+        raise UserError(f"{file}: holds no table; {_AGAIN}")
+    check_rows(rows, str(file))
+    return rows
 
 
 def _lines(file: Path) -> list[Plain]:
     found = []
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            found.append(json.loads(line))
-        except ValueError:  # cut short by a kill
+            row = json.loads(line)
+        except (ValueError, RecursionError):  # cut short by a kill
             continue
+        if isinstance(row, dict):
+            found.append(row)
     return found

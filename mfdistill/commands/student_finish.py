@@ -11,6 +11,7 @@ from tyro.conf import OmitArgPrefixes
 
 from mfdistill.commands.options import Corpus, ValidOptions
 from mfdistill.config import to_dict
+from mfdistill.data.tts_config import TTSOptions
 from mfdistill.distill.finishing.config import (
     CriticConfig,
     DmdConfig,
@@ -23,6 +24,8 @@ from mfdistill.errors import UserError
 from mfdistill.plain import Plain
 
 if TYPE_CHECKING:
+    import torch
+
     from mfdistill.students import Student
     from mfdistill.teachers import Field
 
@@ -48,6 +51,7 @@ class StudentFinish:
     finish: OmitArgPrefixes[FinishConfig] = field(default_factory=FinishConfig)
     critic: CriticConfig = field(default_factory=CriticConfig)
     dmd: DmdConfig = field(default_factory=DmdConfig)
+    tts: TTSOptions = field(default_factory=TTSOptions)
     data: Corpus = field(default_factory=Corpus)
     """By default what the start was trained on."""
     training: OmitArgPrefixes[TrainConfig] = field(
@@ -80,15 +84,19 @@ def run(command: StudentFinish) -> Path:
     accelerator = make_accelerator(command.training)
     student, saved = opened(command)
     task: Any = student.task
-    settings = completed(command.finish, task.config.name)
+    settings = replace(command.finish, temperature=task.config.temperature)
+    settings = completed(settings, task.finishing, task.config.name)
     times = schedules(settings, saved)
     student.schedule = times[settings.nfe[0]]
+    spoken = task.rows == "utterances"
+    if spoken:
+        prepare(command, student, saved, settings, accelerator.device)
     objective = FinishObjective(
         student,
         task,
         times,
         settings,
-        _teacher(command, student),
+        _teacher(command, student, saved),
         command.training.seed,
         command.critic,
         command.dmd,
@@ -102,10 +110,12 @@ def run(command: StudentFinish) -> Path:
             "critic": to_dict(command.critic),
             "dmd": to_dict(command.dmd),
         },
+        **({"tts": to_dict(command.tts), "guidance": saved.get("guidance")} if spoken else {}),
     }
-    dataset = open_task_train(command.data, task)
+    dataset = open_task_train(command.data, task, command.tts, command.training.seed)
     after = f"evaluate --student {command.training.out}"
-    return launch(command, Work(objective, task, dataset, sections, after), accelerator)
+    work = Work(objective, task, dataset, sections, after, command.tts)
+    return launch(command, work, accelerator)
 
 
 def opened(command: StudentFinish) -> tuple[Student, Plain]:
@@ -122,8 +132,6 @@ def opened(command: StudentFinish) -> tuple[Student, Plain]:
     from mfdistill.places import resolve
     from mfdistill.search.cache import digest_tensors
     from mfdistill.students import Student, load_student
-    from mfdistill.systems.table import SYSTEMS
-    from mfdistill.tasks import get_task
     from mfdistill.teachers import load_network, load_teacher
 
     role, path = start_of(command)
@@ -135,15 +143,17 @@ def opened(command: StudentFinish) -> tuple[Student, Plain]:
         network, task, config = load_network(path, "regression")
         student = Student.from_network(network, task, 1, config["network"])
     place, what = resolve(path), f"--{role} {path}"
-    own: Any = student.task
-    if own is None or own.config.name in SYSTEMS or not student.description:
+    own, temperature = student.task, command.finish.temperature
+    if own is None or not student.description:
         raise UserError(
-            f"{what}: is a flow of another system, which student-finish cannot train yet; name a model that was trained here"
+            f"{what}: does not say its task and sizes; make a folder of it with teacher-import"
         )
     if student.description.get("int8"):
         raise UserError(f"{what}: has 8-bit weights; finish the whole model, then compress it")
+    if student.adapter is not None:
+        raise UserError(f"{what}: is an adapter; make a whole model of it first (mfdistill merge)")
     saved = load_config(place) if place.is_dir() else {}
-    before = saved.get("parent") or {}
+    before = dict(saved.get("parent") or {}) if role == "student" else {}
     if command.random:
         torch.manual_seed(command.training.seed)
         name, sizes = student.description["name"], student.description["config"]
@@ -154,11 +164,12 @@ def opened(command: StudentFinish) -> tuple[Student, Plain]:
             if parameter.ndim > 1 and not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.02)
         student = Student.from_network(network, own, 1, student.description)
-    student.task = get_task(
-        replace(own.config, temperature=command.finish.temperature), own.predictor
-    )
+    if temperature is None:
+        temperature = own.config.temperature if own.rows == "utterances" else 0.0
+    student.task = own.at_temperature(temperature)
     student.parent = {
-        "teacher": command.teacher or (before.get("teacher") if role == "student" else None),
+        **before,
+        "teacher": command.teacher or before.get("teacher"),
         "start": role,
         "from": path,
         "random": command.random,
@@ -181,14 +192,50 @@ def start_of(command: StudentFinish) -> tuple[str, str]:
     raise UserError("student-finish: name what to start from: --student, --teacher or --regression")
 
 
-def _teacher(command: StudentFinish, student: Student) -> Field | None:
+def prepare(
+    command: StudentFinish,
+    student: Student,
+    saved: Plain,
+    settings: FinishConfig,
+    device: torch.device,
+) -> None:
+    """Give the task of a text-to-speech flow what it reads, and what is drawn for its batches.
+
+    Raises:
+        UserError: options that such a flow cannot be finished with.
+    """
+    from mfdistill.commands.reopened import saved_rows
+    from mfdistill.distill.equip import equip
+    from mfdistill.places import resolve
+    from mfdistill.students.load import facts_of
+
+    task, (role, path) = student.task, start_of(command)
+    assert task is not None
+    if command.critic.weight:
+        raise UserError(
+            f"--critic.weight: critics know the conditions of tasks trained here, not those of {task.config.name}; "
+            "take --dmd.weight"
+        )
+    if command.tts.data_free and settings.weights:
+        name = next(iter(settings.weights)).replace("_", "-")
+        raise UserError(
+            f"--tts.data-free: there are no recordings for --{name} to compare with; give --{name} 0 and --dmd.weight 1"
+        )
+    equip(task, student.network, resolve(path), device, command.tts)
+    share = command.tts.streaming_share if facts_of(student).streams == "chunks" else 0.0
+    _, _, draws = saved_rows(saved, f"--{role} {path}")
+    task.draws = replace(draws, streaming_share=share, seed=command.training.seed)
+
+
+def _teacher(command: StudentFinish, student: Student, saved: Plain) -> Field | None:
     """The frozen teacher, where the objective needs one.
 
     Raises:
         UserError: none, or one of another task.
     """
     from mfdistill.commands.predictor import same_features
-    from mfdistill.teachers import load_teacher
+    from mfdistill.commands.reopened import open_parent
+    from mfdistill.commands.training import same_task
 
     if not command.finish.anchor and not command.dmd.weight:
         return None
@@ -197,6 +244,12 @@ def _teacher(command: StudentFinish, student: Student) -> Field | None:
         raise UserError(
             f"--anchor, --dmd.weight: needs the teacher ({path or 'none is known'}); name its folder with --teacher"
         )
-    teacher = load_teacher(path)
-    same_features(student.task.config, teacher.task.config, f"--teacher {path}")  # type: ignore[union-attr]
+    named = command.teacher if command.teacher != student.parent["from"] else None
+    teacher = open_parent({**saved, "parent": student.parent}, Path(path), named)
+    own, other = student.task, teacher.task
+    assert own is not None and other is not None
+    if own.rows == "utterances":
+        same_task(own, other, f"--teacher {path}")
+    else:
+        same_features(own.config, other.config, f"--teacher {path}")
     return teacher

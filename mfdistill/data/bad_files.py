@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ from mfdistill.data.config import DataConfig
 from mfdistill.errors import UserError
 
 T = TypeVar("T")
+FEW = 100
 log = logging.getLogger(__name__)
 
 
@@ -23,11 +24,14 @@ class BadFiles:
     have.
 
     Args:
-        config: ``on_bad_file`` and ``bad_share``. total: recordings of the set.
+        config: ``on_bad_file`` and ``bad_share``. total: recordings of the set; None for a stream,
+            whose share is one of the recordings ``read`` so far, or of the first hundred.
     """
 
-    def __init__(self, config: DataConfig, total: int) -> None:
-        self.skip, self.share, self.total = config.on_bad_file == "skip", config.bad_share, total
+    def __init__(self, config: DataConfig, total: int | None) -> None:
+        self.skip, self.share = config.on_bad_file == "skip", config.bad_share
+        self._total = total
+        self.read = 0
         self.found: dict[int, str] = {}
         self._lock = Lock()
 
@@ -44,10 +48,15 @@ class BadFiles:
                 return
             self.found[i] = str(error)
         log.warning("left out: %s", error)
-        if len(self.found) > self.share * self.total:
+        if len(self.found) > self.share * (self.total if self._total else max(self.total, FEW)):
             raise UserError(
                 f"{len(self.found)} of {self.total} recordings are unusable, more than --bad-share {self.share:g}, the last: {error}"
             ) from error
+
+    @property
+    def total(self) -> int:
+        """Recordings of the set, or read so far."""
+        return self._total or self.read
 
     def draw(
         self, order: Sequence[int] | np.ndarray, position: int, read: Callable[[int], T]
@@ -68,11 +77,18 @@ class BadFiles:
                 self.note(i, error)
         raise UserError("--data: no recording can be read; see above")
 
-    @property
-    def summary(self) -> str | None:
-        """What to tell at the end of a run; None where there was none."""
-        if not self.found:
+    def summary(self, elsewhere: Sequence[tuple[int, Mapping[int, str]]] = ()) -> str | None:
+        """What to tell at the end of a run; None where there was none.
+
+        Args:
+            elsewhere: ``(read, found)`` of the run's other processes.
+        """
+        found = dict(self.found)
+        for _, others in elsewhere:
+            found |= others
+        if not found:
             return None
-        lines = "; ".join(text for _, text in sorted(self.found.items())[:20])
-        more = f"; and {len(self.found) - 20} more" if len(self.found) > 20 else ""
-        return f"{len(self.found)} of {self.total} recordings were left out: {lines}{more}"
+        lines = "; ".join(text for _, text in sorted(found.items())[:20])
+        more = f"; and {len(found) - 20} more" if len(found) > 20 else ""
+        total = self._total or self.read + sum(read for read, _ in elsewhere)
+        return f"{len(found)} of {total} recordings were left out: {lines}{more}"

@@ -7,6 +7,8 @@ from typing import Literal
 
 from mfdistill.errors import UserError
 
+MOST_CROP_S = 600
+MOST_HELD = 2**20  # undecoded utterances
 CodecName = Literal["opus", "vorbis", "gsm", "g721", "ulaw"]
 
 
@@ -66,17 +68,17 @@ class DataConfig:
     out and told.
     """
     bad_share: float = 0.05
-    """Of the recordings that may be left out; more of them stop the run."""
+    """Of the recordings (of a stream: of those read so far) that may be left out; more of them stop
+    the run.
+    """
 
     def __post_init__(self) -> None:
         if not 0 <= self.bad_share <= 1:
             raise UserError(f"--bad-share {self.bad_share}: must lie between 0 and 1")
-        if self.streaming and self.on_bad_file == "skip":
+        if not 0 < self.crop_s <= MOST_CROP_S:
             raise UserError(
-                "--on-bad-file skip: not with --data.streaming, whose files are unknown"
+                f"--data.crop-s {self.crop_s}: must be positive and at most {MOST_CROP_S}; 2.0 is usual"
             )
-        if not self.crop_s > 0:
-            raise UserError(f"--data.crop-s {self.crop_s}: must be positive; 2.0 is usual")
         if self.rt60_s is not None and not 0 < self.rt60_s[0]:
             raise UserError(
                 f"--data.rt60-s {_said(self.rt60_s)}: must be positive; 0.2 0.8 is usual"
@@ -92,6 +94,10 @@ class DataConfig:
                 raise UserError(
                     f"{option(name)} {_said(given)}: the first number must not be larger than the second"
                 )
+        if self.shuffle_buffer > MOST_HELD:
+            raise UserError(
+                f"--data.shuffle-buffer {self.shuffle_buffer}: must be at most {MOST_HELD}"
+            )
         for name, least in (("seed", 0), ("shuffle_buffer", 1), ("max_files", 1)):
             value = getattr(self, name)
             if value is not None and value < least:

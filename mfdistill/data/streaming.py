@@ -5,6 +5,7 @@ processes, resumed by skipping.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import count, islice
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
+from mfdistill.data.bad_files import BadFiles
 from mfdistill.data.config import DataConfig
 from mfdistill.data.degradations import made_anyway, open_degradation
 from mfdistill.data.folders import HELD_OUT
@@ -23,9 +25,11 @@ from mfdistill.data.sources import is_table, load_table, uniform_columns
 from mfdistill.data.waves import decode
 from mfdistill.errors import UserError
 from mfdistill.plain import Plain
+from mfdistill.reading import parsing
 from mfdistill.tasks.config import Degradation as Kind
 
 MAX_LANES = 16
+SPARE = 16  # rows of a lane that can take a bad one's place
 EVAL_LIMIT = 64  # utterances taken from a stream for validation when no limit is given
 
 
@@ -51,6 +55,7 @@ class StreamTrainSet(IterableDataset[Plain]):
         self.degradation = (
             open_degradation(config, kind, "train", sample_rate) if not self._paired else None
         )
+        self.bad = BadFiles(config, None)
         self.files = max(int(self._table.num_shards), 1)
         self.lanes = min(MAX_LANES, 2 ** int(math.log2(self.files)))
 
@@ -64,27 +69,33 @@ class StreamTrainSet(IterableDataset[Plain]):
 
     def jobs(self, indices: Iterator[int]) -> Iterator[Callable[[], Plain]]:
         """Samples to be made, in the order of the ascending ``indices``; what lies between them is
-        read and dropped, not decoded.
+        read and dropped, not decoded. Where bad recordings are left out, the rows that follow in a
+        lane are at hand to take their places.
         """
         lanes: dict[int, Iterator[Plain]] = {}
         at: dict[int, int] = {}
+        held: dict[int, deque[Plain]] = {}
+        needed = 1 + (SPARE if self.bad.skip else 0)
         for index in indices:
             place, lane = divmod(index, self.lanes)
             if lane not in lanes:
-                lanes[lane], at[lane] = self._lane(lane), 0
-            row = next(islice(lanes[lane], place - at[lane], None))
-            at[lane] = place + 1
-            yield lambda index=index, row=row: self.sample(index, row)
+                lanes[lane], at[lane], held[lane] = self._lane(lane), 0, deque()
+            rows = held[lane]
+            for _ in range(place - at[lane]):
+                rows.popleft() if rows else next(lanes[lane])
+            at[lane] = place
+            rows.extend(islice(lanes[lane], needed - len(rows)))
+            self.bad.read += 1
+            yield lambda index=index, rows=tuple(rows): self.sample(index, *rows)
 
-    def sample(self, index: int, row: Plain) -> Plain:
-        """Sample ``index``, made from an undecoded row of the stream."""
-        label = f"{self.config.source}: sample {index}"
-        clean = decode(row["clean"], label, self.sample_rate)
-        noisy = decode(row["noisy"], label, self.sample_rate) if self._paired else None
-        if noisy is not None and noisy.shape != clean.shape:
-            raise UserError(
-                f"{label}: noisy has {noisy.size} samples, clean {clean.size}; pairs must be aligned sample by sample"
-            )
+    def sample(self, index: int, *rows: Plain) -> Plain:
+        """Sample ``index``, made from the first of the undecoded ``rows`` of its lane that is not
+        bad.
+        """
+        order = range(index, index + len(rows) * self.lanes, self.lanes)
+        clean, noisy = self.bad.draw(
+            order, 0, lambda i: self._decode(i, rows[(i - index) // self.lanes])
+        )[1]
         degrade = self.degradation.train if self.degradation is not None else None
         target, degraded = training_sample(
             generator(self.config.seed, index), clean, noisy, degrade, self.crop, self.config
@@ -94,6 +105,18 @@ class StreamTrainSet(IterableDataset[Plain]):
             "degraded": torch.from_numpy(degraded),
             "index": index,
         }
+
+    def _decode(self, index: int, row: Plain) -> tuple[np.ndarray, np.ndarray | None]:
+        label = f"{self.config.source}: sample {index}"
+        if (path := (row["clean"] or {}).get("path")) is not None:
+            label += f" ({path})"
+        clean = decode(row["clean"], label, self.sample_rate)
+        noisy = decode(row["noisy"], label, self.sample_rate) if self._paired else None
+        if noisy is not None and noisy.shape != clean.shape:
+            raise UserError(
+                f"{label}: noisy has {noisy.size} samples, clean {clean.size}; pairs must be aligned sample by sample"
+            )
+        return clean, noisy
 
     def _lane(self, lane: int) -> Iterator[Plain]:
         """Endless rows of one lane: its files in a new order and its rows shuffled anew in each
@@ -114,9 +137,11 @@ class StreamTrainSet(IterableDataset[Plain]):
                 row for row in rows if not self._missing or _held_out(row, self._missing) is None
             )
             empty = True
-            for row in _shuffled(kept, self.config.shuffle_buffer, rng):
-                empty = False
-                yield row
+            # what a damaged file or a lost connection makes of the reader is not told anywhere
+            with parsing(self.config.source, "check the connection, or download it again"):
+                for row in _shuffled(kept, self.config.shuffle_buffer, rng):
+                    empty = False
+                    yield row
             if empty:
                 raise UserError(
                     f"{self.config.source}: a part of the stream holds no training rows; use it without streaming"
@@ -186,7 +211,7 @@ def _open_stream(config: DataConfig, split: str, noisy: bool) -> tuple[Any, list
 
 def _held_out(row: Plain, parts: list[str]) -> str | None:
     """The split of ``parts`` that a row belongs to, from its audio alone; None for training."""
-    audio = row["clean"]
+    audio = row["clean"] or {}
     key = audio["bytes"][:65536] if audio.get("bytes") else str(audio.get("path")).encode()
     place = int(crc32(key) / 2**32 / HELD_OUT)
     return parts[place] if place < len(parts) else None

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +18,9 @@ from torch import Tensor
 
 from mfdistill.audio.io import audio_info, is_silent, read_audio, resampled_length
 from mfdistill.checkpoint import load_tensors
+from mfdistill.data.bad_files import BadFiles
 from mfdistill.data.batches import in_order
+from mfdistill.data.config import DataConfig
 from mfdistill.data.folders import hold_out
 from mfdistill.data.mixing import generator
 from mfdistill.data.transcripts import Utterance, read_utterances
@@ -27,6 +29,7 @@ from mfdistill.errors import UserError
 from mfdistill.plain import Plain, Section
 from mfdistill.tasks.foreign import ForeignTask
 
+T = TypeVar("T")
 _FEATURES = {"tokens": 1, "embedding": 1, "mu": 2, "spks": 1, "mel": 2}
 _PROMPT = 0.3  # of an utterance at most (CosyVoice's training), for half of them
 
@@ -37,7 +40,7 @@ class TTSSet:
     Args:
         task: whose rows they are; it says whether texts are read, in which vocabulary.
         seed: of spans, prompts and the order. split: "train", or "valid", which is held out by name
-            (5 %).
+            (5 %). data: says whether bad files of the training part are left out.
 
     Raises:
         UserError: nothing usable there, features that lack something, a silent recording.
@@ -50,6 +53,7 @@ class TTSSet:
         task: ForeignTask,
         seed: int = 0,
         split: str = "train",
+        data: DataConfig | None = None,
     ):
         self.options, self.task, self.seed = options, task, seed
         self.vocabulary, self.ratio = task.vocabulary, task.ratio
@@ -57,24 +61,24 @@ class TTSSet:
             Path(source),
             options.transcripts,
             options.features,
-            not options.data_free,
-            task.frames_first,
+            task.kind.recordings and not options.data_free,
+            task.kind.reads == "text",
         )
         rows = rows[: options.max_files]
         if len(rows) > 1:
             named = [{"name": row.name, "speaker": row.speaker} for row in rows]
             kept = {row["name"] for row in hold_out(named, split, {"valid"}, source)}  # type: ignore[arg-type]
             rows = [row for row in rows if row.name in kept]
-        lengths = [self._length(row) for row in rows]
+        self.bad = None if data is None else BadFiles(data, len(rows))
+        measured = [self._noting(i, self._length, row) for i, row in enumerate(rows)]
+        # of an unreadable one a length that many have: the groups of the others change little
+        usual = int(np.median([length for length in measured if length is not None] or [1]))
+        lengths = [usual if length is None else length for length in measured]
         low, high = (
             options.min_s * task.config.mel.frame_rate,
             options.max_s * task.config.mel.frame_rate,
         )
-        pairs = [
-            (row, length)
-            for row, length in zip(rows, lengths, strict=True)
-            if low <= length <= high
-        ]
+        pairs = [(i, length) for i, length in enumerate(lengths) if low <= length <= high]
         if not pairs:
             raise UserError(
                 f"--data {source}: none of {len(rows)} utterances is between {options.min_s:g} and {options.max_s:g} s long; "
@@ -87,9 +91,10 @@ class TTSSet:
                 "raise it, or lower --tts.max-s"
             )
         self.rows, self.lengths = (
-            [row for row, _ in pairs],
+            [rows[i] for i, _ in pairs],
             np.array([length for _, length in pairs]),
         )
+        self._numbers = [i for i, _ in pairs]
         self.left_out = len(rows) - len(pairs)
         self._lock = Lock()
         self._ends: dict[int, list[int]] = {}  # number of groups before each epoch
@@ -128,12 +133,30 @@ class TTSSet:
         return in_order(jobs, num_workers, ahead=2)
 
     def group(self, number: int, most: int) -> Plain:
-        """Micro-batch ``number``; its samples have the indices from ``number * most`` on."""
-        members = self._members(number, most)
-        return collate(
-            [self.sample(int(row), number * most + place) for place, row in enumerate(members)],
-            self.task.frames_first,
-        )
+        """Micro-batch ``number``; its samples have the indices from ``number * most`` on. It lacks
+        bad recordings that are left out, and is the next one where all of its own are bad.
+        """
+        for later in range(len(self.rows)):
+            found = [
+                self._noting(self._numbers[row], self.sample, int(row), number * most + place)
+                for place, row in enumerate(self._members(number + later, most))
+            ]
+            samples: list[Section] = [sample for sample in found if sample is not None]
+            if samples:
+                return collate(samples, self.task.frames_first)
+        raise UserError("--data: no recording can be read; see above")
+
+    def _noting(self, i: int, read: Callable[..., T], *arguments: Any) -> T | None:
+        """What ``read`` gives of utterance ``i``; None where it is bad and left out."""
+        if self.bad is None:
+            return read(*arguments)
+        if i in self.bad.found:
+            return None
+        try:
+            return read(*arguments)
+        except UserError as error:
+            self.bad.note(i, error)
+            return None
 
     def checks(self, files: int, most: int) -> list[Plain]:
         """The first ``files`` utterances or a few more as micro-batches of at most ``most``, with
@@ -181,12 +204,14 @@ class TTSSet:
             "frames": n,
             **(self._features(item) if item.features is not None else {}),
         }
-        out["clean"] = (
-            torch.zeros(0) if item.audio is None or options.data_free else self._wave(item)
-        )
+        heard = self.task.kind.recordings and not options.data_free
+        out["clean"] = self._wave(item) if item.audio is not None and heard else torch.zeros(0)
         rng, counts = generator(self.seed, index), torch.zeros(n, dtype=torch.bool)
-        if self.vocabulary is not None:
-            out["text"] = torch.tensor(self.vocabulary.encode(item.text or ""))
+        if self.task.frames_first:
+            if self.vocabulary is not None:
+                out["text"] = torch.tensor(self.vocabulary.encode(item.text or ""))
+            else:
+                out["text"] = out.pop("tokens").long()
             size = n if options.data_free else max(1, round(rng.uniform(*options.span) * n))
             start = int(rng.integers(0, n - size + 1))
             counts[start : start + size] = True
@@ -202,9 +227,11 @@ class TTSSet:
         frames: list[int] = []
         if row.features is not None:
             features = self._features(row)
-            frames += [self.ratio * len(features["tokens"])] if "tokens" in features else []
-            frames += [features[name].shape[1] for name in ("mu", "mel") if name in features]
-        if row.audio is not None and not self.options.data_free:
+            spread = "tokens" in features and not self.task.frames_first
+            frames += [self.ratio * len(features["tokens"])] if spread else []
+            each = {"mu": self.task.config.frames_per_mu, "mel": 1}
+            frames += [n * features[name].shape[1] for name, n in each.items() if name in features]
+        if row.audio is not None and self.task.kind.recordings and not self.options.data_free:
             info = audio_info(row.audio)
             frames.append(
                 self.task.frames(
@@ -212,12 +239,15 @@ class TTSSet:
                 )
             )
         if not frames:
-            assert row.text is not None
+            symbols = len(row.text or "")
+            if self.vocabulary is None and row.features is not None:
+                symbols = len(self._features(row)["tokens"])
             frames.append(
-                round(len(row.text) / self.options.chars_per_s * self.task.config.mel.frame_rate)
+                round(symbols / self.options.chars_per_s * self.task.config.mel.frame_rate)
             )
         whole = min(frames)
-        return whole if self.task.frames_first else whole // self.ratio * self.ratio
+        unit = 1 if self.task.frames_first else max(self.ratio, self.task.config.frames_per_mu)
+        return whole // unit * unit
 
     def _wave(self, row: Utterance) -> Tensor:
         assert row.audio is not None
@@ -238,13 +268,17 @@ class TTSSet:
                 raise UserError(
                     f"{row.features}: {name} has shape {tuple(value.shape)}; it needs {_FEATURES[name]} dimensions, none empty"
                 )
-        if (
-            not self.task.frames_first
-            and "mu" not in found
-            and not {"tokens", "embedding"} <= set(found)
-        ):
+        kind = self.task.kind
+        needed: tuple[set[str], ...] = {
+            "text": (set(),), "symbols": ({"tokens"},), "features": ({"mu"},),
+            "tokens": ({"tokens", "embedding"}, {"mu"}),
+        }[kind.reads]  # fmt: skip
+        if not kind.recordings and not self.options.data_free:
+            needed = tuple(names | {"mel"} for names in needed)
+        if not any(names <= set(found) for names in needed):
             raise UserError(
-                f"{row.features}: has {', '.join(found) or 'nothing known'}; it needs tokens and embedding, or mu and spks"
+                f"{row.features}: has {', '.join(found) or 'nothing known'}; it needs "
+                + ", or ".join(" and ".join(sorted(names)) for names in needed)
             )
         return found
 

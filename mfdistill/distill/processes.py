@@ -109,6 +109,27 @@ def share(full: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(placed, like.device_mesh, like.placements, src_data_rank=None)  # type: ignore[attr-defined]
 
 
+def gathered(accelerator: Any, value: Any) -> list[Any]:
+    """``value`` of every process, in their order; called on all of them. Plain values only."""
+    if accelerator.num_processes == 1:
+        return [value]
+    values = [None] * accelerator.num_processes
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def first_error(accelerator: Any, error: str | None) -> tuple[int, str] | None:
+    """The first process that met an ``error``, and what it says; None where none did. Called on
+    every process.
+    """
+    if accelerator.num_processes > 1:
+        met = torch.tensor(float(error is not None), device=accelerator.device)
+        if not accelerator.reduce(met, "sum").item():
+            return None
+    errors = enumerate(gathered(accelerator, error))
+    return next(((rank, text) for rank, text in errors if text is not None), None)
+
+
 def _is_sharded(value: Tensor) -> bool:
     return hasattr(value, "full_tensor")
 

@@ -126,6 +126,10 @@ def in_steps(config: TrainConfig, dataset: object) -> TrainConfig:
     )
 
 
+# what an option may ask of a machine
+_MOST = {"batch_size": 65536, "accumulation": 65536, "num_workers": 256, "keep_states": 1000}
+
+
 def check(config: TrainConfig, world: int) -> None:
     """Raise ``UserError`` for a value that cannot be trained with on ``world`` processes."""
     for name in ("steps", "batch_size", "accumulation", "keep_states", "log_every", "max_skipped"):
@@ -143,6 +147,9 @@ def check(config: TrainConfig, world: int) -> None:
     ):
         if not getattr(config, name) >= 0:
             raise UserError(f"--{_flag(name)} {getattr(config, name)}: must not be negative")
+    for name, most in _MOST.items():
+        if getattr(config, name) > most:
+            raise UserError(f"--{_flag(name)} {getattr(config, name)}: must be at most {most}")
     if not config.lr > 0:
         raise UserError(f"--lr {config.lr}: must be positive")
     if not 0 <= config.ema_decay < 1:

@@ -17,6 +17,7 @@ from mfdistill.distill.cosyvoice_synthesis import speak_tokens
 from mfdistill.distill.f5_synthesis import speak_text
 from mfdistill.distill.inference import Model, Steps
 from mfdistill.distill.speech import LEAST_PROMPT_S, LONGEST_S, Said, Speech, now
+from mfdistill.distill.symbols_synthesis import speak_symbols
 from mfdistill.errors import UserError
 
 
@@ -153,6 +154,7 @@ SPEAKERS: dict[str, Callable[[Model, Said, float, Steps | None, int], Speech]] =
     "units": _own,
     "spread text": _own,
     "text": speak_text,
+    "symbols": speak_symbols,
     "tokens": speak_tokens,
 }
 """By ``Task.speaks``."""

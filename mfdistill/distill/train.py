@@ -30,6 +30,8 @@ from mfdistill.distill.logs import say
 from mfdistill.distill.players import MODEL, clip, learning_rates, leave_out_resting, set_rates
 from mfdistill.distill.processes import (
     filled,
+    first_error,
+    gathered,
     make_accelerator,
     put_together,
     reshard,
@@ -46,7 +48,7 @@ from mfdistill.distill.run import (
 )
 from mfdistill.distill.settings import TrainConfig, check_end, check_run
 from mfdistill.distill.state import Found, module_tensors
-from mfdistill.errors import UserError
+from mfdistill.errors import ToldElsewhere, UserError
 from mfdistill.plain import Plain, Raw
 
 if TYPE_CHECKING:
@@ -118,14 +120,12 @@ def train(
             with contextlib.closing(_micro_batches(run, data)) as stream:
                 while run.step < config.steps:
                     began = time.monotonic()
-                    raws = _taken(run, stream)
+                    raws = _next(run, stream)
                     values, wishes = training_step(run, raws, partial(_wishes, signals, deadline))
                     _account(run, raws, values, time.monotonic() - began)
                     if _stops(run, validate, wishes):
                         break
-            bad = getattr(data, "bad", None)  # streams and sets of texts know of none
-            if bad is not None and bad.summary is not None:
-                run.log.note(run.step, f"{config.out}: {bad.summary}")
+            _tell_left_out(run, data)
         if run.step >= config.steps:
             check_end(config, run.skipped_in_a_row, accelerator)
     finally:
@@ -181,16 +181,16 @@ def _opened(
     return run, found
 
 
-def _taken(run: Run, stream: Iterator[Raw]) -> list[Raw]:
-    """The next step's micro-batches.
-
-    Raises:
-        UserError: a recording that ends the run; what was learnt is saved.
-    """
-    try:
-        return [next(stream) for _ in range(run.config.accumulation)]
-    except UserError as error:
-        raise _saved(run, error) from error
+def _tell_left_out(run: Run, data: TrainData) -> None:
+    """The recordings that this run went on without, on any process."""
+    bad = getattr(data, "bad", None)  # a data set of one's own need not know of any
+    if bad is None:
+        return
+    every = gathered(run.accelerator, (bad.read, bad.found))
+    every.pop(run.accelerator.process_index)
+    summary = bad.summary(every)
+    if summary is not None:
+        run.log.note(run.step, f"{run.config.out}: {summary}")
 
 
 def _wishes(signals: Signals, deadline: float) -> list[bool]:
@@ -220,14 +220,24 @@ def _stops(run: Run, validate: Validate | None, wishes: Sequence[bool]) -> bool:
     return True
 
 
-def _saved(run: Run, error: UserError) -> UserError:
-    """The error of a recording that ends the run, after saving what was learnt. Processes that wait
-    for this one cannot take part in saving.
+def _next(run: Run, stream: Iterator[Raw]) -> list[Raw]:
+    """The micro-batches of a step. A recording that one process cannot read ends the run on all of
+    them, after saving what was learnt; that process tells it.
     """
-    if run.step == 0 or run.accelerator.num_processes > 1:
-        return error
-    save_run(run)
-    return UserError(f"{error}; saved at step {run.step}, continue with --resume")
+    raws, error = [], None
+    try:
+        raws = [next(stream) for _ in range(run.config.accumulation)]
+    except UserError as met:
+        error = met
+    told = first_error(run.accelerator, None if error is None else str(error))
+    if told is None:
+        return raws
+    rank, text = told
+    if run.step > 0:
+        save_run(run)
+        text = f"{text}; saved at step {run.step}, continue with --resume"
+        run.accelerator.wait_for_everyone()
+    raise (UserError if rank == run.accelerator.process_index else ToldElsewhere)(text) from error
 
 
 def _due(run: Run, every: int) -> bool:

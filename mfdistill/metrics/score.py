@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mfdistill.errors import UserError
 from mfdistill.metrics.base import Metric, Undefined, Wave, aligned
 from mfdistill.metrics.catalog import named
 from mfdistill.metrics.workers import Died, Workers, default_workers
@@ -35,6 +36,7 @@ Values = tuple[Any, str]
 EVIDENCE = "evidence"
 """Key of a row under which set metrics keep what they need of the utterance, by their names."""
 _LIMIT_S, _LIMIT_FACTOR = 120.0, 20.0  # a worker's time: for itself and per second of audio
+MOST_WORKERS = 64
 
 
 def score_one(metric: Metric, estimate: Wave, reference: Wave, sample_rate: int) -> Values:
@@ -79,10 +81,14 @@ def _in_pieces(metric: Metric, estimate: Wave, reference: Wave, sample_rate: int
 
 @contextlib.contextmanager
 def scoring_pool(workers: int) -> Iterator[Workers]:
-    """Processes for many calls of `score_utterances`; for ``workers`` <= 1 the one that is there
-    anyway.
+    """Processes for many calls of `score_utterances`; for one worker the one that is there anyway.
+
+    Raises:
+        UserError: none, or more than any machine should start.
     """
-    if workers <= 1:
+    if not 1 <= workers <= MOST_WORKERS:
+        raise UserError(f"--workers {workers}: must lie between 1 and {MOST_WORKERS}")
+    if workers == 1:
         yield default_workers()
         return
     pool = Workers(workers)

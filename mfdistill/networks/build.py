@@ -24,6 +24,10 @@ from mfdistill.networks.frames_config import FramesConfig
 from mfdistill.networks.mel_unet import MelUNet
 from mfdistill.networks.mel_unet_config import MelUNetConfig
 from mfdistill.networks.ncsnpp import NCSNpp
+from mfdistill.networks.voxcpm import VoxCPMNetwork
+from mfdistill.networks.voxcpm_config import VoxCPMConfig
+from mfdistill.networks.zipvoice import ZipVoiceNetwork
+from mfdistill.networks.zipvoice_config import ZipVoiceConfig
 from mfdistill.plain import Plain, Section
 from mfdistill.reading import reason
 
@@ -42,6 +46,8 @@ NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
     "frames": (FramesConfig, FramesNet),
     "f5": (F5Config, F5Network),
     "f5_unett": (F5UNetTConfig, F5Network),
+    "voxcpm": (VoxCPMConfig, VoxCPMNetwork),
+    "zipvoice": (ZipVoiceConfig, ZipVoiceNetwork),
 }
 
 

@@ -53,7 +53,11 @@ class NoisinessEmbedding(nn.Module):
         return self.linear_2(F.silu(self.linear_1(self.fourier(value))))
 
 
-class DeltaEmbedding(nn.Module):
+class OwnInterval(nn.Module):
+    """A time embedding that embeds stacked pairs [t, r] (b, 2) itself, as well as times (b,)."""
+
+
+class DeltaEmbedding(OwnInterval):
     """Embeds a stacked pair [t, r] as ``E(t) + MLP(Fourier(log1p(r - t)))`` (MeanFlowSE, arXiv
     2509.14858); r itself is not embedded.
 

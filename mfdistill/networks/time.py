@@ -47,3 +47,19 @@ class TimeEmbedding(nn.Module):
         )
         features = torch.cat([t[:, None], angle.sin(), angle.cos()], -1).to(dtype)
         return self.linear_2(nn.functional.silu(self.linear_1(features)))
+
+
+class GuidedTime(nn.Module):
+    """A time embedding of a network that may be told its guidance there: (b,) times, or (b, 2)
+    stacked [t, s], to (b, d).
+    """
+
+    @property
+    def takes_guidance(self) -> bool:
+        """Whether it is told."""
+        raise NotImplementedError
+
+
+def takes_guidance(embedding: nn.Module) -> bool:
+    """Whether a time embedding is told the guidance beside the time."""
+    return isinstance(embedding, GuidedTime) and embedding.takes_guidance

@@ -10,7 +10,6 @@ of two times stands beside them under its usual name, which PEFT leaves alone.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -24,6 +23,7 @@ from mfdistill.errors import UserError
 from mfdistill.networks.lora import LORA, merge_deltas, target_layers
 from mfdistill.networks.lora_config import LoraConfig
 from mfdistill.plain import Plain, Section
+from mfdistill.reading import read_json
 from mfdistill.students.student import Student
 
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -195,7 +195,4 @@ def _sizes(file: str | None) -> Plain | None:
     """The JSON file of sizes that the distillation was given."""
     if file is None:
         return None
-    try:
-        return json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: sizes of the teacher, cannot be read ({error})") from error
+    return read_json(Path(file), "bring the teacher's file of sizes there")

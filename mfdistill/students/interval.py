@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mfdistill.errors import UserError
-from mfdistill.networks.delta import DeltaEmbedding
+from mfdistill.networks.delta import DeltaEmbedding, OwnInterval
 
 Interval = Literal["mixed", "delta", "unit"]
 
@@ -34,9 +34,11 @@ class IntervalEmbedding(nn.Module):
         self.register_buffer("start", start, persistent=False)
 
     def forward(self, time: Tensor) -> Tensor:
-        """time (b, 2) stacked [t, r], or (b,) for r = t. Returns (b, d)."""
-        t, r = time.unbind(-1) if time.ndim == 2 else (time, time)
-        e_t, e_r = self.embedding(t), self.embedding(r)
+        """time (b, 2) stacked [t, r], or (b,) for r = t; (b, 3) stacked [t, r, s] where E is told
+        the guidance s (``GuidedTime``). Returns (b, d).
+        """
+        t, r, *s = time.unbind(-1) if time.ndim == 2 else (time, time)
+        e_t, e_r = (self.embedding(torch.stack([x, *s], -1) if s else x) for x in (t, r))
         # W [e_t; e_r] written as e_t + (W - [I 0]) [e_t; e_r]: the second term is exactly 0 until W
         # moves, in any matmul precision
         return e_t + F.linear(torch.cat([e_t, e_r], -1), self.weight - self.start)  # type: ignore[operator]
@@ -104,7 +106,7 @@ def two_times(embedding: nn.Module, interval: Interval) -> nn.Module:
         return IntervalEmbedding(embedding)
     if interval == "unit":
         return UnitIntervalEmbedding(embedding)
-    if isinstance(embedding, DeltaEmbedding):
+    if isinstance(embedding, OwnInterval):
         return embedding
     e = _probe(embedding)
     return DeltaEmbedding(embedding, e.shape[-1]).to(e)

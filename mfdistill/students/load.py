@@ -14,7 +14,7 @@ from mfdistill.places import resolve
 from mfdistill.plain import Section
 from mfdistill.students.interval import IntervalEmbedding
 from mfdistill.students.student import Student
-from mfdistill.systems.base import Opened, own_facts
+from mfdistill.systems.base import FieldFacts, Opened, own_facts
 from mfdistill.systems.table import SYSTEMS, recognise, telling_what_it_is
 from mfdistill.teachers.folders import load_parts, open_folder, stream_by_frames
 
@@ -79,6 +79,7 @@ def _student(opened: Opened, place: Path) -> Student:
         config["network"],
         config["parent"],
         opened.interval,
+        opened.guidance_input,
     )
     embedding = network.get_submodule(name)
     if opened.mixer is not None and isinstance(embedding, IntervalEmbedding):
@@ -120,12 +121,16 @@ def _open_folder(
     return _streaming(student, path) if streaming else student
 
 
+def facts_of(student: Student) -> FieldFacts:
+    """What is known of the field whose network a student has."""
+    system = None if student.task is None else SYSTEMS.get(student.task.config.name)
+    return own_facts(student.network) if system is None else system.facts(student.network)
+
+
 def _streaming(student: Student, path: Path) -> Student:
     task, network = student.task, student.network
     assert task is not None
-    system = SYSTEMS.get(task.config.name)
-    facts = own_facts(network) if system is None else system.facts(network)
-    if facts.streams == "chunks":
+    if facts_of(student).streams == "chunks":
         network.streaming = True  # type: ignore[assignment]
     else:
         stream_by_frames(network, task, path)

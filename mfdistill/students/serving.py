@@ -2,12 +2,13 @@
 guidance, keep the grid of times unwarped.
 
 Chatterbox needs nothing: it does all three where it finds the mixer in its file
-(``meanflow=True``). Plain torch, to be copied where needed.
+(``meanflow=True``). Plain torch, to be copied where needed; docs/serving.md says where it goes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,20 +16,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def serve_cosyvoice(decoder: Any, mixer: Tensor, steps: int = 1) -> None:
-    """Make the ``flow.decoder`` of a running CosyVoice 2 or 3 sample a student; changes it in
-    place.
+def cosyvoice_solver(estimator: Any, mixer: Tensor, steps: int = 1) -> Callable[..., Tensor]:
+    """Make CosyVoice's estimator one of two times, in place, and return ``solve(z, mask, mu, spks,
+    cond, **kwargs) -> z_1``, the student's equal steps, for programs with a solver of their own
+    (SGLang-Omni). What of ``kwargs`` the estimator does not take, such as ``streaming``, is left
+    out.
 
     Args:
-        decoder: with the student's weights as its estimator's (``flow.pt`` without the mixer's
-            key).
-        mixer: the value of that key, ``decoder.estimator.time_embed_mixer.weight`` (d, 2 d). steps:
-            network evaluations.
+        estimator, mixer, steps: as ``serve_cosyvoice``.
     """
-    estimator, name = (
-        decoder.estimator,
-        "time_embed" if hasattr(decoder.estimator, "time_embed") else "time_mlp",
-    )
+    name = "time_embed" if hasattr(estimator, "time_embed") else "time_mlp"
     inner, features = getattr(estimator, name), getattr(estimator, "time_embeddings", nn.Identity())
 
     class Mixed(nn.Module):
@@ -36,6 +33,35 @@ def serve_cosyvoice(decoder: Any, mixer: Tensor, steps: int = 1) -> None:
             return F.linear(
                 torch.cat([inner(features(time[:, 0])), inner(features(time[:, 1]))], -1), mixer
             )
+
+    estimator.time_embeddings = nn.Identity()
+    setattr(estimator, name, Mixed())
+    taken = inspect.signature(estimator.forward).parameters
+    anything = any(given.kind == given.VAR_KEYWORD for given in taken.values())
+
+    @torch.inference_mode()
+    def solve(z: Tensor, mask: Any, mu: Any, spks: Any, cond: Any, **kwargs: Any) -> Tensor:
+        given = {key: value for key, value in kwargs.items() if anything or key in taken}
+        times = torch.linspace(0, 1, steps + 1).to(mu)
+        for t, r in zip(times[:-1], times[1:], strict=True):
+            pair = torch.stack([t, r])[None].expand(len(mu), -1)
+            z = z + (r - t) * estimator(z, mask, mu, pair, spks, cond, **given)
+        return z.float()
+
+    return solve
+
+
+def serve_cosyvoice(decoder: Any, mixer: Tensor, steps: int = 1) -> None:
+    """Make the ``flow.decoder`` of a running CosyVoice 2 or 3 sample a student; changes it in
+    place. A decoder without CosyVoice's buffer of noise (vLLM-Omni's) draws fresh noise.
+
+    Args:
+        decoder: with the student's weights as its estimator's (``flow.pt`` without the mixer's
+            key).
+        mixer: the value of that key, ``decoder.estimator.time_embed_mixer.weight`` (d, 2 d). steps:
+            network evaluations.
+    """
+    solve = cosyvoice_solver(decoder.estimator, mixer, steps)
 
     @torch.inference_mode()
     def forward(
@@ -47,18 +73,11 @@ def serve_cosyvoice(decoder: Any, mixer: Tensor, steps: int = 1) -> None:
         cond: Any = None,
         **kwargs: Any,
     ) -> Any:
-        z, times = (
-            decoder.rand_noise[:, :, : mu.size(2)].to(mu) * temperature,
-            torch.linspace(0, 1, steps + 1).to(mu),
-        )
-        for t, r in zip(times[:-1], times[1:], strict=True):
-            z = z + (r - t) * estimator(
-                z, mask, mu, torch.stack([t, r])[None].expand(len(mu), -1), spks, cond, **kwargs
-            )
-        return z.float(), None
+        held = getattr(decoder, "rand_noise", None)
+        noise = torch.randn_like(mu) if held is None else held[:, :, : mu.size(2)].to(mu)
+        return solve(noise * temperature, mask, mu, spks, cond, **kwargs), None
 
-    estimator.time_embeddings, decoder.forward = nn.Identity(), forward
-    setattr(estimator, name, Mixed())
+    decoder.forward = forward
 
 
 def serve_f5(cfm: Any, mixer: Tensor, times: Sequence[float]) -> None:

@@ -15,11 +15,12 @@ from mfdistill.config import to_dict
 from mfdistill.flow import jump, time_per_sample
 from mfdistill.flow import schedule as make_schedule
 from mfdistill.networks.causal_layers import freeze_norms
-from mfdistill.networks.delta import DeltaEmbedding
+from mfdistill.networks.delta import OwnInterval
 from mfdistill.networks.lora import add_deltas, shared_copy, target_layers
 from mfdistill.networks.lora_config import LoraConfig
 from mfdistill.networks.memory import frame_by_frame
 from mfdistill.networks.ncsnpp import NCSNpp
+from mfdistill.networks.time import takes_guidance
 from mfdistill.plain import Plain, Section
 from mfdistill.students.guidance import GuidedEmbedding
 from mfdistill.students.interval import Interval, replace_module, two_times
@@ -43,7 +44,7 @@ class Student(nn.Module):
         description: the network's "name" and "config", saved so that ``load_student`` can build it.
         parent: where it comes from, saved as it is.
         interval: how r is embedded: "mixed" (``IntervalEmbedding``), "delta", MeanFlowSE's branch
-            for r - t (``DeltaEmbedding``; a network that has such a branch keeps it), or "unit", a
+            for r - t (``OwnInterval``; a network that has such a branch keeps it), or "unit", a
             smooth one instead of the network's (``UnitIntervalEmbedding``).
         guidance_input: the largest guidance strength that the student is told, by
             ``cond["guidance"]`` (b,) (``GuidedEmbedding``);
@@ -63,12 +64,11 @@ class Student(nn.Module):
         guidance_input: float | None = None,
     ):
         super().__init__()
-        embedding = two_times(network.get_submodule(time_embedding), interval)
-        replace_module(
-            network,
-            time_embedding,
-            embedding if guidance_input is None else GuidedEmbedding(embedding, guidance_input),
-        )
+        own = network.get_submodule(time_embedding)
+        embedding = two_times(own, interval)
+        if guidance_input is not None and not takes_guidance(own):
+            embedding = GuidedEmbedding(embedding, guidance_input)
+        replace_module(network, time_embedding, embedding)
         # batch statistics cannot be differentiated in forward mode, and leak across samples and
         # frames
         freeze_norms(network)
@@ -172,7 +172,7 @@ class Student(nn.Module):
         """
         name: str = network.time_embedding_name  # type: ignore[assignment]
         interval: Interval = (
-            "delta" if isinstance(network.get_submodule(name), DeltaEmbedding) else "mixed"
+            "delta" if isinstance(network.get_submodule(name), OwnInterval) else "mixed"
         )
         return cls(
             copy.deepcopy(network), name, task, schedule, description, interval=interval

@@ -24,8 +24,8 @@ from mfdistill.tasks import Task
 from mfdistill.tasks.foreign import MelKind
 
 Cond = Mapping[str, Tensor]
-Null = Callable[[Cond, int], tuple[dict[str, Tensor], dict[str, Tensor]]]
-"""``(cond, b) -> (cond, null condition)`` of b samples, the same keys in both."""
+Null = Callable[[Cond, Tensor], tuple[dict[str, Tensor], dict[str, Tensor]]]
+"""``(cond, t) -> (cond, null condition)`` of b samples at times t (b,), the same keys in both."""
 SEES_ALL = "its norms see all frames"
 
 
@@ -51,6 +51,12 @@ class FieldFacts:
     """
     no_stream: str = ""
     """Why it has none."""
+    weight: Callable[[Tensor], Tensor] | None = None
+    """What its system multiplies the strength of guidance by, at times t (b,); None: nothing."""
+    unit: int | None = None
+    """Frames that are guided by themselves ("zero-star"), where a state is a row of such; None: the
+    whole state.
+    """
 
 
 def own_facts(network: nn.Module) -> FieldFacts:
@@ -88,6 +94,8 @@ class Opened:
     schedule: int | Sequence[float] = 1
     interval: Literal["mixed", "delta"] = "mixed"
     mixer: Tensor | None = None
+    guidance_input: float | None = None
+    """Of a student that is told its guidance: the largest strength."""
 
 
 class Reader(Protocol):

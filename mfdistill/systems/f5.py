@@ -54,13 +54,13 @@ KINDS = {"f5": _F5, "f5-unett": replace(_F5, name="f5-unett", label="E2-TTS")}
 _BOOKKEEPING = ("initted", "step", "update")
 
 
-def without_prompt_and_text(cond: Cond, b: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def without_prompt_and_text(cond: Cond, t: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """F5-TTS's null condition: neither prompt nor text, but the text's length where the network
     masks its padding.
     """
     given = {key: value for key, value in cond.items() if value is not None}
     device = given["cond"].device
-    kept, dropped = (torch.full((b,), drop, device=device) for drop in (False, True))
+    kept, dropped = (torch.full((len(t),), drop, device=device) for drop in (False, True))
     drops = ("drop_audio", "drop_text")
     return (
         {**given, **{key: given.get(key, kept) for key in drops}},

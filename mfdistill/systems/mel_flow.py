@@ -39,7 +39,7 @@ def mel_facts(network: nn.Module, guided: bool = True) -> FieldFacts:
     return FieldFacts(1.0, True, grid, 10, null, "chunks" if chunks else None, why)
 
 
-def zeros_for_condition(cond: Cond, b: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def zeros_for_condition(cond: Cond, t: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """CosyVoice's null condition: zeros for tokens, speaker and prompt."""
     null = {
         key: torch.zeros_like(value) if key in _CONDITION else value for key, value in cond.items()

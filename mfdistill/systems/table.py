@@ -20,12 +20,15 @@ from mfdistill.systems.matcha import MATCHA
 from mfdistill.systems.meanflowse import MEANFLOWSE
 from mfdistill.systems.sgmse import SGMSE
 from mfdistill.systems.streamfm import STREAMFM
+from mfdistill.systems.voxcpm import VOXCPM
+from mfdistill.systems.zipvoice import ZIPVOICE
 from mfdistill.tasks.foreign import ForeignTask, mel_flow
 
 SYSTEMS: dict[str, System] = {
     system.name: system
     for system in (
         MEANFLOWSE, FLOWSE, SGMSE, STREAMFM, CHATTERBOX, COSYVOICE2, MATCHA, COSYVOICE3, F5, F5_UNETT,
+        ZIPVOICE, VOXCPM,
     )
 }  # fmt: skip
 """A file is of the first system that recognises it."""

@@ -18,6 +18,8 @@ SPREAD = 3.0
 class Bandwidth(Restoration):
     """Band-limited speech, already at the full sample rate, to speech of the whole band."""
 
+    # the input says the phases, so the waveform is compared too
+    finishing = {"log_mel": 1.0, "time_l1": 1.0}
     about = "bandwidth extension (band-limited speech in, full-band speech out)"
     degradation = "bandwidth"
 

@@ -5,7 +5,7 @@ which prior the flow starts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -106,6 +106,8 @@ class Task:
         takes: of the options of ``synthesize``, those that say what is spoken.
         frame_axis: of a state (b, ...), where its frames are.
         companions: files that a model of it is not used without, by name.
+        finishing: weights of the losses that it is finished with (``distill.finishing``), where
+            none is given.
         draws: what training draws beside the rows.
         vocoder: makes its states audible, once one is attached (``distill.inference``).
         vocoder_name: what makes its states audible, where that is another model.
@@ -124,6 +126,7 @@ class Task:
     takes: tuple[str, ...] = ()
     frame_axis = -1
     companions: Mapping[str, bytes] = {}
+    finishing: Mapping[str, float] = {}
     vocoder: Callable[..., Tensor] | None = None
     draws = Draws()
 
@@ -174,6 +177,12 @@ class Task:
         """
         return self
 
+    def at_temperature(self, temperature: float) -> Task:
+        """The same task with another factor on its prior's noise in sampling; bare of what
+        ``distill.equip`` gave it.
+        """
+        raise NotImplementedError
+
     def like(self, cond: Mapping[str, Tensor]) -> Tensor:
         """The part of a condition that has the state's shape."""
         return cond["y"]
@@ -219,6 +228,7 @@ class Restoration(Task):
     restores = True
     degradation: Degradation = "noise"
     config_class: type[TaskConfig] = TaskConfig
+    finishing = {"log_mel": 1.0}
     framing = "32/16"
     """Of its presets: window and hop in milliseconds (``tasks.task.FRAMINGS``)."""
     crop_s: float | None = None
@@ -236,6 +246,11 @@ class Restoration(Task):
             config.prior_profile,
             config.temperature,
         )
+
+    def at_temperature(self, temperature: float) -> Restoration:
+        other = type(self)(replace(self.config, temperature=temperature))
+        other.predictor = self.predictor
+        return other
 
     @torch.no_grad()
     def batch(self, raw: Raw, device: torch.device | str) -> Batch:

@@ -10,6 +10,8 @@ from mfdistill.tasks.config import TaskConfig
 class Codec(Restoration):
     """Decoded speech of a codec at a low bit rate to what went into it."""
 
+    # the input says the phases, so the waveform is compared too
+    finishing = {"log_mel": 1.0, "time_l1": 1.0}
     about = "post-filter of a speech codec (decoded speech in, speech as it was coded out)"
     framing = "40/20"  # codecs have frames of 20 ms
     degradation = "codec"

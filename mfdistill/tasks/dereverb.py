@@ -10,6 +10,8 @@ from mfdistill.tasks.config import TaskConfig
 class Dereverb(Restoration):
     """Reverberant speech to speech as it leaves the mouth (the direct path alone)."""
 
+    # the input says the phases, so the waveform is compared too
+    finishing = {"log_mel": 1.0, "time_l1": 1.0}
     about = "dereverberation (reverberant speech in, dry speech out)"
     degradation = "reverb"
 

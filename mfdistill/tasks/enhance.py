@@ -12,6 +12,8 @@ class Enhance(Restoration):
     SGMSE, FlowSE, Stream.FM).
     """
 
+    # the input says the phases, so the waveform is compared too
+    finishing = {"log_mel": 1.0, "time_l1": 1.0}
     about = "speech enhancement (noisy speech in, clean speech out)"
 
 

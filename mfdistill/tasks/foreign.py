@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from mfdistill.plain import Batch, Item, Raw, Section
 from mfdistill.tasks.base import Asked, Compared, Task
 
 _FIXED_FRAMES = 15000
-Reads = Literal["text", "tokens", "features"]
+Reads = Literal["text", "symbols", "tokens", "features"]
 
 
 class Front(Protocol):
@@ -57,9 +57,11 @@ class Symbols(Protocol):
 class MelKind:
     """What a system's Mel flow is beside its numbers.
 
-    ``reads``: what its condition is made of: a text, speech tokens, or features that another
-    program makes. ``frames_first``: states are (b, n, mels), not (b, mels, n). ``prompted``: it
-    is given the Mel frames of a prompt. ``ratio``: Mel frames per speech token.
+    ``reads``: what its condition is made of: a text, numbers of symbols (feature "tokens"), speech
+    tokens, or features that another program makes. ``frames_first``: states are (b, n, mels), not
+    (b, mels, n). ``prompted``: it is given the Mel frames of a prompt. ``ratio``: Mel frames per
+    speech token. ``recordings``: states are made of recordings; otherwise they are the feature
+    "mel".
     """
 
     name: str
@@ -70,6 +72,7 @@ class MelKind:
     frames_first: bool = False
     prompted: bool = True
     ratio: int = 1
+    recordings: bool = True
 
 
 @dataclass(frozen=True)
@@ -91,22 +94,27 @@ class ForeignTaskConfig:
     distillation leave it False: a student that has seen one noise only knows no other.
     """
 
+    frames_per_mu: int = 1
+    """Frames that one column of the feature "mu" is for."""
+
     def __post_init__(self) -> None:
+        if not 1 <= self.frames_per_mu <= 4096:
+            raise UserError(f"task frames_per_mu: {self.frames_per_mu} must lie between 1 and 4096")
         if not self.temperature >= 0:
             raise UserError(f"task temperature: {self.temperature} must be 0 or more")
         if not self.mel_std > 0:
             raise UserError(f"task mel_std: {self.mel_std} must be above 0")
 
 
+@dataclass(frozen=True)
 class MelPath:
     """``z_0`` normal noise of standard deviation ``temperature``, ``z_1`` the Mel spectrogram; both
     0 on padded frames, as in the samplers.
     """
 
-    sigma_0 = 1.0
-
-    def __init__(self, temperature: float = 1.0, fixed: bool = False):
-        self.temperature, self.fixed = temperature, fixed
+    temperature: float = 1.0
+    fixed: bool = False
+    sigma_0: ClassVar[float] = 1.0
 
     def end_points(
         self, x: Tensor, cond: Mapping[str, Tensor], eps: Tensor
@@ -207,6 +215,7 @@ class ForeignTask(Task):
     path: MelPath
     about = "text-to-speech flow (what is said and a prompt in, log-Mel spectrogram out)"
     rows = "utterances"
+    finishing = {"mel": 1.0}
 
     def __init__(self, config: ForeignTaskConfig, kind: MelKind):
         self.config, self.kind = config, kind
@@ -246,12 +255,21 @@ class ForeignTask(Task):
         return self.kind.ratio if self.front is None else self.front.ratio
 
     def with_mel(self, mean: float, std: float) -> ForeignTask:
-        return ForeignTask(replace(self.config, mel_mean=mean, mel_std=std), self.kind)
+        return type(self)(replace(self.config, mel_mean=mean, mel_std=std), self.kind)
+
+    def shown(self, x: Tensor, prompt: Tensor) -> Tensor:
+        """What the condition shows of a target ``x`` (b, mels, n), the first ``prompt`` (b,)
+        frames of it being the prompt's: those frames, and zeros after them.
+        """
+        return x * (torch.arange(x.shape[2], device=x.device) < prompt[:, None])[:, None]
+
+    def at_temperature(self, temperature: float) -> ForeignTask:
+        config = replace(self.config, temperature=temperature, fixed_noise=False)
+        return type(self)(config, self.kind)
 
     def frames(self, samples: int) -> int:
         """Of the Mel spectrogram of so many samples."""
-        mel = self.config.mel
-        return 1 + (samples + 2 * mel.padding - mel.n_fft) // mel.hop
+        return self.config.mel.frames(samples)
 
     def mel(self, wave: Tensor) -> Tensor:
         """Waveform (s,) -> the system's Mel spectrogram (mels, n)."""
@@ -306,7 +324,9 @@ class ForeignTask(Task):
             streaming = bool(uniform(self.draws.seed, raw["index"][:1], "streaming") < share)
             cond["streaming"] = torch.full((b,), streaming, device=device)
         if "mu" in raw:
-            cond["mu"] = pad_frames(raw["mu"], n).to(device) * valid[:, None]
+            each = self.config.frames_per_mu
+            spread = [mu.repeat_interleave(each, 1) for mu in raw["mu"]] if each > 1 else raw["mu"]
+            cond["mu"] = pad_frames(spread, n).to(device) * valid[:, None]
             cond |= {"spks": raw["spks"].to(device)} if "spks" in raw else {}
         else:
             if self.front is None:
@@ -321,8 +341,7 @@ class ForeignTask(Task):
             )
             cond |= {"mu": made["mu"] * valid[:, None], "spks": made["spks"]}
         if self.kind.prompted:
-            prompt = torch.arange(n, device=device) < raw["prompt"].to(device)[:, None]
-            cond["cond"] = x * prompt[:, None]
+            cond["cond"] = self.shown(x, raw["prompt"].to(device))
         return {**cond, "mask": valid[:, None].to(x.dtype)}
 
     def asked(self, item: Item, device: torch.device | str) -> Asked:
@@ -376,6 +395,10 @@ _REQUESTS: dict[Reads, tuple[tuple[str, ...], str]] = {
     "tokens": (
         ("tokens", "prompt_tokens", "speaker"),
         "--prompt voice.wav --prompt-tokens voice.npy --speaker voice-xvector.npy --tokens said.npy",
+    ),
+    "symbols": (
+        ("tokens", "prompt_tokens"),
+        "--prompt voice.wav --prompt-tokens voice.npy --tokens said.npy",
     ),
     "features": ((), ""),
 }

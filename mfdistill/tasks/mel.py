@@ -93,6 +93,7 @@ class MelTask(Restoration):
     degradation = "none"
     restores = False
     rows = "speech"
+    finishing = {"mel": 1.0}
     speaker_dim = 0
     voiced = False
     """Whether ``cond`` has ``pitch`` (b, 1), the prompt's mean log2 pitch, and what follows from

@@ -93,7 +93,7 @@ class Field:
             return self.network(z_t, t, cond)
         assert self.facts.null is not None
         b = z_t.shape[0]
-        given, null = self.facts.null(cond, b)
+        given, null = self.facts.null(cond, t)
         if self.packed:
             v_cond, v_null = self.network(
                 torch.cat([z_t, z_t]), torch.cat([t, t]), both_branches(given, null, b)
@@ -101,7 +101,9 @@ class Field:
         else:
             v_cond, v_null = self.network(z_t, t, cond), self.network(z_t, t, null)
         strength, mask = strength_of(cond, self.guidance_strength), mask_like(cond, v_cond)
-        return guide(v_cond, v_null, strength, self.guidance_rule, mask)
+        if self.facts.weight is not None:
+            strength = self.facts.weight(t) * strength
+        return guide(v_cond, v_null, strength, self.guidance_rule, mask, self.facts.unit)
 
     def guide_by(
         self,

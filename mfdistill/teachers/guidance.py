@@ -22,6 +22,7 @@ def guide(
     strength: float | Tensor,
     rule: Rule = "cfg",
     valid: Tensor | None = None,
+    unit: int | None = None,
 ) -> Tensor:
     """The guided velocity, in the shape of ``v_cond`` (b, ...).
 
@@ -31,13 +32,18 @@ def guide(
             ``v_null`` to its projection on ``v_cond``, sample by sample (CFG-Zero*, arXiv
             2503.18886; without its zeroed first steps, which are the sampler's).
         valid: what counts in that projection, broadcastable to ``v_cond``; None: everything.
+        unit: project every so many frames, along the last dimension, by themselves.
     """
     if rule == "zero-star":
         counted = v_null if valid is None else v_null * valid
-        share = (v_cond * counted).flatten(1).sum(1) / (v_null * counted).flatten(1).sum(1).clamp(
-            min=1e-8
-        )
-        v_null = v_null * share.reshape(-1, *[1] * (v_null.ndim - 1))
+        size = v_null.shape[-1] if unit is None else unit
+
+        def sums(v: Tensor) -> Tensor:
+            parts = (v * counted).unflatten(-1, (-1, size))
+            return parts.sum((*range(1, v.ndim - 1), -1), keepdim=True)
+
+        share = (sums(v_cond) / sums(v_null).clamp(min=1e-8)).expand(*[-1] * v_null.ndim, size)
+        v_null = v_null * share.flatten(-2)
     if isinstance(strength, Tensor):
         strength = strength.to(v_cond).reshape(-1, *[1] * (v_cond.ndim - 1))
     return v_cond + (v_cond - v_null) * strength

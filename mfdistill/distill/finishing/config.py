@@ -12,13 +12,6 @@ from mfdistill.plain import Section
 
 LOSSES = ("log_mel", "mel", "time_l1", "si_sdr", "features")
 """Names of the fields that are weights of losses on what the sampler reaches."""
-_WAVE = {"log_mel": 1.0, "time_l1": 1.0}
-DEFAULTS: Mapping[str, Mapping[str, float]] = {
-    "vocode": {"log_mel": 1.0}, "phase": {"log_mel": 1.0},
-    "enhance": _WAVE, "dereverb": _WAVE, "codec": _WAVE, "bandwidth": _WAVE,
-    "token2mel": {"mel": 1.0}, "text2mel": {"mel": 1.0},
-}  # fmt: skip
-"""Weights by task. Where the input says the phases, the waveform is compared too."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +86,10 @@ class FinishConfig:
     on equal steps otherwise; every update draws one of them. The first becomes the finished model's
     schedule.
     """
-    temperature: float = 0.0
+    temperature: float | None = None
     """Factor on the prior's noise, in this training and in the finished model. At 0 the model gives
-    one answer to one input; random phases carry no information, and one step cannot follow them.
+    one answer to one input; random phases carry no information, and one step cannot follow them. By
+    default 0; of other systems' text-to-speech what the start has.
     """
     log_mel: float | None = None
     """Weight of the multi-scale log-Mel L1 of signals (spectral tasks)."""
@@ -130,21 +124,25 @@ class FinishConfig:
         return {name: value for name in LOSSES if (value := getattr(self, name))}
 
 
-def completed(config: FinishConfig, task: str) -> FinishConfig:
-    """With the weights of ``task`` where none is given, and 0 for those that are not.
+def completed(config: FinishConfig, usual: Mapping[str, float], task: str) -> FinishConfig:
+    """With the ``usual`` weights of ``task`` (``Task.finishing``) where none is given, and 0 for
+    those that are not.
 
     Raises:
-        UserError: a loss of signals for a Mel task or the other way round.
+        UserError: a loss of signals for a task of other states, or one of Mels for signals.
     """
     given = {name: getattr(config, name) for name in LOSSES}
     if all(value is None for value in given.values()):
-        given = dict(DEFAULTS.get(task, {}))
+        given = dict(usual)
     whole = replace(config, **{name: given.get(name) or 0.0 for name in LOSSES})
-    is_mel = "mel" in DEFAULTS.get(task, {})
-    for name in ("log_mel", "time_l1", "si_sdr") if is_mel else ("mel",):
+    signals = ("log_mel", "time_l1", "si_sdr")
+    heard = any(name in usual for name in signals)
+    for name in ("mel",) if heard else signals:
         if getattr(whole, name):
-            what = "spectral tasks" if is_mel else "token2mel and text2mel"
-            raise UserError(f"--{name.replace('_', '-')}: is for {what}, and this is {task}")
+            what = "Mel spectrograms" if heard else "signals"
+            raise UserError(
+                f"--{name.replace('_', '-')}: compares {what}, which are not what {task} makes"
+            )
     return whole
 
 

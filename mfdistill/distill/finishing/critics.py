@@ -23,7 +23,7 @@ from mfdistill.networks.critics import (
     deceit_loss,
     matching_loss,
 )
-from mfdistill.tasks import Restoration
+from mfdistill.tasks import Task
 
 
 class Adversary(nn.Module):
@@ -33,7 +33,7 @@ class Adversary(nn.Module):
     ``seed`` is that of the weights and of all draws.
     """
 
-    def __init__(self, task: Restoration, config: CriticConfig, seed: int = 0):
+    def __init__(self, task: Task, config: CriticConfig, seed: int = 0):
         super().__init__()
         self.task: Any = task
         self.config, self.seed = config, seed

@@ -21,7 +21,7 @@ from mfdistill.distill.players import Player
 from mfdistill.errors import UserError
 from mfdistill.flow import IntervalConfig
 from mfdistill.students.student import Student
-from mfdistill.tasks import Restoration
+from mfdistill.tasks import Task
 from mfdistill.teachers.field import Field
 
 ANCHOR = IntegralConfig(
@@ -56,7 +56,7 @@ class FinishObjective(nn.Module):
     def __init__(
         self,
         student: Student,
-        task: Restoration,
+        task: Task,
         schedules: Mapping[int, Sequence[float]],
         config: FinishConfig,
         teacher: Field | None = None,
@@ -102,7 +102,7 @@ class FinishObjective(nn.Module):
         if step is not None and step < self.alone:
             return self._others_alone(batch)
         logs: Logs = {}
-        total: Any = 0.0
+        total: Any = batch["z_1"].new_zeros(())
         chosen = drawn(self.config.nfe, batch, self.seed)
         for k in chosen:
             z_1 = self._reached(k, batch)
