@@ -74,6 +74,8 @@ def test_commands_and_options_exist(page: Path) -> None:
 
 
 def test_every_command_is_found_that_way() -> None:
+    for name in COMMANDS:  # what any command has is no option of one
+        assert not known(name) & {"--json", "--quiet"}, name
     assert {"--integral.spectral", "--out", "--data", "--lr-schedule"} <= known("student-distill")
     assert sum(len(list(commands(page))) for page in PAGES) > 60
 
