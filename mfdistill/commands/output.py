@@ -8,7 +8,6 @@ import json
 import logging
 import math
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -46,18 +45,9 @@ class Output:
 
 
 def take(arguments: Sequence[str]) -> tuple[list[str], Output]:
-    """The words without ``--json`` and ``--quiet``, which any command has, anywhere; a number after
-    ``--quiet`` is of teacher-train's option of that name.
-    """
-    rest, taken = [], set()
-    for place, word in enumerate(arguments):
-        after = arguments[place + 1] if place + 1 < len(arguments) else ""
-        number = re.fullmatch(r"\d*\.?\d+", after) is not None
-        if word == "--json" or (word == "--quiet" and not number):
-            taken.add(word)
-        else:
-            rest.append(word)
-    return rest, Output("--json" in taken, "--quiet" in taken)
+    """The words without ``--json`` and ``--quiet``, which any command has, anywhere."""
+    rest = [word for word in arguments if word not in ("--json", "--quiet")]
+    return rest, Output("--json" in arguments, "--quiet" in arguments)
 
 
 def check_output(output: Output, command: Any) -> None:
