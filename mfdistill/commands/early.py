@@ -79,5 +79,5 @@ def _check_metrics(part: Any) -> None:
 
 
 def _check_data(data: DataConfig) -> None:
-    if data.source != "embedded" and not is_table(data.source):
+    if data.source != "embedded" and not data.streaming and not is_table(data.source):
         check_folder(Path(data.source).expanduser())
