@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -72,7 +73,11 @@ def demo(command: FirstHour, out: Path, more: dict[str, str]) -> dict[str, Any]:
     times = [0.0, *(at for at, _ in lines), total]
     silences = [(b - a, a) for a, b in zip(times, times[1:], strict=False)]
     longest, at = max(silences[1:])
-    stages = {text: round(at, 1) for at, text in lines if text.startswith("--- ")}
+    stages = {
+        re.split(r"[:;]", text.split(": ", 1)[1])[0]: round(at, 1)
+        for at, text in lines
+        if text.startswith("--- ")
+    }
     updates = {name: load_config(out / name)["training"] for name in ("teacher", "student")}
     return {
         "minutes": command.minutes,

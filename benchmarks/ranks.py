@@ -24,7 +24,7 @@ from record import HERE, commit, machine
 
 from mfdistill.checkpoint import write_json
 from mfdistill.report import markdown_table
-from mfdistill.students import load_student
+from mfdistill.weights import tensor_sizes
 
 RESULT = HERE / "results" / "ranks.json"
 SAVED = ("adapter_model.safetensors", "model.safetensors")
@@ -76,12 +76,10 @@ def row_of(rank: int, options: Options) -> dict[str, Any]:
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     valid = [line for line in lines if line.get("kind") == "valid"][-1]
     file = next(out / name for name in SAVED if (out / name).is_file())
-    student = load_student(out)
-    adapted = [p.numel() for _, p in student.trained()]
     return {
         "student": f"rank {rank}" if rank else "full",
         "steps": options.steps,
-        "trained": sum(adapted),
+        "trained": sum(tensor_sizes(file).values()),
         "file_mb": file.stat().st_size / 1e6,
         "cpu_s_per_update": measured["cpu_s"] / options.steps,
         "peak_mb": measured["peak_mb"],

@@ -121,7 +121,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=11)
     parser.add_argument("--batch", type=int, default=4)
     options = parser.parse_args()
-    os.environ["ACCELERATE_USE_CPU"] = "true"
+    # Accelerate gives each process all cores otherwise, whose threads then wait by spinning
+    os.environ |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     rows = [
         measure(objective, sharded, world, options.steps, options.batch)
         for objective in ("integral", "meanflow")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -110,9 +111,12 @@ def check_ranges(config: Any, where: str, **limits: tuple[float, float]) -> None
         value = getattr(config, name)
         for number in value if isinstance(value, (tuple, list)) else (value,):
             if number is not None and not low <= number <= high:
-                raise UserError(
-                    f"{where}{name} {_said(number)}: must lie between {low:g} and {high:g}"
+                above = (
+                    f"be at most {high:g}"
+                    if low == -math.inf
+                    else f"lie between {low:g} and {high:g}"
                 )
+                raise UserError(f"{where}{name} {_said(number)}: must {above}")
         if isinstance(value, (tuple, list)) and len(value) > MOST_VALUES:
             raise UserError(f"{where}{name}: {len(value)} values; {MOST_VALUES} are the most")
 

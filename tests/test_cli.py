@@ -418,11 +418,12 @@ def test_two_processes_give_what_one_gives(work: Path) -> None:
         one, two = (plain(json.loads((folder / name).read_text())) for folder in (alone, together))
         assert two == one, name
     sounds = [file.relative_to(alone) for file in sorted(alone.rglob("*.wav"))]
-    assert len(sounds) == 4 + 5 and sounds == [
+    assert {file.parts[0] for file in sounds} == {"evaluation", "restored"} and sounds == [
         file.relative_to(together) for file in sorted(together.rglob("*.wav"))
     ]
-    for file in sounds:
-        assert (together / file).read_bytes() == (alone / file).read_bytes(), file
+    for file in sounds:  # the header of a float WAV holds the time of writing
+        one, two = (soundfile.read(folder / file)[0] for folder in (alone, together))
+        assert np.array_equal(two, one), file
 
 
 def plain(value: Any) -> Any:

@@ -242,6 +242,7 @@ def test_synthesize_from_files(
     assert main([*say, "--text", TEXT, "--out", str(made)]) == 0
     told = capsys.readouterr().err
     assert "Griffin-Lim" in told and "RTF" in told and "(flow)" in told
+    assert f"{folder}: " in told and " at 24000 Hz, " in told
     wave, rate = soundfile.read(made)
     _, _, total, frames = by_hand(voice(), SAID + ".  ", TEXT)
     assert rate == 24000 and len(wave) == (total - frames - 1) * 256 and np.abs(wave).max() > 0

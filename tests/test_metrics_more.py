@@ -251,6 +251,11 @@ def hang(*_: object) -> None:
     time.sleep(600)
 
 
+def work(*_: object) -> None:
+    while True:
+        pass
+
+
 def odd(value: int) -> int:
     os.write(1, b"native code may print")
     if value % 2 == 0:
@@ -258,19 +263,22 @@ def odd(value: int) -> int:
     return value
 
 
-def test_workers_answer_fail_die_and_go_on() -> None:
+def test_workers_answer_fail_die_and_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mfdistill.metrics.workers.PATIENCE", 3.0)
     workers = Workers(1)
     try:
         assert workers.submit(60, odd, 3).result() == 3
         with pytest.raises(Undefined, match="2 is even"):
             workers.submit(60, odd, 2).result()
-        dead, slow, fine = (
-            workers.submit(*call) for call in ((60, crash), (2, hang), (60, odd, 5))
+        dead, slow, stuck, fine = (
+            workers.submit(*call) for call in ((60, crash), (2, work), (1, hang), (60, odd, 5))
         )
         with pytest.raises(Died, match="ended by SIGSEGV"):
             dead.result()
         with pytest.raises(Died, match="longer than 2 s"):
             slow.result()
+        with pytest.raises(Died, match="longer than 1 s"):
+            stuck.result()
         assert fine.result() == 5
     finally:
         workers.close()

@@ -649,7 +649,7 @@ def test_weights_of_quiet_bins():
     lone[..., 0, 0] = 0
     assert quiet_weights(lone, 1.0, 1e-6).max() == 100
     for bad, message in (
-        ({"quiet": -0.1}, "--quiet -0.1"),
+        ({"quiet": -0.1}, "--quiet-bins -0.1"),
         ({"predict": "data"}, "--predict data"),
     ):
         with pytest.raises(UserError, match=message):

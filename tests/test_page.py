@@ -15,8 +15,8 @@ import pytest
 import soundfile
 from page_runs import NAMES, make_evaluation, make_search
 
-from mfdistill.commands.pages import single, write_report
-from mfdistill.commands.runs import read_run
+from mfdistill.commands.pages import single, warnings_of, write_report
+from mfdistill.commands.runs import Run, read_run
 from mfdistill.errors import UserError
 from mfdistill.report.listening import equal_loudness, gated_level, mp3, spectra
 from mfdistill.report.page import render, utterance_scores
@@ -188,6 +188,12 @@ def test_paired_differences_are_shown(tmp_path: Path) -> None:
     (place / "command.json").write_text(json.dumps(told))
     text = write_report(place).read_text()
     assert "Difference to teacher-10" in text and "-0.88 ±0.25" in text
+
+
+def test_notes_are_cautions_unless_they_are_harmless() -> None:
+    texts = ("runs/x: nothing to resume, so this starts at step 0", "3 recordings were left out")
+    notes = [{"step": 0, "kind": "note", "text": text} for text in texts]
+    assert warnings_of(Run(Path("x"), "x", logs={"student": notes})) == [f"student: {texts[1]}"]
 
 
 def test_curves_are_grouped() -> None:

@@ -68,7 +68,7 @@ def test_weights_of_quiet_bins() -> None:
 def test_as_a_user_gives_it(tmp_path: Path) -> None:
     corpus = ["--data", str(make_corpus(tmp_path / "corpus")), "--data.crop-s", "0.5"]
     out = tmp_path / "teacher"
-    options = ["--predict", "data", "--quiet", "0.25", "--valid-files", "0", "--steps", "1"]
+    options = ["--predict", "data", "--quiet-bins", "0.25", "--valid-files", "0", "--steps", "1"]
     command = ["teacher-train", "--sample-rate", "8000", "--out", str(out), *corpus, *SMALL]
     assert main([*command, *QUICK, *options]) == 0
     config = load_config(out)

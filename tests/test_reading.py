@@ -115,6 +115,20 @@ def test_pairs_that_are_not_understood_are_an_error(
         folder_rows(tmp_path, "train", NAMES, noisy)
 
 
+def test_pairs_are_told_by_names_and_lengths_whatever_they_are_called(tmp_path: Path) -> None:
+    names = {part: part for part in ("train", "valid", "test")}
+    for folder in ("with_noise", "without"):
+        for k in range(4):
+            file = tmp_path / folder / f"{k}.wav"
+            file.parent.mkdir(exist_ok=True)
+            soundfile.write(file, 0.1 * np.ones(800 + 10 * k), 8000)
+    with pytest.raises(UserError, match="with_noise/0.wav and .*without/0.wav have the same names"):
+        folder_rows(tmp_path, "train", names, False)
+    # two speakers who read the same sentences
+    soundfile.write(tmp_path / "without" / "1.wav", 0.1 * np.ones(900), 8000)
+    assert len(folder_rows(tmp_path, "train", names, False)) == 6
+
+
 def test_clean_in_a_name_is_no_pair(tmp_path: Path) -> None:
     for k in range(4):
         put(tmp_path / "train-clean-100" / "103" / f"103-1240-{k:04d}.wav")

@@ -154,13 +154,15 @@ def test_what_cannot_stream_is_told_in_one_line(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     save_student(make_student(causal=False), tmp_path / "all")
+    here = str(tmp_path / "a.wav")
+    soundfile.write(here, np.zeros(8000), 8000)
     for arguments, said in (
         (["a.wav", "b.wav"], "a.wav: no such file"),
         (["--student", str(folder)], "needs IN and OUT"),
         (["-", "-", "--student", str(folder), "--paced"], "pace of its own"),
-        (["a.wav", "b.wav", "--student", str(tmp_path / "all")], "sees later frames"),
-        (["a.wav", "b.wav", "--student", str(folder), "--gain", "loud"], "--gain loud"),
-        (["a.wav", "b.wav", "--student", str(folder), "--runner", "cuda-graph"], "CUDA GPU"),
+        ([here, "b.wav", "--student", str(tmp_path / "all")], "sees later frames"),
+        ([here, "b.wav", "--student", str(folder), "--gain", "loud"], "--gain loud"),
+        ([here, "b.wav", "--student", str(folder), "--runner", "cuda-graph"], "CUDA GPU"),
         (["none.wav", "b.wav", "--student", str(folder)], "none.wav"),
     ):
         assert main(["stream", *arguments]) == 2

@@ -1,5 +1,5 @@
-"""The wheel, installed beside nothing of the checkout: it holds what the program reads, and
-restores a file.
+"""The source distribution and the wheel made of it, installed beside nothing of the checkout: it
+holds what the program reads, and restores a file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,12 @@ def test_the_wheel_works_on_its_own(tmp_path: Path) -> None:
     shutil.copytree(
         ROOT / "mfdistill", source / "mfdistill", ignore=shutil.ignore_patterns("__pycache__")
     )
-    build = ["wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(source)]
+    sdist = "from setuptools import build_meta; print(build_meta.build_sdist('.'))"
+    done = subprocess.run(
+        [sys.executable, "-c", sdist], cwd=source, check=True, capture_output=True, text=True
+    )
+    archive = source / done.stdout.splitlines()[-1]
+    build = ["wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(archive)]
     subprocess.run([sys.executable, "-m", "pip", *build], check=True)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as file:

@@ -174,7 +174,8 @@ class BlockWriter:
             errno.EDQUOT,
             errno.EFBIG,
         )
-        if full or not told or shutil.disk_usage(folder).free < 2**20:
+        disk = shutil.disk_usage(folder)  # none of /proc and the like
+        if full or not told or (disk.total > 0 and disk.free < 2**20):
             return "free some space or choose another folder"
         system = isinstance(error, OSError) or getattr(error, "code", 0) == 2  # SF_ERR_SYSTEM
         if system or not os.access(folder, os.W_OK):

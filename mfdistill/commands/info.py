@@ -60,7 +60,10 @@ def describe(checkpoint: str, sizes: str | None = None) -> dict[str, str]:
     weights; or of a foreign file.
     """
     from mfdistill.checkpoint import load_config
+    from mfdistill.places import resolve
 
+    if not Path(checkpoint).exists():
+        checkpoint = str(resolve(checkpoint))
     if _is_foreign(Path(checkpoint)):
         return describe_file(Path(checkpoint), read_sizes(sizes))
     if sizes is not None:

@@ -10,6 +10,8 @@ from mfdistill.plain import Plain, Row
 from mfdistill.version import __version__
 
 FILE = "report.html"
+_HARMLESS = ("nothing to resume, so this starts at step 0",)
+"""Ends of notes, of earlier versions too, that are no caution."""
 _ALGORITHMIC, _TOTAL = "latency (ms)", "with a hop (ms)"
 
 
@@ -82,7 +84,11 @@ def warnings_of(run: Run) -> list[str]:
                 f"O3S at {search['nfe']} steps: what was found is not clearly better than any schedule that costs no search."
             )
     for name, rows in run.logs.items():
-        found += [f"{name}: {row['text']}" for row in rows if row.get("kind") == "note"]
+        found += [
+            f"{name}: {row['text']}"
+            for row in rows
+            if row.get("kind") == "note" and not row["text"].endswith(_HARMLESS)
+        ]
         losses = [row for row in rows if row.get("kind") == "train"]
         if any(row.get("loss", 0.0) is None for row in losses):
             found.append(f"{name}: the loss was not finite at some step; see log.jsonl.")

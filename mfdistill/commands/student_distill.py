@@ -278,7 +278,8 @@ def taught(command: StudentDistill, teacher: Field) -> Student:
         adapter=command.lora,
     )
     assert student.task is not None
-    student.task = student.task.with_mel(command.tts.mel_mean, command.tts.mel_std)
+    if (command.tts.mel_mean, command.tts.mel_std) != (TTSOptions.mel_mean, TTSOptions.mel_std):
+        student.task = student.task.with_mel(command.tts.mel_mean, command.tts.mel_std)
     return student
 
 

@@ -98,6 +98,7 @@ def run(command: Synthesize) -> list[Plain]:
     from accelerate import Accelerator
 
     from mfdistill.commands.budget import chosen_within
+    from mfdistill.commands.restore import naming
     from mfdistill.commands.sampling import chosen_steps
     from mfdistill.distill.inference import ready
     from mfdistill.distill.logs import say
@@ -129,6 +130,7 @@ def run(command: Synthesize) -> list[Plain]:
         one = chosen_steps(1, None, model)
         fit = chosen_within(command.budget_ms, lambda: voice(jobs[0], one), rate)
         steps = chosen_steps(fit, None, model)
+    say(naming(command.model, model, steps))
     rows, failed = [], 0
     for job in jobs:
         if job.out.exists() and not command.overwrite:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
+import tyro
 from tyro.conf import OmitArgPrefixes
 
 from mfdistill.commands.options import (
@@ -68,7 +69,7 @@ class TeacherTrain:
     amounts to, which asks less near the data and does not chase silence. The network stays one of
     the velocity.
     """
-    quiet: float = 0.0
+    quiet: Annotated[float, tyro.conf.arg(name="quiet-bins")] = 0.0
     """Power by which quiet bins weigh more in a flow's loss, (|x|^2 + floor^2)^-quiet."""
     predictor: str | None = None
     """Folder of a regression network of the same task (or of a model that has one) that stands,
@@ -182,9 +183,9 @@ def run(command: TeacherTrain) -> Path:
 def check(command: TeacherTrain, speech: bool) -> None:
     """Options that exclude each other; ``speech``: of a task of generated speech."""
     if command.objective == "regression" and (command.predict != "velocity" or command.quiet):
-        raise UserError("--predict, --quiet: belong to --objective cfm; leave them out")
+        raise UserError("--predict, --quiet-bins: belong to --objective cfm; leave them out")
     if command.quiet and speech:
-        raise UserError("--quiet: weighs bins of spectra, not Mel values; leave it out")
+        raise UserError("--quiet-bins: weighs bins of spectra, not Mel values; leave it out")
     if command.spectral and command.objective != "regression":
         raise UserError(
             "--spectral: belongs to --objective regression; for a student it is --integral.spectral"

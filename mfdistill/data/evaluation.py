@@ -74,6 +74,8 @@ class EvalSet(Sequence[Plain]):
         self.degradation = (
             open_degradation(config, kind, split, sample_rate) if self.noisy is None else None
         )
+        # a system is given the degraded wave of an utterance, and may ask for the rest of it
+        self._last: tuple[int, Plain] = (-1, {})
 
     def __len__(self) -> int:
         return len(self.names)
@@ -84,6 +86,11 @@ class EvalSet(Sequence[Plain]):
         if not -len(self) <= i < len(self):
             raise IndexError(i)
         i %= len(self)
+        if i != self._last[0]:
+            self._last = i, self._made(i)
+        return self._last[1]
+
+    def _made(self, i: int) -> Plain:
         clean = self.clean[i]
         degraded: np.ndarray = clean
         about: Plain = {"snr_db": None}

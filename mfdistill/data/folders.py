@@ -18,6 +18,7 @@ ALIASES = {"train": ("train",), "valid": ("valid", "validation", "val", "dev"), 
 HELD_OUT = 0.05  # of the speakers (or files), for each of valid and test where the corpus has none
 # words in the names of folders and files with degraded speech
 _DEGRADED = {"noisy", "mix", "mixed", "mixture", "mixtures", "degraded", "corrupted", "reverberant"}
+_COMPARED = 5  # files that tell pairs from speakers who read the same sentences
 _SPEAKER_IN_NAME = re.compile(r"^(p\d{3})_|^(\d+)-\d+-\d+")  # VCTK and VoiceBank; LibriSpeech
 
 Row = dict[str, str | None]  # name, speaker, text, clean (path), noisy (path or None)
@@ -234,6 +235,43 @@ def _refuse_degraded(clean: dict[str, Path], folder: Path, root: Path) -> None:
                 f"{root}: looks like pairs, but not in a layout that is known: {file} would be taken for clean speech; "
                 f"arrange it as train/clean/ and train/noisy/, or name the folder of clean speech alone (not {folder})"
             )
+    if (twins := _twins(clean)) is not None:
+        raise UserError(
+            f"{root}: looks like pairs, but not in a layout that is known: {twins[0]} and {twins[1]} have the same names and "
+            f"lengths throughout; arrange them as train/clean/ and train/noisy/, or name one of the folders alone"
+        )
+
+
+def _twins(files: dict[str, Path]) -> tuple[Path, Path] | None:
+    """A file of each of two folders side by side in which all names are the same, and so are the
+    lengths of the first few: no two speakers say a sentence in the same number of samples.
+    """
+    folders: dict[str, dict[str, Path]] = {}
+    for name, file in files.items():
+        first, _, rest = name.partition("/")
+        if rest:
+            folders.setdefault(first, {})[rest] = file
+    same: dict[tuple[str, ...], dict[str, Path]] = {}
+    for inner in folders.values():
+        before = same.setdefault(tuple(sorted(inner)), inner)
+        few = sorted(inner)[:_COMPARED]
+        if before is inner:
+            continue
+        try:
+            lengths = [_frames(inner[name]) for name in few]
+            # where all are of one length, it tells nothing
+            if len(set(lengths)) > 2 and lengths == [_frames(before[name]) for name in few]:
+                return before[few[0]], inner[few[0]]
+        except UserError:  # told where it is read
+            continue
+    return None
+
+
+def _frames(file: Path) -> tuple[int, int]:
+    from mfdistill.audio.io import audio_info
+
+    info = audio_info(file)
+    return info.frames, info.sample_rate
 
 
 def _transcripts(root: Path) -> dict[str, str]:

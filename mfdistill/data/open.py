@@ -37,6 +37,7 @@ class SpokenSet(Sequence[Plain]):
         names, speakers = ([getattr(row, key) for row in source.rows] for key in ("name", "speaker"))  # fmt: skip
         self.rows = in_turn(names, speakers)[:limit]
         self.names: list[str] = [names[row] for row in self.rows]
+        self._last: tuple[int, Plain] = (-1, {})
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -44,7 +45,12 @@ class SpokenSet(Sequence[Plain]):
     def __getitem__(self, i: Any) -> Any:
         if isinstance(i, slice):
             return [self[k] for k in range(*i.indices(len(self)))]
-        row = self.rows[i]
+        i = range(len(self))[i]
+        if i != self._last[0]:
+            self._last = i, self._made(self.rows[i])
+        return self._last[1]
+
+    def _made(self, row: int) -> Plain:
         sample = self.source.sample(row, _FIRST + row)
         said = self.source.rows[row]
         return {

@@ -1,5 +1,5 @@
-"""Disposable processes for work that may crash or never end: each call has a time limit, and a dead
-process costs the call that killed it and nothing else.
+"""Disposable processes for work that may crash or never end: each call has a limit of processor
+time, and a dead process costs the call that killed it and nothing else.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
+
+import psutil
 
 from mfdistill.errors import UserError
 
@@ -25,6 +28,10 @@ _COMMAND = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from mfdistill.metrics.workers import serve; serve()"
 )
+
+
+PATIENCE = 20.0
+"""How many times its limit a call may last, whatever the processor does."""
 
 
 class Died(RuntimeError):
@@ -47,8 +54,9 @@ class Workers:
             self._idle.put(process)
 
     def submit(self, limit_s: float, fn: Callable[..., Any], *args: Any) -> Future[Any]:
-        """``fn(*args)`` in a process, ended after ``limit_s`` seconds. ``fn`` is found by its
-        module and name; what it raises, the future raises.
+        """``fn(*args)`` in a process, ended after ``limit_s`` seconds of processor time (a busy
+        machine takes longer, not more of it) or ``PATIENCE`` times as long in all. ``fn`` is found
+        by its module and name; what it raises, the future raises.
 
         Raises (from the future):
             Died: the process ended before it answered. UserError: no process can be started.
@@ -119,15 +127,11 @@ class _Process:
                 f"metrics: a scoring process cannot be started with {sys.executable} ({why})"
             )
         self._greeted = True
-        late = threading.Event()
-
-        def expire() -> None:
-            late.set()
-            process.kill()
-
-        timer = threading.Timer(limit_s, expire)
-        timer.daemon = True
-        timer.start()
+        answered, late = threading.Event(), threading.Event()
+        watch = threading.Thread(
+            target=_watch, args=(process, limit_s, answered, late), daemon=True
+        )
+        watch.start()
         try:
             pickle.dump((fn, args), process.stdin)
             process.stdin.flush()
@@ -137,8 +141,8 @@ class _Process:
             why = f"took longer than {limit_s:.0f} s" if late.is_set() else _ended(code)
             raise Died(why) from error
         finally:
-            timer.cancel()
-            timer.join()
+            answered.set()
+            watch.join()
         if late.is_set():  # it answered just before it was killed
             self.end()
         if not fine:
@@ -166,6 +170,27 @@ class _Process:
         except subprocess.TimeoutExpired:
             process.kill()
             return process.wait()
+
+
+def _watch(
+    process: subprocess.Popen[bytes],
+    limit_s: float,
+    answered: threading.Event,
+    late: threading.Event,
+) -> None:
+    """End a process that has not ``answered`` at its limit, and say that it was ``late``."""
+    began = time.monotonic()
+    try:
+        clock = psutil.Process(process.pid)
+        before = sum(clock.cpu_times()[:2])
+        while not answered.wait(min(1.0, limit_s / 10)):
+            used = sum(clock.cpu_times()[:2]) - before
+            if used > limit_s or time.monotonic() - began > PATIENCE * limit_s:
+                late.set()
+                process.kill()
+                return
+    except psutil.NoSuchProcess:  # it died by itself, which its pipe says
+        return
 
 
 def _ended(code: int) -> str:

@@ -11,6 +11,8 @@ from mfdistill.errors import UserError
 START_NAMES = ("uniform", "sway")
 RELATIVE_RESOLUTION = 0.01
 
+MOST_NFE = 64  # times that a search places
+
 
 @dataclass(frozen=True)
 class SearchConfig:
@@ -70,6 +72,9 @@ class SearchConfig:
             if value is not None and (isinstance(value, str) or value < 1):
                 auto = ", or auto" if name == "limit" else ""
                 raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1{auto}")
+        for name, most in (("nfe", MOST_NFE), ("up_to", MOST_NFE), ("workers", 64)):
+            if (getattr(self, name) or 0) > most:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: at most {most}")
         if self.resolution is not None and not (
             math.isfinite(self.resolution) and self.resolution >= 0
         ):

@@ -16,10 +16,12 @@ from mfdistill.commands.pages import write_report
 from mfdistill.commands.push import stage
 from mfdistill.companions import SECTION, named_companions
 from mfdistill.data import DataConfig
+from mfdistill.distill.objectives.config import IntegralConfig
 from mfdistill.distill.run import prepare_folder
 from mfdistill.distill.settings import TrainConfig, check
 from mfdistill.errors import MOST, UserError
 from mfdistill.metrics.score import scoring_pool
+from mfdistill.search.config import SearchConfig
 from mfdistill.weights import tensor_sizes
 
 
@@ -138,5 +140,9 @@ def test_options_that_would_take_the_machine(name: str, value: int) -> None:
         check(TrainConfig(**{name: value}), 1)
     with pytest.raises(UserError, match="--data.crop-s 1000000000.0: must be positive and at most"):
         DataConfig(crop_s=1e9)
+    with pytest.raises(UserError, match="--integral.substeps 1000000000: must lie between 1 and"):
+        IntegralConfig(substeps=10**9)
+    with pytest.raises(UserError, match="--nfe 1000000: at most 64"):
+        SearchConfig(nfe=10**6)
     with pytest.raises(UserError, match="--data.shuffle-buffer"):
         DataConfig(shuffle_buffer=10**12)

@@ -47,7 +47,7 @@ class CFMObjective(nn.Module):
         if predict == "data" and path.sigma_0 == 0:
             raise UserError("--predict data: needs a prior with noise, --sigma-0 above 0")
         if quiet < 0:
-            raise UserError(f"--quiet {quiet}: must be 0 or more")
+            raise UserError(f"--quiet-bins {quiet}: must be 0 or more")
         self.model = network
         self.path = path
         self.times = times or TimeConfig()

@@ -8,6 +8,8 @@ from typing import Literal, get_args
 from mfdistill.errors import UserError
 from mfdistill.flow.config import IntervalConfig, Solver
 
+MOST_SUBSTEPS = 1000
+
 
 @dataclass(frozen=True)
 class IntegralConfig:
@@ -52,9 +54,9 @@ class IntegralConfig:
                 f"--integral.teacher-precision {self.teacher_precision}: is not one of weights, run"
             )
         for name in ("substeps", "targets_per_rollout"):
-            if getattr(self, name) < 1:
+            if not 1 <= getattr(self, name) <= MOST_SUBSTEPS:
                 raise UserError(
-                    f"--integral.{name.replace('_', '-')} {getattr(self, name)}: must be 1 or more"
+                    f"--integral.{name.replace('_', '-')} {getattr(self, name)}: must lie between 1 and {MOST_SUBSTEPS}"
                 )
         if self.solver not in get_args(Solver):
             from mfdistill.flow import tableau
