@@ -77,7 +77,7 @@ def told(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["teacher-train", "--steps", "0"], ["--steps 0", "at least 1"]),
         (["teacher-train", "--spectral", "0.1"], ["--spectral", "--objective regression"]),
         (["teacher-train", "--task", "sing"], ["sing", "--task", "vocode"]),
-        (["teacher-train", "--sample-rate", "11025"], ["11025", "8000"]),
+        (["teacher-train", "--sample-rate", "96000"], ["--sample-rate 96000", "48000"]),
         (
             ["teacher-train", "--data.sample-rate", "16001"],
             ["no such option", "did you mean --sample-rate?"],
@@ -89,7 +89,10 @@ def told(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["student-distill", "--teacher", "/nowhere/at-all"], ["/nowhere/at-all"]),
         (["evaluate"], ["--student"]),
         (["evaluate", "--teacher", "x", "--metrics", "pesk"], ["pesk", "pesq"]),
-        (["os3-search", "--student", "x", "--metric", "fd_frames"], ["fd_frames", "whole set"]),
+        (
+            ["os3-search", "--student", "enhance", "--metric", "fd_frames"],
+            ["fd_frames", "whole set"],
+        ),
         (["os3-search", "--metric", "loudness"], ["loudness"]),
         (["demo", "--minutes", "1"], ["--minutes 1"]),
         (["info", "/nowhere/at-all"], ["/nowhere/at-all"]),

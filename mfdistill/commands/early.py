@@ -27,13 +27,13 @@ def check_early(command: Any) -> None:
     """Raise ``UserError`` for what is wrong with the command for certain."""
     if isinstance(command, (Restore, Stream)):
         _check_audio(command)
+    for part in (command, getattr(command, "search", None)):
+        _check_numbers(part)
+        _check_metrics(part)
     for name in MODELS:
         place = getattr(command, name, None)
         if isinstance(place, str) and not isinstance(command, (Restore, Stream)):
             check_place(place)
-    for part in (command, getattr(command, "search", None)):
-        _check_numbers(part)
-        _check_metrics(part)
     data, training = getattr(command, "data", None), getattr(command, "training", None)
     if isinstance(data, DataConfig):
         _check_data(data)
