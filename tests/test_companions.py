@@ -170,7 +170,7 @@ def test_an_import_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Mon
         (["--tts.vocab", "other.txt"], "has 3 symbols, the checkpoint's table 56"),
         (["--preset", "cosyvoice2"], "--preset f5"),
         (["--causal"], "--causal"),
-        (["--data", "nowhere"], "--data nowhere: no such folder"),
+        (["--data", "nowhere"], "nowhere: no such folder"),
         (["--out", "data"], "already holds files"),
         (["--batch-size", "0"], "--batch-size 0"),
         (["--integral.spectral", "0.1"], "--integral.spectral"),

@@ -19,6 +19,7 @@ HELD_OUT = 0.05  # of the speakers (or files), for each of valid and test where 
 # words in the names of folders and files with degraded speech
 _DEGRADED = {"noisy", "mix", "mixed", "mixture", "mixtures", "degraded", "corrupted", "reverberant"}
 _COMPARED = 5  # files that tell pairs from speakers who read the same sentences
+_ALIKE = 0.3  # correlation: of speech at -10 dB
 _SPEAKER_IN_NAME = re.compile(r"^(p\d{3})_|^(\d+)-\d+-\d+")  # VCTK and VoiceBank; LibriSpeech
 
 Row = dict[str, str | None]  # name, speaker, text, clean (path), noisy (path or None)
@@ -244,7 +245,7 @@ def _refuse_degraded(clean: dict[str, Path], folder: Path, root: Path) -> None:
 
 def _twins(files: dict[str, Path]) -> tuple[Path, Path] | None:
     """A file of each of two folders side by side in which all names are the same, and so are the
-    lengths of the first few: no two speakers say a sentence in the same number of samples.
+    lengths of the first few, which sound alike too.
     """
     folders: dict[str, dict[str, Path]] = {}
     for name, file in files.items():
@@ -260,11 +261,28 @@ def _twins(files: dict[str, Path]) -> tuple[Path, Path] | None:
         try:
             lengths = [_frames(inner[name]) for name in few]
             # where all are of one length, it tells nothing
-            if len(set(lengths)) > 2 and lengths == [_frames(before[name]) for name in few]:
+            if (
+                len(set(lengths)) > 2
+                and lengths == [_frames(before[name]) for name in few]
+                and 2 * sum(_alike(before[name], inner[name]) for name in few) > len(few)
+            ):
                 return before[few[0]], inner[few[0]]
         except UserError:  # told where it is read
             continue
     return None
+
+
+def _alike(one: Path, other: Path) -> bool:
+    """Whether two recordings of one length are the same but for noise, a room or a coding; two
+    speakers are not.
+    """
+    import numpy as np
+
+    from mfdistill.audio.io import read_audio
+
+    a, b = (read_audio(file).astype(np.float64).ravel() for file in (one, other))
+    a, b = a - a.mean(), b - b.mean()
+    return bool(abs(a @ b) > _ALIKE * np.linalg.norm(a) * np.linalg.norm(b))
 
 
 def _frames(file: Path) -> tuple[int, int]:
