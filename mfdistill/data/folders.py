@@ -282,7 +282,8 @@ def _alike(one: Path, other: Path) -> bool:
 
     a, b = (read_audio(file).astype(np.float64).ravel() for file in (one, other))
     a, b = a - a.mean(), b - b.mean()
-    return bool(abs(a @ b) > _ALIKE * np.linalg.norm(a) * np.linalg.norm(b))
+    # silence is like anything
+    return bool(abs(a @ b) >= _ALIKE * np.linalg.norm(a) * np.linalg.norm(b))
 
 
 def _frames(file: Path) -> tuple[int, int]:
