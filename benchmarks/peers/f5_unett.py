@@ -11,20 +11,17 @@ answers, which tests compare with.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 import sys
-import tempfile
 import types
 from pathlib import Path
 from typing import Any
 
 import torch
+from golden import Found, error, perturbed, run
 from safetensors.torch import save_file
-from torch import Tensor
 
-from mfdistill.checkpoint import write_json
 from mfdistill.teachers import load_teacher
 
 SIZES: dict[str, Any] = {
@@ -61,18 +58,12 @@ def made(kind: Any, options: dict[str, Any], seed: int) -> Any:
     """A network whose every weight matters."""
     torch.manual_seed(seed)
     model = kind(**SIZES, **options, dropout=0.0).eval()
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.1 * torch.randn_like(p))
+    perturbed(model)
     return model
 
 
-def error(ours: Tensor, theirs: Tensor) -> float:
-    return float((ours - theirs).norm() / theirs.norm())
-
-
 @torch.no_grad()
-def compare(kind: Any, root: Path) -> tuple[dict[str, float], dict[str, Tensor]]:
+def compare(kind: Any, root: Path) -> Found:
     """Relative errors, and the tensors of the golden file."""
     errors, golden = {}, {}
     z, prompt = torch.randn(2, 11, 6), torch.randn(2, 11, 6)
@@ -103,24 +94,9 @@ def compare(kind: Any, root: Path) -> tuple[dict[str, float], dict[str, Tensor]]
     return errors, golden
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--src", type=Path, required=True)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--write", type=Path)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as root:
-        errors, golden = compare(original(options.src), Path(root))
-    for name, value in errors.items():
-        sys.stdout.write(f"{name}: {value:.2e}\n")
-    if options.write is not None:
-        sizes = {name: json.dumps({**SIZES, **changes}) for name, changes in MODELS.items()}
-        save_file({k: v.contiguous().clone() for k, v in golden.items()}, options.write, sizes)
-    if options.out is not None:
-        write_json(options.out, {"relative_error": errors, "torch": torch.__version__})
-    if max(errors.values()) > 1e-5:
-        raise SystemExit("differs by more than 1e-5")
-
-
 if __name__ == "__main__":
-    main()
+    run(
+        __doc__,
+        lambda src, root: compare(original(src), root),
+        {name: json.dumps({**SIZES, **changes}) for name, changes in MODELS.items()},
+    )

@@ -11,21 +11,18 @@ inputs and the original's answers, which tests compare with.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 import logging
 import sys
-import tempfile
 import types
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from golden import Found, error, perturbed, run
 from torch import Tensor
 
-from mfdistill.checkpoint import write_json
 from mfdistill.flow import schedule, solve
 from mfdistill.teachers import load_teacher
 
@@ -61,14 +58,8 @@ def made(module: Any, speakers: int, seed: int) -> Any:
     torch.manual_seed(seed)
     options = types.SimpleNamespace(solver="euler", sigma_min=1e-4)
     model = module.CFM(2 * MELS, MELS, options, SIZES, speakers, SPEAKER).eval()
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.1 * torch.randn_like(p))
+    perturbed(model)
     return model
-
-
-def error(ours: Tensor, theirs: Tensor) -> float:
-    return float((ours - theirs).norm() / theirs.norm())
 
 
 def sampled(teacher: Any, z: Tensor, cond: dict[str, Tensor]) -> Tensor:
@@ -76,7 +67,7 @@ def sampled(teacher: Any, z: Tensor, cond: dict[str, Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def compare(module: Any, root: Path) -> tuple[dict[str, float], dict[str, Tensor]]:
+def compare(module: Any, root: Path) -> Found:
     """Relative errors, and the tensors of the golden file."""
     errors, golden = {}, {}
     z, mu, spks = torch.randn(2, MELS, 12), torch.randn(2, MELS, 12), torch.randn(2, SPEAKER)
@@ -105,24 +96,9 @@ def compare(module: Any, root: Path) -> tuple[dict[str, float], dict[str, Tensor
     return errors, golden
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--src", type=Path, required=True)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--write", type=Path)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as root:
-        errors, golden = compare(original(options.src), Path(root))
-    for name, value in errors.items():
-        sys.stdout.write(f"{name}: {value:.2e}\n")
-    if options.write is not None:
-        tensors = {k: v.contiguous().clone() for k, v in golden.items()}
-        save_file(tensors, options.write, {"sizes": json.dumps(SIZES)})
-    if options.out is not None:
-        write_json(options.out, {"relative_error": errors, "torch": torch.__version__})
-    if max(errors.values()) > 1e-5:
-        raise SystemExit("differs by more than 1e-5")
-
-
 if __name__ == "__main__":
-    main()
+    run(
+        __doc__,
+        lambda src, root: compare(original(src), root),
+        {"sizes": json.dumps(SIZES)},
+    )

@@ -11,20 +11,18 @@ stores weights, inputs and the original's answers, which tests compare with.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 import sys
-import tempfile
 import types
 from pathlib import Path
 from typing import Any
 
 import torch
+from golden import Found, error, perturbed, run
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mfdistill.checkpoint import write_json
 from mfdistill.flow import solve
 from mfdistill.students import Student, sample
 from mfdistill.systems.voxcpm import export_voxcpm, voxcpm_times
@@ -62,9 +60,7 @@ def made(modules: Any, name: str, seed: int, mean: bool = False) -> Any:
     model = cfm.UnifiedCFM(
         LATENTS, cfm.CfmConfig(), head(minicpm.MiniCPM4Config(**LM), LATENTS), mean
     )
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.1 * torch.randn_like(p))
+    perturbed(model)
     return model.eval()
 
 
@@ -83,12 +79,8 @@ def folder(model: Any, root: Path, name: str) -> Path:
     return root / "model.safetensors"
 
 
-def error(ours: Tensor, theirs: Tensor) -> float:
-    return float((ours - theirs).norm() / theirs.norm())
-
-
 @torch.no_grad()
-def compare(modules: Any, name: str, root: Path) -> tuple[dict[str, float], dict[str, Tensor]]:
+def compare(modules: Any, name: str, root: Path) -> Found:
     """Relative errors, and the tensors of the golden file."""
     model, unit = made(modules, name, 0), PATCH[name]
     file = folder(model, root / name, name)
@@ -148,28 +140,15 @@ def compare(modules: Any, name: str, root: Path) -> tuple[dict[str, float], dict
     return errors, golden | answers
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--src", type=Path, required=True)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--write", type=Path)
-    options = parser.parse_args()
-    modules, errors, golden = originals(options.src), {}, {}
-    with tempfile.TemporaryDirectory() as root:
-        for name in PATCH:
-            found, tensors = compare(modules, name, Path(root))
-            errors |= found
-            golden |= tensors
-    for name, value in errors.items():
-        sys.stdout.write(f"{name}: {value:.2e}\n")
-    if options.write is not None:
-        metadata = {name: json.dumps(config(name)) for name in PATCH}
-        save_file({k: v.contiguous().clone() for k, v in golden.items()}, options.write, metadata)
-    if options.out is not None:
-        write_json(options.out, {"relative_error": errors, "torch": torch.__version__})
-    if max(errors.values()) > 1e-5:
-        raise SystemExit("differs by more than 1e-5")
+def compare_both(src: Path, root: Path) -> Found:
+    """Of VoxCPM and VoxCPM2."""
+    modules, errors, golden = originals(src), {}, {}
+    for name in PATCH:
+        found, tensors = compare(modules, name, root)
+        errors |= found
+        golden |= tensors
+    return errors, golden
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, compare_both, {name: json.dumps(config(name)) for name in PATCH})

@@ -11,19 +11,16 @@ weights and the original's answers, which tests compare with.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-import tempfile
 import types
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from golden import Found, error, perturbed, run
 from torch import Tensor
 
-from mfdistill.checkpoint import write_json
 from mfdistill.flow import solve
 from mfdistill.students import Student, load_student, sample
 from mfdistill.systems.zipvoice import export_zipvoice, zipvoice_times
@@ -59,9 +56,9 @@ def made(kind: type, seed: int) -> Any:
     """A model whose every weight matters."""
     torch.manual_seed(seed)
     model = kind(**SIZES, vocab_size=VOCABULARY, pad_id=PAD).eval()
+    perturbed(model)
     with torch.no_grad():
         for name, p in model.named_parameters():
-            p.add_(0.1 * torch.randn_like(p))
             if name.endswith("bypass_scale"):
                 p.clamp_(0.1, 0.9)
     return model
@@ -79,12 +76,8 @@ def folder(model: Any, root: Path, name: str) -> Path:
     return place
 
 
-def error(ours: Tensor, theirs: Tensor) -> float:
-    return float((ours - theirs).norm() / theirs.norm())
-
-
 @torch.no_grad()
-def compare(src: Path, root: Path) -> tuple[dict[str, float], dict[str, Tensor]]:
+def compare(src: Path, root: Path) -> Found:
     """Relative errors by name, and the tensors of the golden file."""
     plain, distilled = originals(src)
     model, told = made(plain, 0), made(distilled, 1)
@@ -154,24 +147,5 @@ def served(plain: type, teacher: Any, z: Tensor, cond: Any, root: Path) -> float
     return error(sample(one, z, cond) * keep, theirs * keep)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--src", type=Path, required=True)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--write", type=Path)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as root:
-        errors, golden = compare(options.src, Path(root))
-    for name, value in errors.items():
-        sys.stdout.write(f"{name}: {value:.2e}\n")
-    if options.write is not None:
-        tensors = {k: v.contiguous().clone() for k, v in golden.items()}
-        save_file(tensors, options.write, {"sizes": json.dumps(SIZES)})
-    if options.out is not None:
-        write_json(options.out, {"relative_error": errors, "torch": torch.__version__})
-    if max(errors.values()) > 1e-5:
-        raise SystemExit("differs by more than 1e-5")
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, compare, {"sizes": json.dumps(SIZES)})
