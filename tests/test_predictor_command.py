@@ -17,7 +17,7 @@ from cli_corpus import QUICK, SMALL, make_corpus, voice
 
 from mfdistill.checkpoint import load_config, load_tensors, save_folder
 from mfdistill.cli import main
-from mfdistill.commands.predictor import same_features
+from mfdistill.commands.same import same_features
 from mfdistill.distill.inference import open_model
 from mfdistill.distill.objectives import estimate
 from mfdistill.errors import UserError

@@ -148,9 +148,8 @@ def _entries(
     command: Evaluate, device: torch.device
 ) -> tuple[Task, list[Entry], tuple[TTSOptions, int]]:
     """The task, the lines of the table, and how rows are made of the data."""
-    from mfdistill.commands.predictor import same_features
     from mfdistill.commands.reopened import open_parent, saved_rows
-    from mfdistill.commands.training import same_task
+    from mfdistill.commands.same import same_features, same_task
     from mfdistill.distill.inference import model_of, open_model, ready
 
     models: dict[str, tuple[str, Model]] = {}

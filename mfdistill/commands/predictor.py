@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mfdistill.commands.same import same_features
 from mfdistill.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,24 +51,3 @@ def open_predictor(path: str, config: TaskConfig) -> Predictor:
         )
     same_features(config, model.task.config, what)
     return found
-
-
-def same_features(own: TaskConfig, other: TaskConfig, what: str) -> None:
-    """Raise ``UserError`` unless two tasks make the same condition, whatever their priors: what a
-    regression network needs.
-    """
-    from mfdistill.config import to_dict
-    from mfdistill.distill.state import first_difference
-
-    theirs, ours = (
-        {key: value for key, value in to_dict(config).items() if not key.startswith(_PRIOR)}
-        for config in (other, own)
-    )
-    if different := first_difference(theirs, ours):
-        key, before, now = different
-        raise UserError(
-            f"{what}: is of another task ({key} is {before!r}, here {now!r}); choose another one or change the options"
-        )
-
-
-_PRIOR = ("sigma_", "prior_", "temperature")

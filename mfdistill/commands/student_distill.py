@@ -22,8 +22,6 @@ from mfdistill.networks.lora_config import LoraConfig
 from mfdistill.plain import Section
 
 if TYPE_CHECKING:
-    import torch
-
     from mfdistill.networks.predictor import Predictor
     from mfdistill.students import Student
     from mfdistill.systems.base import System
@@ -109,9 +107,11 @@ def run(command: StudentDistill) -> Path:
     """
     from mfdistill.commands.training import Work, launch
     from mfdistill.data.open import open_task_train
+    from mfdistill.distill.equip import ready_to_train
     from mfdistill.distill.objectives import OBJECTIVES
     from mfdistill.distill.processes import make_accelerator
     from mfdistill.distill.settings import check_run
+    from mfdistill.places import resolve
 
     training = command.training
     if command.nfe < 1:
@@ -132,7 +132,16 @@ def run(command: StudentDistill) -> Path:
     settings = objective_settings(command.objective, command, command.own)
     if teacher is not None:
         settings = with_states(settings, teacher, command.tts.data_free)
-        prepare(task, teacher, command, accelerator.device)
+        ready_to_train(
+            task,
+            teacher.network,
+            teacher.facts,
+            resolve(str(command.teacher)),
+            accelerator.device,
+            command.tts,
+            command.guidance.range,
+            training.seed,
+        )
     if command.checkpoint_activations:
         from mfdistill.networks.recompute import recompute_activations
 
@@ -318,17 +327,6 @@ def with_states(settings: Any, teacher: Field, data_free: bool) -> Any:
     return (
         replace(settings, state="rollout") if data_free or not teacher.facts.straight else settings
     )
-
-
-def prepare(task: Task, teacher: Field, command: StudentDistill, device: torch.device) -> None:
-    """Give the student's task what its teacher reads, and what is drawn for its batches."""
-    from mfdistill.distill.equip import equip
-    from mfdistill.places import resolve
-    from mfdistill.tasks.base import Draws
-
-    equip(task, teacher.network, resolve(str(command.teacher)), device, command.tts)
-    share = command.tts.streaming_share if teacher.facts.streams == "chunks" else 0.0
-    task.draws = Draws(share, command.guidance.range, command.training.seed)
 
 
 def say_rate(lr: float, kind: str) -> None:

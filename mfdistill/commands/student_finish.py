@@ -205,7 +205,7 @@ def prepare(
         UserError: options that such a flow cannot be finished with.
     """
     from mfdistill.commands.reopened import saved_rows
-    from mfdistill.distill.equip import equip
+    from mfdistill.distill.equip import ready_to_train
     from mfdistill.places import resolve
     from mfdistill.students.load import facts_of
 
@@ -221,10 +221,17 @@ def prepare(
         raise UserError(
             f"--tts.data-free: there are no recordings for --{name} to compare with; give --{name} 0 and --dmd.weight 1"
         )
-    equip(task, student.network, resolve(path), device, command.tts)
-    share = command.tts.streaming_share if facts_of(student).streams == "chunks" else 0.0
     _, _, draws = saved_rows(saved, f"--{role} {path}")
-    task.draws = replace(draws, streaming_share=share, seed=command.training.seed)
+    ready_to_train(
+        task,
+        student.network,
+        facts_of(student),
+        resolve(path),
+        device,
+        command.tts,
+        draws.guidance,
+        command.training.seed,
+    )
 
 
 def _teacher(command: StudentFinish, student: Student, saved: Plain) -> Field | None:
@@ -233,9 +240,8 @@ def _teacher(command: StudentFinish, student: Student, saved: Plain) -> Field | 
     Raises:
         UserError: none, or one of another task.
     """
-    from mfdistill.commands.predictor import same_features
     from mfdistill.commands.reopened import open_parent
-    from mfdistill.commands.training import same_task
+    from mfdistill.commands.same import same_features, same_task
 
     if not command.finish.anchor and not command.dmd.weight:
         return None
@@ -244,8 +250,7 @@ def _teacher(command: StudentFinish, student: Student, saved: Plain) -> Field | 
         raise UserError(
             f"--anchor, --dmd.weight: needs the teacher ({path or 'none is known'}); name its folder with --teacher"
         )
-    named = command.teacher if command.teacher != student.parent["from"] else None
-    teacher = open_parent({**saved, "parent": student.parent}, Path(path), named)
+    teacher = open_parent({**saved, "parent": student.parent}, Path(path), command.teacher)
     own, other = student.task, teacher.task
     assert own is not None and other is not None
     if own.rows == "utterances":

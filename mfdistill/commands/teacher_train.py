@@ -224,7 +224,7 @@ def speech_config(command: TeacherTrain, preset: TaskConfig, start: Model | None
 
 def check_start(command: TeacherTrain, start: Model, task: Restoration) -> None:
     """See that a model to start from has the task's features and predictor."""
-    from mfdistill.commands.training import same_task
+    from mfdistill.commands.same import same_task
 
     if start.task.predictor is not None and task.predictor is None:
         raise UserError(

@@ -12,7 +12,6 @@ from mfdistill.commands.begun import begun
 from mfdistill.commands.options import Corpus, ValidOptions
 from mfdistill.data.tts_config import TTSOptions
 from mfdistill.distill.settings import TrainConfig, in_steps
-from mfdistill.errors import UserError
 from mfdistill.plain import Section
 
 if TYPE_CHECKING:
@@ -147,24 +146,3 @@ def finish(out: Path) -> None:
     if rows:
         curves_plot(rows, out / "curves.png", out.name)
     refresh(out)
-
-
-def same_task(own: Task, other: Task, what: str) -> None:
-    """Raise ``UserError`` unless a checkpoint's task is the one that is trained for, whatever
-    belongs to sampling (temperature) or to the data (means of Mels).
-    """
-    from mfdistill.config import to_dict
-    from mfdistill.distill.state import first_difference
-
-    theirs, here = (
-        {key: value for key, value in to_dict(task.config).items() if key not in _OF_SAMPLING}
-        for task in (other, own)
-    )
-    if different := first_difference(theirs, here):
-        key, theirs, ours = different
-        raise UserError(
-            f"{what}: is of another task ({key} is {theirs!r}, here {ours!r}); choose another one or change the options"
-        )
-
-
-_OF_SAMPLING = ("temperature", "fixed_noise", "mel_mean", "mel_std")

@@ -14,9 +14,11 @@ from mfdistill.companions import companion
 from mfdistill.data.transcripts import Vocabulary
 from mfdistill.data.tts_config import TTSOptions
 from mfdistill.errors import UserError
+from mfdistill.systems.base import FieldFacts
 from mfdistill.systems.cosyvoice_front import FRONT, front_bytes, has_front, load_front
 from mfdistill.systems.f5 import VOCAB
 from mfdistill.tasks import Task
+from mfdistill.tasks.base import Draws
 from mfdistill.tasks.foreign import ForeignTask
 
 Device = torch.device | str
@@ -37,6 +39,24 @@ def equip(
     read = _READERS.get(str(task.speaks))
     if read is not None:
         read(task, network, place, device, options)
+
+
+def ready_to_train(
+    task: Task,
+    network: nn.Module,
+    facts: FieldFacts,
+    place: Path,
+    device: Device,
+    options: TTSOptions,
+    guidance: tuple[float, float] | None,
+    seed: int,
+) -> None:
+    """``equip``, and say what is drawn for the task's batches: the streaming form, where the field
+    streams by chunks, and each sample's guidance out of a range, for students that are told it.
+    """
+    equip(task, network, place, device, options)
+    share = options.streaming_share if facts.streams == "chunks" else 0.0
+    task.draws = Draws(share, guidance, seed)
 
 
 def vocabulary_file(place: Path, options: TTSOptions | None) -> Path:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mfdistill.networks.condition import need
 from mfdistill.networks.dit import (
     Attention,
     ConvPosition,
@@ -200,10 +201,7 @@ class F5Network(nn.Module):
         Raises:
             ValueError: prompt or text are missing.
         """
-        if missing := [name for name in ("cond", "text") if cond.get(name) is None]:
-            raise ValueError(
-                f"the condition has no '{missing[0]}'; this network needs cond {tuple(z_t.shape)} and text (b, symbols)"
-            )
+        need(cond, ("cond", "text"), f"cond {tuple(z_t.shape)} and text (b, symbols)")
         prompt, mask = cond["cond"], cond.get("mask")
         if (drop := cond.get("drop_audio")) is not None:
             prompt = prompt.masked_fill(drop.bool()[:, None, None], 0.0)

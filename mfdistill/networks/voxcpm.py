@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mfdistill.networks.condition import need
 from mfdistill.networks.delta import OwnInterval
 from mfdistill.networks.voxcpm_config import VoxCPMConfig
 
@@ -203,8 +204,7 @@ class VoxCPMNetwork(nn.Module):
             ValueError: hidden vectors or patches before are missing, or n is no multiple.
         """
         c = self.config
-        if missing := [name for name in ("mu", "cond") if cond.get(name) is None]:
-            raise ValueError(f"the condition has no '{missing[0]}'; this network needs mu and cond")
+        need(cond, ("mu", "cond"), "mu and cond")
         b, d, n = z_t.shape
         if n % c.patch_size:
             raise ValueError(f"{n} frames are not whole patches of {c.patch_size}")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from mfdistill.networks.condition import need
 from mfdistill.networks.time import GuidedTime
 from mfdistill.networks.zipformer import SwooshR, Zipformer
 from mfdistill.networks.zipvoice_config import ZipVoiceConfig
@@ -84,10 +85,7 @@ class ZipVoiceNetwork(nn.Module):
         Raises:
             ValueError: prompt or text are missing.
         """
-        if missing := [name for name in ("cond", "text") if cond.get(name) is None]:
-            raise ValueError(
-                f"the condition has no '{missing[0]}'; this network needs cond {tuple(z_t.shape)} and text (b, symbols)"
-            )
+        need(cond, ("cond", "text"), f"cond {tuple(z_t.shape)} and text (b, symbols)")
         prompt, mask = cond["cond"], cond.get("mask")
         valid = None if mask is None else mask.bool()
         if (drop := cond.get("drop_audio")) is not None:
