@@ -95,7 +95,8 @@ def main(options: Options) -> None:
 def score(folder: str, corpus: Corpus, options: Options) -> dict[str, Any]:
     """Means and confidence intervals on the test split."""
     from mfdistill.data import open_eval
-    from mfdistill.distill.inference import open_model, restore
+    from mfdistill.distill.inference import restore
+    from mfdistill.distill.opening import open_model
     from mfdistill.distill.validation import score_system
     from mfdistill.metrics import summarise
 
@@ -120,7 +121,7 @@ def size(folder: str) -> dict[str, Any]:
     from torch.utils.flop_counter import FlopCounterMode
 
     from mfdistill.checkpoint import load_config, load_tensors
-    from mfdistill.distill.inference import open_model
+    from mfdistill.distill.opening import open_model
 
     tensors, config = load_tensors(folder), load_config(folder)
     int8 = bool(config["network"].get("int8"))
@@ -161,7 +162,8 @@ def times(folders: Sequence[str], corpus: Corpus, options: Options) -> list[list
     import torch
 
     from mfdistill.data import open_eval
-    from mfdistill.distill.inference import open_model, restore
+    from mfdistill.distill.inference import restore
+    from mfdistill.distill.opening import open_model
 
     torch.set_num_threads(1)
     models = [open_model(folder, "cpu", "student") for folder in folders]

@@ -30,8 +30,8 @@ from mfdistill.commands.os3_search import OS3Search
 from mfdistill.commands.os3_search import run as os3_search
 from mfdistill.data import open_eval
 from mfdistill.distill.finishing.config import FinishConfig
-from mfdistill.distill.inference import open_model
 from mfdistill.distill.logs import say
+from mfdistill.distill.opening import open_model
 from mfdistill.errors import UserError
 from mfdistill.metrics import differences, pesq_mode, scoring_pool, summarise
 from mfdistill.report import write_table

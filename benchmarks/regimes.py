@@ -32,8 +32,8 @@ from mfdistill.commands.degrade import run as degrade
 from mfdistill.commands.options import Corpus
 from mfdistill.data import open_eval
 from mfdistill.distill.finishing.config import FinishConfig, completed
-from mfdistill.distill.inference import open_model
 from mfdistill.distill.logs import say
+from mfdistill.distill.opening import open_model
 from mfdistill.metrics import differences, scoring_pool, summarise
 from mfdistill.report import markdown_table, write_table
 from mfdistill.report.tables import header

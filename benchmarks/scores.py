@@ -16,7 +16,8 @@ from record import digest
 from torch import Tensor
 
 from mfdistill.checkpoint import write_json
-from mfdistill.distill.inference import Model, Steps, open_model, restore, text_of
+from mfdistill.distill.inference import Steps, restore, text_of
+from mfdistill.distill.opening import Model, open_model
 from mfdistill.distill.validation import score_system
 from mfdistill.metrics import measure_rtf, plain
 from mfdistill.metrics.score import EVIDENCE

@@ -30,7 +30,8 @@ from streaming import page
 from torch import Tensor
 
 from mfdistill.commands.options import Corpus
-from mfdistill.distill.inference import open_model, restore
+from mfdistill.distill.inference import restore
+from mfdistill.distill.opening import open_model
 from mfdistill.distill.validation import score_system
 from mfdistill.metrics import measure_rtf, pesq_mode, summarise
 from mfdistill.students.streaming import StreamRestorer

@@ -44,8 +44,9 @@ from mfdistill.commands.teacher_train import TeacherTrain
 from mfdistill.commands.teacher_train import run as teacher_train
 from mfdistill.data.espeak import Speech, synthesise
 from mfdistill.data.texts import prepared
-from mfdistill.distill.inference import Model, Steps, open_model
+from mfdistill.distill.inference import Steps
 from mfdistill.distill.objectives.config import IntegralConfig
+from mfdistill.distill.opening import Model, open_model
 from mfdistill.distill.settings import TrainConfig
 from mfdistill.distill.synthesis import synthesise as speak
 from mfdistill.flow.config import IntervalConfig

@@ -35,8 +35,9 @@ from mfdistill.commands.student_distill import run as student_distill
 from mfdistill.commands.teacher_train import TeacherTrain
 from mfdistill.commands.teacher_train import run as teacher_train
 from mfdistill.data import open_eval
-from mfdistill.distill.inference import Model, Steps, open_model
+from mfdistill.distill.inference import Steps
 from mfdistill.distill.objectives.config import IntegralConfig
+from mfdistill.distill.opening import Model, open_model
 from mfdistill.distill.settings import TrainConfig
 from mfdistill.flow import noise, sway
 from mfdistill.flow.config import IntervalConfig

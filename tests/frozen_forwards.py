@@ -17,7 +17,7 @@ import torch
 from precision import relative_error
 from torch import Tensor
 
-from mfdistill.distill.inference import Model, open_model
+from mfdistill.distill.opening import Model, open_model
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = Path(__file__).with_suffix(".json")

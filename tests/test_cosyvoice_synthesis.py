@@ -19,7 +19,7 @@ from mfdistill.checkpoint import write_tensors
 from mfdistill.cli import main
 from mfdistill.data.token_files import read_embedding, read_tokens
 from mfdistill.distill.cosyvoice_synthesis import aligned_prompt, speak_cosyvoice
-from mfdistill.distill.inference import ready
+from mfdistill.distill.opening import ready
 from mfdistill.errors import UserError
 from mfdistill.flow import CHANNEL_STD, noise
 from mfdistill.students import Student, load_student, save_student

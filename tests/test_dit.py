@@ -21,7 +21,7 @@ from mfdistill.networks.dit import Rotary, rotate
 from mfdistill.networks.f5_text import TextEmbedding
 from mfdistill.students import Student
 from mfdistill.systems.f5_inputs import f5_condition, f5_duration, paste_prompt
-from mfdistill.tasks.foreign import noise
+from mfdistill.tasks.mel_prior import noise
 from mfdistill.teachers import load_teacher
 from mfdistill.teachers.live_f5 import live_f5
 

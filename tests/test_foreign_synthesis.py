@@ -24,14 +24,14 @@ from mfdistill.checkpoint import load_config, write_json
 from mfdistill.cli import main
 from mfdistill.data.chunks import text_chunks
 from mfdistill.distill.f5_synthesis import prompt_ending, speak_f5, text_parts
-from mfdistill.distill.inference import Model, open_model, ready
+from mfdistill.distill.opening import Model, open_model, ready
 from mfdistill.errors import UserError
 from mfdistill.flow import f5_times, solve
 from mfdistill.networks import build_network
 from mfdistill.students import Student, load_student, sample, save_student
 from mfdistill.students.serving import serve_f5
 from mfdistill.systems.f5 import export_f5
-from mfdistill.tasks.foreign import noise
+from mfdistill.tasks.mel_prior import noise
 from mfdistill.teachers import load_teacher
 
 TIMES = [0.0, 0.25, 0.5, 1.0]

@@ -11,7 +11,7 @@ import torch
 from frozen_forwards import FILE, ROOT, answer, folders, numbers, picked
 from precision import MARGIN, relative_error
 
-from mfdistill.distill.inference import open_model
+from mfdistill.distill.opening import open_model
 
 FROZEN = json.loads(FILE.read_text())
 

@@ -18,7 +18,7 @@ from mfdistill.errors import UserError
 from mfdistill.flow import f5_times, solve
 from mfdistill.students import Student, sample
 from mfdistill.systems.f5_inputs import f5_condition, paste_prompt
-from mfdistill.tasks.foreign import noise
+from mfdistill.tasks.mel_prior import noise
 from mfdistill.teachers import load_teacher
 
 FORWARD = (

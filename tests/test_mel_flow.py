@@ -30,7 +30,7 @@ from mfdistill.systems.mel_flow import (
     masked_error,
     training_pair,
 )
-from mfdistill.tasks.foreign import fixed_noise
+from mfdistill.tasks.mel_prior import fixed_noise
 from mfdistill.teachers import load_teacher
 from mfdistill.teachers.live_mel import live_mel_flow
 

@@ -37,7 +37,7 @@ from mfdistill.data.config import DataConfig
 from mfdistill.data.espeak import phonemes, synthesise
 from mfdistill.data.speech import SpeechSet, learn_task
 from mfdistill.data.texts import prepared
-from mfdistill.distill.inference import attach_vocoder
+from mfdistill.distill.opening import attach_vocoder
 from mfdistill.errors import UserError
 from mfdistill.flow import total_derivative
 from mfdistill.metrics import score_utterances

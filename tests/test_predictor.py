@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from mfdistill.audio.features import StftConfig
 from mfdistill.checkpoint import load_tensors, save_folder
 from mfdistill.config import to_dict
-from mfdistill.distill.inference import open_model
 from mfdistill.distill.objectives import estimate
+from mfdistill.distill.opening import open_model
 from mfdistill.distill.setup import fit_network
 from mfdistill.errors import UserError
 from mfdistill.flow import noise_like

@@ -18,8 +18,8 @@ from cli_corpus import QUICK, SMALL, make_corpus, voice
 from mfdistill.checkpoint import load_config, load_tensors, save_folder
 from mfdistill.cli import main
 from mfdistill.commands.same import same_features
-from mfdistill.distill.inference import open_model
 from mfdistill.distill.objectives import estimate
+from mfdistill.distill.opening import open_model
 from mfdistill.errors import UserError
 from mfdistill.tasks import default_task
 

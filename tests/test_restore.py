@@ -18,7 +18,8 @@ from mfdistill.cli import main
 from mfdistill.commands.restore import Restore
 from mfdistill.commands.restoring import restore_file
 from mfdistill.config import to_dict
-from mfdistill.distill.inference import Model, endpoint
+from mfdistill.distill.inference import endpoint
+from mfdistill.distill.opening import Model
 from mfdistill.networks import CompactConfig, build_network
 from mfdistill.parts import part_of
 from mfdistill.tasks import default_task, get_task

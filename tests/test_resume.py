@@ -18,7 +18,7 @@ from mfdistill.commands.saved import name_of, recorded, saved_command
 from mfdistill.commands.student_distill import StudentDistill
 from mfdistill.commands.table import TRAINED
 from mfdistill.commands.teacher_train import TeacherTrain
-from mfdistill.distill.inference import open_model
+from mfdistill.distill.opening import open_model
 from mfdistill.distill.run import _with_new_names
 from mfdistill.errors import UserError
 from mfdistill.networks import build_network

@@ -28,7 +28,7 @@ from mfdistill.systems.f5 import export_f5
 from mfdistill.systems.f5_inputs import f5_condition
 from mfdistill.systems.mel_flow import export_cosyvoice
 from mfdistill.systems.table import mel_task
-from mfdistill.tasks.foreign import fixed_noise, noise
+from mfdistill.tasks.mel_prior import fixed_noise, noise
 from mfdistill.teachers import load_teacher
 from mfdistill.teachers.imported import import_teacher
 

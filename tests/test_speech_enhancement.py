@@ -13,13 +13,14 @@ import torch
 from torch import nn
 
 from mfdistill.checkpoint import write_tensors
-from mfdistill.distill.inference import endpoint, open_model, restore
+from mfdistill.distill.inference import endpoint, restore
 from mfdistill.distill.objectives import (
     IntegralConfig,
     IntegralObjective,
     MeanFlowConfig,
     MeanFlowObjective,
 )
+from mfdistill.distill.opening import open_model
 from mfdistill.errors import UserError
 from mfdistill.flow import total_derivative
 from mfdistill.flow.grids import flowse_times, meanflowse_times

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mfdistill.audio.speech_mel import SpeechMelConfig, speech_log_mel
 from mfdistill.cli import main
-from mfdistill.distill.inference import ready
+from mfdistill.distill.opening import ready
 from mfdistill.distill.speech import Said
 from mfdistill.distill.synthesis import speak
 from mfdistill.errors import UserError

@@ -18,7 +18,7 @@ from mfdistill.plain import Plain
 if TYPE_CHECKING:
     from torch import nn
 
-    from mfdistill.distill.inference import Model
+    from mfdistill.distill.opening import Model
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def run(command: Compress) -> Path:
     Raises:
         UserError: bad options or model. Interrupted: stopped by a signal, after saving.
     """
-    from mfdistill.distill.inference import open_audio_model
+    from mfdistill.distill.opening import open_audio_model
     from mfdistill.errors import UserError
     from mfdistill.search.cache import digest_tensors
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from mfdistill.data.open import EvalRows
     from mfdistill.data.tts_config import TTSOptions
-    from mfdistill.distill.inference import Model
+    from mfdistill.distill.opening import Model
     from mfdistill.metrics import Workers
     from mfdistill.tasks import Task
 
@@ -150,7 +150,7 @@ def _entries(
     """The task, the lines of the table, and how rows are made of the data."""
     from mfdistill.commands.reopened import open_parent, saved_rows
     from mfdistill.commands.same import same_features, same_task
-    from mfdistill.distill.inference import model_of, open_model, ready
+    from mfdistill.distill.opening import model_of, open_model, ready
 
     models: dict[str, tuple[str, Model]] = {}
     if command.student is not None:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from mfdistill.data.open import EvalRows
-    from mfdistill.distill.inference import Model, Steps
+    from mfdistill.distill.inference import Steps
+    from mfdistill.distill.opening import Model
     from mfdistill.tasks import Task
 
 _WIDE = 140  # columns of a terminal that the whole table fits into

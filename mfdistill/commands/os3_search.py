@@ -50,8 +50,8 @@ def run(command: OS3Search) -> Plain:
     from mfdistill.commands.reopened import open_parent, saved_rows
     from mfdistill.data.open import open_task_eval
     from mfdistill.distill.equip import equip
-    from mfdistill.distill.inference import attach_vocoder, open_model
     from mfdistill.distill.logs import say
+    from mfdistill.distill.opening import attach_vocoder, open_model
     from mfdistill.peers import watch
     from mfdistill.search import run_search
     from mfdistill.search.development import AUTO_MOST, utterances_text

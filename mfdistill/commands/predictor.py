@@ -21,7 +21,7 @@ def open_predictor(path: str, config: TaskConfig) -> Predictor:
             own, other features than the flow's, or a network that sees later frames where the flow
             does not.
     """
-    from mfdistill.distill.inference import open_audio_model
+    from mfdistill.distill.opening import open_audio_model
     from mfdistill.networks.predictor import Predictor
     from mfdistill.search.cache import digest_tensors
 

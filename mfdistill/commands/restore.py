@@ -15,7 +15,8 @@ from mfdistill.commands.restored import keep_settings, same_settings
 from mfdistill.commands.sampling import sampling
 
 if TYPE_CHECKING:
-    from mfdistill.distill.inference import Model, Steps
+    from mfdistill.distill.inference import Steps
+    from mfdistill.distill.opening import Model
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ def run(command: Restore) -> list[Path]:
     from accelerate import Accelerator
 
     from mfdistill.commands.restoring import Clock, batched, restore_file, restore_group
-    from mfdistill.distill.inference import open_audio_model
     from mfdistill.distill.logs import say
+    from mfdistill.distill.opening import open_audio_model
     from mfdistill.errors import UserError
     from mfdistill.peers import watch
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 if TYPE_CHECKING:
     import numpy as np
 
-    from mfdistill.distill.inference import Model, Steps
+    from mfdistill.distill.inference import Steps
+    from mfdistill.distill.opening import Model
 
 Tell = Callable[[str, float], None]
 T = TypeVar("T")

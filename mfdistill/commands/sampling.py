@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mfdistill.distill.inference import Model, Steps
+    from mfdistill.distill.inference import Steps
+    from mfdistill.distill.opening import Model
     from mfdistill.flow import Tableau
 
 

@@ -100,8 +100,8 @@ def run(command: Synthesize) -> list[Plain]:
     from mfdistill.commands.budget import chosen_within
     from mfdistill.commands.restore import naming
     from mfdistill.commands.sampling import chosen_steps
-    from mfdistill.distill.inference import ready
     from mfdistill.distill.logs import say
+    from mfdistill.distill.opening import ready
     from mfdistill.distill.speech import Said
     from mfdistill.distill.synthesis import check_speaks, speak
 

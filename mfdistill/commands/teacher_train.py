@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mfdistill.data.batches import Rows
-    from mfdistill.distill.inference import Model
+    from mfdistill.distill.opening import Model
     from mfdistill.tasks import Restoration, TaskConfig
 
 
@@ -108,8 +108,8 @@ def run(command: TeacherTrain) -> Path:
     from mfdistill.commands.predictor import open_predictor
     from mfdistill.commands.training import Work, launch
     from mfdistill.data.open import open_task_train
-    from mfdistill.distill.inference import open_audio_model
     from mfdistill.distill.objectives import CFMObjective, RegressionObjective
+    from mfdistill.distill.opening import open_audio_model
     from mfdistill.distill.processes import make_accelerator
     from mfdistill.distill.setup import fit_task
     from mfdistill.search.cache import digest_tensors

@@ -101,8 +101,8 @@ def launch(command: Training, work: Work, accelerator: Accelerator) -> Path:
 def validation(command: Training, work: Work, accelerator: Accelerator) -> Validate | None:
     """What is measured while training; None where nothing is."""
     from mfdistill.data.open import open_task_eval
-    from mfdistill.distill.inference import attach_vocoder
     from mfdistill.distill.logs import say
+    from mfdistill.distill.opening import attach_vocoder
     from mfdistill.distill.validation import make_validate
     from mfdistill.extras import remedy
     from mfdistill.metrics import present

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mfdistill.data.token_files import has_embedding, read_embedding, read_tokens
-from mfdistill.distill.inference import Model, Steps, flow_task
+from mfdistill.distill.inference import Steps
+from mfdistill.distill.opening import Model, flow_task
 from mfdistill.distill.speech import LEAST_PROMPT_S, LONGEST_S, Said, Speech, now
 from mfdistill.errors import UserError
 from mfdistill.systems.cosyvoice_front import FRONT
@@ -55,7 +56,7 @@ def speak_cosyvoice(
         raise UserError(
             f"this model has no {FRONT}, which embeds speech tokens; distil from a whole flow.pt (it was trained on features mu)"
         )
-    assert vocoder is not None  # distill.inference.ready
+    assert vocoder is not None  # distill.opening.ready
     rate, device = task.sample_rate, model.device
     if not LEAST_PROMPT_S * rate <= len(prompt) <= LONGEST_S * rate:
         raise UserError(

@@ -13,12 +13,14 @@ from mfdistill.audio.crossfade import crossfade
 from mfdistill.audio.speech_mel import prompt_gain
 from mfdistill.data.chunks import text_chunks
 from mfdistill.data.transcripts import f5_symbols
-from mfdistill.distill.inference import Model, Steps, flow_task
+from mfdistill.distill.inference import Steps
 from mfdistill.distill.logs import say
+from mfdistill.distill.opening import Model, flow_task
 from mfdistill.distill.speech import LEAST_PROMPT_S, Said, Speech, now
 from mfdistill.errors import UserError
 from mfdistill.systems.f5_inputs import f5_condition, f5_duration, paste_prompt
-from mfdistill.tasks.foreign import Symbols, noise
+from mfdistill.tasks.foreign import Symbols
+from mfdistill.tasks.mel_prior import noise
 
 LONGEST_S = 22.0
 """Of prompt and part together, by the prompt's pace."""
@@ -102,7 +104,7 @@ def speak_f5(
     """
     began, task, flow_s = time.perf_counter(), flow_task(model), 0.0
     vocabulary, vocoder = task.vocabulary, task.vocoder
-    assert vocabulary is not None and vocoder is not None  # distill.inference.ready
+    assert vocabulary is not None and vocoder is not None  # distill.opening.ready
     rate, hop, device = task.sample_rate, task.config.mel.hop, model.device
     if len(prompt) < LEAST_PROMPT_S * rate:
         raise UserError(

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from mfdistill.audio.speech_mel import prompt_gain
 from mfdistill.data.token_files import read_tokens
-from mfdistill.distill.inference import Model, Steps, flow_task
+from mfdistill.distill.inference import Steps
+from mfdistill.distill.opening import Model, flow_task
 from mfdistill.distill.speech import LEAST_PROMPT_S, LONGEST_S, Said, Speech, now
 from mfdistill.errors import UserError
-from mfdistill.tasks.foreign import noise
+from mfdistill.tasks.mel_prior import noise
 
 
 def symbols_request(
@@ -46,7 +47,7 @@ def speak_symbols(
             outside the table, or too long a result.
     """
     began, task, prompt = time.perf_counter(), flow_task(model), said.prompt
-    assert task.vocoder is not None  # distill.inference.ready
+    assert task.vocoder is not None  # distill.opening.ready
     rate, hop, device = task.sample_rate, task.config.mel.hop, model.device
     if len(prompt) < LEAST_PROMPT_S * rate:
         raise UserError(

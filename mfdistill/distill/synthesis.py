@@ -15,7 +15,8 @@ from mfdistill.audio.units import spread_units
 from mfdistill.data.texts import prepared
 from mfdistill.distill.cosyvoice_synthesis import speak_tokens
 from mfdistill.distill.f5_synthesis import speak_text
-from mfdistill.distill.inference import Model, Steps
+from mfdistill.distill.inference import Steps
+from mfdistill.distill.opening import Model
 from mfdistill.distill.speech import LEAST_PROMPT_S, LONGEST_S, Said, Speech, now
 from mfdistill.distill.symbols_synthesis import speak_symbols
 from mfdistill.errors import UserError

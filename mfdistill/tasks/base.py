@@ -109,7 +109,7 @@ class Task:
         finishing: weights of the losses that it is finished with (``distill.finishing``), where
             none is given.
         draws: what training draws beside the rows.
-        vocoder: makes its states audible, once one is attached (``distill.inference``).
+        vocoder: makes its states audible, once one is attached (``distill.opening``).
         vocoder_name: what makes its states audible, where that is another model.
     """
 

@@ -87,7 +87,7 @@ class MelTask(Restoration):
     ``networks.frames.FramesNet`` names.
 
     ``vocoder(y, length) -> (b, length)``, y ``(b, 2, f, n)`` the zero-phase features of a `vocode`
-    task, replaces Griffin-Lim when it is set (``distill.inference.attach_vocoder``).
+    task, replaces Griffin-Lim when it is set (``distill.opening.attach_vocoder``).
     """
 
     degradation = "none"

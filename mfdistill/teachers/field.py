@@ -15,7 +15,7 @@ from mfdistill.networks.memory import frame_by_frame
 from mfdistill.plain import Plain, Section
 from mfdistill.systems.base import FieldFacts, both_branches, own_facts
 from mfdistill.tasks import Task
-from mfdistill.tasks.foreign import mask_like
+from mfdistill.tasks.mel_prior import mask_like
 from mfdistill.teachers.guidance import Rule, guide, strength_of
 
 _NONE = 1e-5  # a guidance strength of smaller magnitude is none, as in F5-TTS
