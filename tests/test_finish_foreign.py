@@ -103,6 +103,8 @@ def test_distribution_matching_needs_no_recordings(
     assert "--mel 0" in capsys.readouterr().err
     assert main([*finish, "--critic.weight", "1", "--mel", "0"]) == 2
     assert "--dmd.weight" in capsys.readouterr().err
+    assert main([*finish, "--anchor", "1", "--mel", "0"]) == 2
+    assert "--anchor" in capsys.readouterr().err
     matched = ["--mel", "0", "--dmd.weight", "1", "--dmd.warmup", "1", "--lr", "1e-3"]
     assert main([*finish, *matched]) == 0
     log = [json.loads(line) for line in (tmp_path / "out/log.jsonl").read_text().splitlines()]

@@ -216,6 +216,10 @@ def prepare(
             f"--critic.weight: critics know the conditions of tasks trained here, not those of {task.config.name}; "
             "take --dmd.weight"
         )
+    if command.tts.data_free and settings.anchor:
+        raise UserError(
+            "--anchor: starts between noise and recordings, and --tts.data-free has none; take --dmd.weight"
+        )
     if command.tts.data_free and settings.weights:
         name = next(iter(settings.weights)).replace("_", "-")
         raise UserError(
