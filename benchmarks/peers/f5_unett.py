@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from golden import Found, error, perturbed, run
+from golden import Found, bare_package, error, perturbed, run
 from safetensors.torch import save_file
 
 from mfdistill.teachers import load_teacher
@@ -45,9 +45,7 @@ def original(src: Path) -> Any:
     sys.dont_write_bytecode = True
     root = src.resolve() / "src" / "f5_tts"
     for name, place in (("f5_tts", root), ("f5_tts.model", root / "model")):
-        package = types.ModuleType(name)
-        package.__path__ = [str(place)]
-        sys.modules[name] = package
+        bare_package(name, place)
     tools = types.ModuleType("f5_tts.model.utils")
     tools.is_package_available = lambda name: False  # type: ignore[attr-defined]
     sys.modules["f5_tts.model.utils"] = tools

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -20,6 +21,15 @@ MOST = 1e-5
 """Relative error that a comparison may have."""
 Found = tuple[dict[str, float], dict[str, Tensor]]
 """Relative errors by name, and the tensors of the golden file."""
+
+
+def bare_package(name: str, place: Path) -> None:
+    """Have ``name`` be the package in ``place`` without its ``__init__``, which imports its whole
+    program.
+    """
+    package = types.ModuleType(name)
+    package.__path__ = [str(place)]
+    sys.modules[name] = package
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from golden import Found, error, perturbed, run
+from golden import Found, bare_package, error, perturbed, run
 from torch import Tensor
 
 from mfdistill.flow import schedule, solve
@@ -44,9 +44,7 @@ def original(src: Path) -> Any:
             setattr(hub, name, None)
     root = src.resolve() / "matcha"
     for name in ("matcha", "matcha.models", "matcha.models.components", "matcha.utils"):
-        package = types.ModuleType(name)
-        package.__path__ = [str(root.joinpath(*name.split(".")[1:]))]
-        sys.modules[name] = package
+        bare_package(name, root.joinpath(*name.split(".")[1:]))
     logger = types.ModuleType("matcha.utils.pylogger")
     logger.get_pylogger = logging.getLogger  # type: ignore[attr-defined]
     sys.modules["matcha.utils.pylogger"] = logger

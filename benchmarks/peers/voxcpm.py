@@ -14,12 +14,11 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-import types
 from pathlib import Path
 from typing import Any
 
 import torch
-from golden import Found, error, perturbed, run
+from golden import Found, bare_package, error, perturbed, run
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -44,9 +43,7 @@ def originals(src: Path) -> tuple[Any, Any, Any]:
     sys.dont_write_bytecode = True
     root = src.resolve() / "src" / "voxcpm"
     for name, place in (("voxcpm", root), ("voxcpm.modules", root / "modules")):
-        package = types.ModuleType(name)
-        package.__path__ = [str(place)]
-        sys.modules[name] = package
+        bare_package(name, place)
     locdit = importlib.import_module("voxcpm.modules.locdit")
     cfm = importlib.import_module("voxcpm.modules.locdit.unified_cfm")
     return locdit, cfm, importlib.import_module("voxcpm.modules.minicpm4")
