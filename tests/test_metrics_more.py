@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from mfdistill.errors import UserError
@@ -288,6 +289,20 @@ def crash_when_loud(estimate: np.ndarray, reference: np.ndarray, rate: int) -> d
     if np.abs(estimate).max() > 0.5:
         crash()
     return {"fragile": float(len(estimate))}
+
+
+def test_a_process_that_died_idle_costs_nothing() -> None:
+    pool = Workers(1)
+    first = pool.submit(60.0, os.getpid).result()
+    process = psutil.Process(first)
+    process.kill()
+    while process.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    second = pool.submit(60.0, os.getpid).result()
+    pool.abandon([])  # Ctrl-C after everything was answered
+    third = pool.submit(60.0, os.getpid).result()
+    pool.close()
+    assert len({first, second, third}) == 3
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -100,14 +100,19 @@ class _Process:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._greeted = False
+        self._killed = False
         self._lock = threading.Lock()  # an abandoned call must not start what nobody ends
 
     def begin(self, wanted: Callable[[], bool]) -> None:
-        """Start the process if there is none, for a call that is still ``wanted``."""
+        """Start the process if there is none alive, for a call that is still ``wanted``."""
         with self._lock:
             if not wanted():
                 raise Died("was abandoned")
+            # one killed, or dead by itself, while it had nothing to do costs the next call nothing
+            if self._killed or (self._process is not None and self._process.poll() is not None):
+                self.end()
             if self._process is None:
+                self._killed = False
                 path = json.dumps([item for item in sys.path if isinstance(item, str)])
                 self._greeted = False
                 self._process = subprocess.Popen(
@@ -154,6 +159,7 @@ class _Process:
         with self._lock:
             if self._process is not None:
                 self._process.kill()
+                self._killed = True
 
     def end(self) -> int:
         process, self._process = self._process, None
