@@ -23,7 +23,6 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from quality import COLUMNS
 from record import HERE, commit, digest, halve, hours_of, machine, recorded
 from six_tasks import Budget, corpus_of, distil, hours, train, train_predicted
 from streaming import page
@@ -39,6 +38,11 @@ from mfdistill.teachers import Field
 
 Task = Literal["phase", "vocode", "enhance"]
 System = Callable[[Tensor, int], Tensor]
+COLUMNS = (
+    "task model claim objective network nfe schedule split sample_rate pesq_mode n params "
+    "train_hours pesq pesq_ci95 estoi estoi_ci95 sisdr sisdr_ci95 dnsmos_ovrl dnsmos_ovrl_ci95 "
+    "spksim spksim_ci95 lsd lsd_ci95 rtf checkpoint_sha256 commit machine streamed gain"
+).split()
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,7 @@ def evaluate(options: Options, task: Task) -> list[dict[str, Any]]:
                     | about
                     | {"streamed": causal}
                 )
-    return [{column: row.get(column) for column in (*COLUMNS, "streamed", "gain")} for row in rows]
+    return [{column: row.get(column) for column in COLUMNS} for row in rows]
 
 
 def unprocessed(task: Any) -> System:

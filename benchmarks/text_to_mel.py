@@ -51,7 +51,7 @@ from mfdistill.distill.settings import TrainConfig
 from mfdistill.distill.synthesis import synthesise as speak
 from mfdistill.flow.config import IntervalConfig
 from mfdistill.metrics import score_utterances
-from mfdistill.metrics.score import mean_ci95, paired_difference
+from mfdistill.metrics.summary import mean_ci95, paired_difference
 from mfdistill.networks.frames_config import FramesSizes
 from mfdistill.report import write_table
 from mfdistill.search import run_search
@@ -113,17 +113,19 @@ class Options:
     out: str = "runs/text2mel"
     """Folder of corpus and runs."""
     results: str = str(HERE / "results")
-    vocoder: str = os.path.relpath(HERE / "models" / "vocode-student")
+    vocoder: str = os.path.relpath(HERE / "models" / "vocode-finished")
     """A vocode model at 16 kHz with the same Mel spectrogram."""
     sentences: int = 900
-    """Training sentences of each voice; about 3 s each."""
+    """Training sentences of each voice; 2.6 to 5.7 s each."""
     channels: int = 128
     blocks: int = 6
     attention: int = 2
     teacher_steps: int = 20000
     student_steps: int = 1000
     temperature: float = 0.667
-    batch_size: int = 16
+    batch_size: int = 8
+    crop_s: float = 5.3
+    """The longest sentence; 1 % are longer and left out."""
     limit: int = 40
     """Test sentences, 10 of each voice."""
     mixed_precision: Literal["no", "bf16"] = "bf16"
@@ -236,15 +238,15 @@ def settings(options: Options) -> TrainConfig:
     )  # fmt: skip
 
 
-def data(options: Options, crop_s: float) -> Corpus:
-    return Corpus(source=str(Path(options.out) / "corpus"), crop_s=crop_s)
+def data(options: Options) -> Corpus:
+    return Corpus(source=str(Path(options.out) / "corpus"), crop_s=options.crop_s)
 
 
 def train(options: Options) -> None:
     """The teacher, on phonemes."""
     teacher_train(
         TeacherTrain(
-            task="text2mel", data=data(options, 6.0), task_options=TaskOptions(temperature=options.temperature),
+            task="text2mel", data=data(options), task_options=TaskOptions(temperature=options.temperature),
             training=replace(
                 settings(options), out=str(Path(options.out) / "teacher"), steps=options.teacher_steps,
                 lr=1.5e-3, ema_decay=0.9995,
@@ -260,7 +262,7 @@ def distil(options: Options) -> None:
     """The student: midpoint steps of the teacher, half of the intervals are the whole flow."""
     student_distill(
         StudentDistill(
-            teacher=str(Path(options.out) / "teacher"), data=data(options, 6.0),
+            teacher=str(Path(options.out) / "teacher"), data=data(options),
             training=replace(
                 settings(options), out=str(Path(options.out) / "student"), steps=options.student_steps,
                 batch_size=4, lr=5e-4, warmup=50, ema_decay=0.998,
@@ -281,9 +283,7 @@ def search(options: Options) -> None:
     from mfdistill.data import open_eval
 
     task = open_model(folder, role="student").task
-    items = list(
-        open_eval(data(options, 6.0), "valid", task.degradation, task.sample_rate, limit=24)
-    )
+    items = list(open_eval(data(options), "valid", task.degradation, task.sample_rate, limit=24))
     for nfe in (2, 3):
         if str(nfe) not in (load_config(folder).get("schedules") or {}):
             wanted = SearchConfig(

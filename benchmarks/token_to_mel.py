@@ -43,7 +43,7 @@ from mfdistill.flow import noise, sway
 from mfdistill.flow.config import IntervalConfig
 from mfdistill.flow.speech_grids import EPSS
 from mfdistill.metrics import score_utterances
-from mfdistill.metrics.score import mean_ci95, paired_difference
+from mfdistill.metrics.summary import mean_ci95, paired_difference
 from mfdistill.networks.frames_config import FramesSizes
 from mfdistill.report import markdown_table, write_table
 from mfdistill.search import run_search
