@@ -105,7 +105,7 @@ def score(folder: str, corpus: Corpus, options: Options) -> dict[str, Any]:
         corpus, "test", model.task.degradation, model.task.sample_rate, limit=options.limit
     )
     scores = score_system(
-        lambda wave, i: restore(model.task, model.endpoint, wave, options.nfe, 0, i),
+        lambda wave, i: restore(model.audio_task, model.endpoint, wave, options.nfe, 0, i),
         utterances,
         options.metrics,
         model.task.sample_rate,
@@ -139,7 +139,7 @@ def size(folder: str) -> dict[str, Any]:
     if not int8:
         model = open_model(folder, "cpu", "student")
         wave, frames = noise_wave(model.task), 0
-        cond = model.task.condition(wave)
+        cond = model.audio_task.condition(wave)
         frames = cond["y"].shape[-1]
         with FlopCounterMode(display=False) as counter:
             model.endpoint(cond["y"], cond, 1)
@@ -167,7 +167,7 @@ def times(folders: Sequence[str], corpus: Corpus, options: Options) -> list[list
 
     torch.set_num_threads(1)
     models = [open_model(folder, "cpu", "student") for folder in folders]
-    task = models[0].task
+    task = models[0].audio_task
     wave = open_eval(corpus, "test", task.degradation, task.sample_rate, limit=1)[0]["degraded"][
         : 4 * task.sample_rate
     ]

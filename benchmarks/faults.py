@@ -32,6 +32,7 @@ import soundfile
 
 from mfdistill.checkpoint import load_config, load_tensors, write_json
 from mfdistill.data import DataConfig, open_train
+from mfdistill.data.training import TrainSet
 from mfdistill.distill import state
 from mfdistill.errors import UserError
 
@@ -331,6 +332,7 @@ def bad_recordings(start: list[str], corpus: Path, out: Path, whole: Path) -> li
     bad = corpus.with_name("corpus-with-bad-files")
     shutil.copytree(corpus, bad)
     data = open_train(DataConfig(str(bad), crop_s=0.5), "none", RATE)
+    assert isinstance(data, TrainSet)
     drawn = [data.recording(i) for i in range(80)]  # of 40 recordings of 1 s
     order = sorted(set(drawn), key=drawn.index)
     late, other = (bad / f"{data.clean.names[i]}.wav" for i in (order[-1], order[-2]))

@@ -7,7 +7,9 @@ from __future__ import annotations
 import importlib.metadata
 import re
 import tomllib
+from email.message import Message
 from pathlib import Path
+from typing import cast
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -55,7 +57,7 @@ def own(extra: str) -> list[str]:
 
 def licence(name: str) -> str:
     """As short as its metadata allow."""
-    about = importlib.metadata.metadata(name)
+    about = cast(Message, importlib.metadata.metadata(name))
     classified = [
         line.split(" :: ")[-1]
         for line in about.get_all("Classifier") or []

@@ -184,7 +184,7 @@ def sites(tree: ast.AST) -> list[tuple[int, str, Any]]:
     return found
 
 
-def mutated(source: str, number: int) -> ast.AST:
+def mutated(source: str, number: int) -> ast.Module:
     """The tree of a module with its ``number``-th change made."""
     tree = ast.parse(source)
     parent, field, index, new = sites(tree)[number][2]

@@ -295,7 +295,9 @@ class Bench:
         """Names in the order in which they are made, with what they need and the teacher, whose
         task all are scored by.
         """
-        found = dict.fromkeys(("teacher", *(self.options.models or PLAN)))
+        found: dict[str, None] = {
+            name: None for name in ("teacher", *(self.options.models or PLAN))
+        }
         for name in reversed(PLAN):
             if name in found and name not in self.given:
                 plan = PLAN[name]
@@ -303,7 +305,7 @@ class Bench:
                 if name == "teacher" and self.setup.from_regression:
                     needs.append("start")
                 found |= dict.fromkeys(needs)
-        left_out = set(MEL_LEFT_OUT) if self.setup.is_mel else set()
+        left_out: set[str] = set(MEL_LEFT_OUT) if self.setup.is_mel else set()
         if not self.setup.from_regression or "teacher" in self.given:
             left_out.add("start")
         return [name for name in PLAN if name in found and name not in left_out]

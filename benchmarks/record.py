@@ -48,7 +48,7 @@ def tables(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str
     return "\n\n".join(parts) + "\n"
 
 
-def name_of(row: dict[str, Any]) -> str:
+def name_of(row: Mapping[str, Any]) -> str:
     """Of a row, for people."""
     steps = (
         ""

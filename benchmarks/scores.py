@@ -112,7 +112,7 @@ def _score(
         if model is None:
             return task.degrade(wave[None])[0]
         text = text_of(task, utterances[index])
-        return restore(model.task, model.endpoint, wave, steps, seed, index, text=text)
+        return restore(model.audio_task, model.endpoint, wave, steps, seed, index, text=text)
 
     rows = score_system(system, utterances, metrics, task.sample_rate, pool=pool, task=task)
     facts: dict[str, Any] = {"params": None, "network": None, "objective": None, "rtf": None}
@@ -182,7 +182,9 @@ def spread_of(system: System, utterances: Any, cache: Path) -> float:
     for i, item in enumerate(utterances):
         text = text_of(model.task, item)
         one, other = (
-            restore(model.task, model.endpoint, item["degraded"], steps, seed, i, text=text).numpy()
+            restore(
+                model.audio_task, model.endpoint, item["degraded"], steps, seed, i, text=text
+            ).numpy()
             for seed in (0, 1)
         )
         found.append(lsd(other, one, model.task.sample_rate)["lsd"])

@@ -264,7 +264,9 @@ def measure(options: Options, task: TaskName, corpus: Corpus) -> list[dict[str, 
     }
     rows = evaluate(
         Evaluate(
-            **stored,
+            student=stored["student"],
+            teacher=stored["teacher"],
+            regression=stored["regression"],
             out=str(runs / "evaluation"),
             data=corpus,
             limit=options.limit,

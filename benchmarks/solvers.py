@@ -153,9 +153,8 @@ def name_of(row: Mapping[str, Any]) -> str:
         return {"uniform": "Euler"}.get(row["schedule"]) or (
             "classical" if row["schedule"] in CLASSICAL.values() else "learned solver"
         )
-    return {"student": "student, " + ("O3S" if row["schedule"] == "o3s" else "equal steps")}.get(
-        row["model"], row["model"]
-    )
+    steps = "O3S" if row["schedule"] == "o3s" else "equal steps"
+    return f"student, {steps}" if row["model"] == "student" else row["model"]
 
 
 def record(rows: Sequence[Mapping[str, Any]]) -> None:

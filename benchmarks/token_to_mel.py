@@ -257,8 +257,8 @@ def distances(options: Options, teacher: Model, student: Model) -> Iterator[floa
 def start(model: Model, index: int, item: Item) -> tuple[Tensor, Mapping[str, Tensor], Tensor]:
     """Noise, condition and level of an utterance; the noise is the same for every system."""
     wave = item["clean"][None]
-    gain = model.task.gain(wave)
-    cond = model.task.condition(wave * gain)
+    gain = model.audio_task.gain(wave)
+    cond = model.audio_task.condition(wave * gain)
     y = cond["y"]
     return (
         model.task.path.prior(cond, noise(0, torch.tensor([index]), "benchmark", y.shape[1:])),
