@@ -405,11 +405,20 @@ def test_two_processes_give_what_one_gives(work: Path) -> None:
             ["restore", str(folder / "student"), recordings, str(folder / "restored")],
         ]
 
+    finish = ["student-finish", "--student", str(work / "student"), *QUICK]
+    finish += ["--critic.weight", "0.1", "--critic.warmup", "1", "--critic.ramp", "0", "--temperature", "0.5"]
+    finish += ["--anchor", "0.1"]
     chain = [[*distil, "--out", str(again / "student")], *use(together)]
+    chain += [[*finish, "--out", str(together / "finished")]]
     launch([str(Path(__file__).with_name("cli_corpus.py")), json.dumps(chain)])
-    one, two = load_tensors(work / "student"), load_tensors(again / "student")
-    for key in one:
-        torch.testing.assert_close(two[key], one[key], rtol=1e-4, atol=1e-5)
+    assert main([*finish, "--out", str(alone / "finished")]) == 0
+    for first, second in (
+        (work / "student", again / "student"),
+        (alone / "finished", together / "finished"),
+    ):
+        one, two = load_tensors(first), load_tensors(second)
+        for key in one:
+            torch.testing.assert_close(two[key], one[key], rtol=1e-4, atol=1e-5)
 
     # what trains nothing is the same to the bit
     for command in use(alone):
