@@ -135,3 +135,14 @@ def check_finite(config: Any, where: str = "--") -> None:
                 raise UserError(
                     f"{where}{field.name.replace('_', '-')} {_said(number)}: is no plausible number"
                 )
+
+
+LOWEST_RATE, HIGHEST_RATE = 8000, 48000
+
+
+def check_sample_rate(rate: int) -> None:
+    """Raise ``UserError`` unless tasks have presets at a rate in Hz."""
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise UserError(
+            f"--sample-rate {rate}: must lie between {LOWEST_RATE} and {HIGHEST_RATE} Hz"
+        )

@@ -43,6 +43,8 @@ def noisy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["student-distill", "--lr", "0"], "--lr 0.0: must be positive"),
         (["teacher-train", "--data", "nowhere"], "nowhere: no such folder"),
         (["teacher-train", "--out", "full"], "full: already holds files; --resume"),
+        (["teacher-train", "--sample-rate", "96000"], "must lie between 8000 and 48000 Hz"),
+        (["demo", "--sample-rate", "96"], "must lie between 8000 and 48000 Hz"),
         (["evaluate", "--student", "enhance", "--metrics", "pesk"], "did you mean 'pesq'?"),
         (["evaluate", "--student", "enhance", "--limit", "0"], "--limit 0: must be at least 1"),
         (["os3-search", "--student", "enhance", "--nfe", "0"], "--nfe 0: must be at least 1"),
@@ -62,12 +64,13 @@ assert main(["restore", "no.wav", "out.wav"]) == 2
 assert main(["restor", "no.wav", "out.wav"]) == 2
 assert main(["evaluate", "--student", "enhance", "--metrics", "pesk"]) == 2
 assert main(["teacher-train", "--batch-size", "0"]) == 2
+assert main(["teacher-train", "--sample-rate", "96000"]) == 2
 assert "torch" not in sys.modules, "torch"
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "did you mean restore?" in done.stderr
-    assert len(done.stderr.splitlines()) == 4
+    assert len(done.stderr.splitlines()) == 5
 
 
 def test_json_and_quiet(noisy: Path, capfd: pytest.CaptureFixture[str]) -> None:

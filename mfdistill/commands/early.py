@@ -8,8 +8,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+from mfdistill.commands.demo import Demo
 from mfdistill.commands.restore import Restore
+from mfdistill.commands.scratch import ScratchOptions
 from mfdistill.commands.stream import Stream
+from mfdistill.commands.teacher_train import TeacherTrain
+from mfdistill.config import check_sample_rate
 from mfdistill.data.config import DataConfig
 from mfdistill.data.folders import check_folder
 from mfdistill.data.sources import is_table
@@ -34,6 +38,9 @@ def check_early(command: Any) -> None:
         place = getattr(command, name, None)
         if isinstance(place, str) and not isinstance(command, (Restore, Stream)):
             check_place(place)
+    for part in (command, getattr(command, "scratch", None)):
+        if isinstance(part, (Demo, ScratchOptions, TeacherTrain)):
+            check_sample_rate(part.sample_rate)
     data, training = getattr(command, "data", None), getattr(command, "training", None)
     if isinstance(data, DataConfig):
         _check_data(data)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from mfdistill.audio.features import StftConfig
-from mfdistill.config import from_dict
+from mfdistill.config import check_sample_rate, from_dict
 from mfdistill.errors import UserError
 from mfdistill.plain import Section
 from mfdistill.tasks.bandwidth import Bandwidth, bandwidth_preset
@@ -34,7 +34,6 @@ TASKS: dict[str, tuple[type[Restoration], Callable[[StftConfig], TaskConfig]]] =
 preset of its numbers."""
 FRAMINGS = {"32/16": (32, 16), "16/8": (16, 8), "40/20": (40, 20)}
 """Window and hop in milliseconds."""
-LOWEST_RATE, HIGHEST_RATE = 8000, 48000
 _MULTIPLE = 64
 """Windows are whole multiples of so many samples, which every network's strides divide."""
 
@@ -96,10 +95,7 @@ def default_task(
     Raises:
         UserError: no such task or framing, or a sample rate below or above those.
     """
-    if not LOWEST_RATE <= sample_rate <= HIGHEST_RATE:
-        raise UserError(
-            f"--sample-rate {sample_rate}: must lie between {LOWEST_RATE} and {HIGHEST_RATE} Hz"
-        )
+    check_sample_rate(sample_rate)
     if name not in TASKS:
         raise UserError(f"task '{name}' is unknown; this version has: {', '.join(TASKS)}")
     task, preset = TASKS[name]
