@@ -158,6 +158,26 @@ def test_a_field_that_ignores_time_or_state(method):
     )
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_field_of_parameters_alone(method):
+    bias = nn.Parameter(torch.ones(3, dtype=torch.float64))
+    u, du_dt = total_derivative(lambda z, t, r: bias.expand_as(z) * 1.0, Z, T, R, V, method)
+    assert u.requires_grad and torch.equal(du_dt, torch.zeros_like(Z))
+
+
+def test_a_rule_of_the_fields_own_sees_a_velocity_without_a_graph():
+    class Own:
+        def __call__(self, z, t, r):
+            raise AssertionError("one pass is enough")
+
+        def with_tangent(self, z, t, r, v):
+            assert not v.requires_grad
+            return z, 2 * v
+
+    u, du_dt = total_derivative(Own(), Z, T, R, V.clone().requires_grad_(), "forward")
+    assert torch.equal(u, Z) and torch.equal(du_dt, 2 * V)
+
+
 @pytest.mark.parametrize("method", ["forward", "central"])
 def test_autocast_does_not_blur_the_derivative(method):
     net = network(dtype=torch.float32)

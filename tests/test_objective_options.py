@@ -32,6 +32,7 @@ from mfdistill.distill.objectives.base import (
     within_reach,
 )
 from mfdistill.distill.objectives.cfm import data_estimate, quiet_weights
+from mfdistill.distill.objectives.config import MOST_SUBSTEPS
 from mfdistill.distill.objectives.derivative import derivative, finite_difference
 from mfdistill.distill.objectives.imitation import ImitationObjective
 from mfdistill.errors import UserError
@@ -645,6 +646,9 @@ def test_weights_of_quiet_bins():
             raw = (x[i, 0] ** 2 + x[i, 1] ** 2 + floor**2) ** -power
             torch.testing.assert_close(found[i, 0], (raw / raw.mean()).clamp(0.01, 100))
     assert found.min() == pytest.approx(0.01) and quiet_weights(x[:, :, 1:], 1.0, 1.0).max() < 2.5
+    # squares of quiet bins vanish in half precision
+    half = x.mul(3e-4).half()
+    assert torch.equal(quiet_weights(half, 0.5, 1e-4), quiet_weights(half.float(), 0.5, 1e-4))
     lone = torch.ones(1, 2, 100, 100)
     lone[..., 0, 0] = 0
     assert quiet_weights(lone, 1.0, 1e-6).max() == 100
@@ -774,6 +778,8 @@ def test_a_teacher_answers_in_its_own_precision_and_where_the_state_is():
         ({"targets_per_rollout": 0}, "--integral.targets-per-rollout 0"),
         ({"solver": "euler@0.5"}, "is not one of"),
         ({"solver": "euler@0.5+heun@0.4"}, "stops before the end of its step"),
+        ({"solver": "euler@0.5+heun@0.49"}, "stops before the end of its step"),
+        ({"substeps": MOST_SUBSTEPS + 1}, "--integral.substeps 1001"),
     ],
 )
 def test_settings_of_integral_that_are_refused(changes, message):
@@ -799,6 +805,7 @@ def test_settings_that_are_allowed():
     for w in (0.0, 1.0):
         assert MeanFlowConfig(mf_weight_final=w).mf_weight_final == w
     assert IntegralConfig(solver="2xmidpoint+1xeuler@0.2", substeps=1).substeps == 1
+    assert IntegralConfig(substeps=MOST_SUBSTEPS).substeps == MOST_SUBSTEPS
     config = MeanFlowConfig(
         time_kind="logit-normal", time_mean=0.3, time_std=0.7, mf_r_equals_t_prob=0.2, p_full=0.3,
         mf_delta_gamma_start=8, mf_delta_gamma_end=2, mf_delta_warmup_frac=0.5, min_gap=0.01, t_eps=0.25, T_rev=0.75,
