@@ -406,8 +406,8 @@ def test_two_processes_give_what_one_gives(work: Path) -> None:
         ]
 
     finish = ["student-finish", "--student", str(work / "student"), *QUICK]
-    finish += ["--critic.weight", "0.1", "--critic.warmup", "1", "--critic.ramp", "0", "--temperature", "0.5"]
-    finish += ["--anchor", "0.1"]
+    finish += ["--critic.weight", "0.1", "--critic.warmup", "1", "--critic.ramp", "0"]
+    finish += ["--temperature", "0.5", "--anchor", "0.1"]
     chain = [[*distil, "--out", str(again / "student")], *use(together)]
     chain += [[*finish, "--out", str(together / "finished")]]
     launch([str(Path(__file__).with_name("cli_corpus.py")), json.dumps(chain)])

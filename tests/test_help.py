@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from mfdistill.commands.parsing import ALIASES, COMMANDS, parse
+from mfdistill.commands.parsing import COMMANDS, parse
 from mfdistill.commands.short_help import SHORT, SUMMARIES, overview, short_help
 
 
@@ -44,7 +44,7 @@ def test_defaults_are_those_of_the_commands() -> None:
 
 def test_overview_names_every_command() -> None:
     text = told(["--help"])
-    assert text == told([]) == overview(COMMANDS, ALIASES)
+    assert text == told([]) == overview(COMMANDS)
     assert all(re.search(rf"^  {name} ", text, re.M) for name in COMMANDS)
     assert set(COMMANDS) == set(SUMMARIES)
     assert len(text.splitlines()) <= 40 and max(map(len, text.splitlines())) <= 80

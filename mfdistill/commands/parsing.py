@@ -118,7 +118,7 @@ def parse(arguments: list[str]) -> Any:
         )
     rest = arguments[1:]
     if {"-h", "--help"} & {name, *rest}:
-        text = overview(COMMANDS, ALIASES) if name[0] == "-" else short_help(name, COMMANDS[name])
+        text = overview(COMMANDS) if name[0] == "-" else short_help(name, COMMANDS[name])
         if text is not None:
             sys.stdout.write(text)
             raise SystemExit(0)

@@ -43,8 +43,6 @@ class Recipe:
     values: tuple[Value, ...]
     parameters_m: float
     """Of the network, in millions."""
-    frames_per_s: float
-    """Of its Mel spectrogram."""
     branches: int
     """2 where the teacher is guided."""
     batch_frames: int
@@ -90,7 +88,7 @@ def _f5(nfe: int, watch: str) -> Recipe:
     return Recipe(
         f"f5-nfe{nfe}", ("f5", "f5-unett"), nfe, _SUBSTEPS, _TRAINING,
         (Value("steps", "3, with O3S", str(nfe), "os3-search --nfe places them"), _MIDPOINT, strength, _LR, _STEPS, _TIMES),
-        337, 93.75, 2, 4000, True,
+        337, 2, 4000, True,
         "speech with texts in the languages and of the speakers that are served, 10 h or more; 24 kHz",
         watch,
         "mfdistill export --layout f5, and serve_f5 in the program that runs F5-TTS (docs/serving.md)",
@@ -108,7 +106,7 @@ def _cosyvoice(nfe: int, watch: str) -> Recipe:
     return Recipe(
         f"cosyvoice-nfe{nfe}", ("cosyvoice2", "cosyvoice3"), nfe, _SUBSTEPS, _TRAINING,
         (Value("steps", "1 (CosyVoice 2)", str(nfe), "Chatterbox-Turbo runs with 2"), _MIDPOINT, strength, _LR, _STEPS, _TIMES, data),
-        71, 50, 2, 4000, False,
+        71, 2, 4000, False,
         "speech with CosyVoice's speech tokens and x-vectors (its tools extract them); 24 kHz",
         watch,
         "mfdistill export --layout cosyvoice or chatterbox, and what docs/serving.md says of your program",
@@ -129,7 +127,7 @@ RECIPES: dict[str, Recipe] = {
                 Value("steps", "not in the paper", "2", "Matcha-TTS itself is heard at 2 to 10 Euler steps"), _MIDPOINT,
                 Value("guidance", "not in the paper", "none", "it was trained without a null condition"), _LR, _STEPS, _TIMES,
             ),
-            18, 86.13, 1, 4000, False,
+            18, 1, 4000, False,
             "texts as features mu of Matcha-TTS's own encoder, with --tts.mel-mean and --tts.mel-std; 22.05 kHz",
             "its sampler's temperature 0.667 is below the 1 that is learnt: try both",
             "load_student and sample in Python; no program of its own takes a student of two times yet",

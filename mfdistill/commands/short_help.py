@@ -106,7 +106,7 @@ _INHERITED = {
 """What ``--data`` is where it is not given."""
 
 
-def overview(commands: Mapping[str, type], aliases: Mapping[str, str]) -> str:
+def overview(commands: Mapping[str, type]) -> str:
     """What ``mfdistill --help`` says."""
     lines = ["usage: mfdistill COMMAND [options]", ""]
     about = (

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mfdistill.checkpoint import digest_tensors, load_tensors, save_folder, write_json
 from mfdistill.config import from_dict
 from mfdistill.errors import UserError
-from mfdistill.networks.lora import LORA, merge_deltas, target_layers
+from mfdistill.networks.lora import LORA, merge_deltas
 from mfdistill.networks.lora_config import LoraConfig
 from mfdistill.plain import Plain, Section
 from mfdistill.reading import read_json
@@ -178,17 +178,6 @@ def merged(student: Student) -> Student:
     whole = copy.deepcopy(student)
     join(whole)
     return whole
-
-
-def adapted_share(network: nn.Module, config: LoraConfig, time_embedding: str) -> tuple[int, int]:
-    """Numbers in the deltas, and in the layers that they are on."""
-    assert config.rank is not None
-    deltas = layers = 0
-    for name in target_layers(network, config, time_embedding):
-        weight: Tensor = network.get_submodule(name).weight  # type: ignore[assignment]
-        deltas += config.rank * (weight.shape[0] + weight[0].numel())
-        layers += weight.numel()
-    return deltas, layers
 
 
 def _sizes(file: str | None) -> Plain | None:

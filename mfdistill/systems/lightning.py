@@ -29,14 +29,12 @@ class EnhancementCheckpoint:
             averages.
         raw: the weights without averaging. settings: hyper-parameters, plain values only; empty for
             bare weights.
-        has_averages: whether the two differ by more than name.
     """
 
     path: Path
     averaged: dict[str, Tensor]
     raw: dict[str, Tensor]
     settings: Plain
-    has_averages: bool
 
 
 def read_checkpoint(path: str | Path) -> EnhancementCheckpoint:
@@ -72,14 +70,14 @@ def read_checkpoint(path: str | Path) -> EnhancementCheckpoint:
             warnings.warn(
                 f"{path}: has no averaged weights (ema); its last weights are taken", stacklevel=2
             )
-        return EnhancementCheckpoint(Path(path), weights, weights, settings, False)
+        return EnhancementCheckpoint(Path(path), weights, weights, settings)
     averaged = _named(weights, ema["shadow_params"], path)
     raw = weights
     if ema.get("collected_params") and all(
         torch.equal(weights[name], averaged[name]) for name in averaged
     ):
         raw = _named(weights, ema["collected_params"], path)
-    return EnhancementCheckpoint(Path(path), averaged, raw, settings, True)
+    return EnhancementCheckpoint(Path(path), averaged, raw, settings)
 
 
 def _named(

@@ -52,11 +52,6 @@ def read_student(path: Path, config: Section | None, streaming: bool) -> Opened:
     return Opened(network, task, own_facts(network), saved, schedule=[start, 1.0], interval="delta")
 
 
-def has_average_velocity(path: Path) -> bool:
-    """Whether a checkpoint was trained with the MeanFlow term, so that it is a student."""
-    return bool(read_checkpoint(path).settings.get("use_mfse", True))
-
-
 def export_meanflowse(student: TwoTimes, path: str | Path, base: str | Path | None = None) -> Path:
     """Write ``student`` as a Lightning checkpoint (``.ckpt``) in MeanFlowSE's layout;
     ``load_student`` reads it too.
