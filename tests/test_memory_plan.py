@@ -71,7 +71,14 @@ def test_what_saves_memory_is_seen_to() -> None:
     again = memory_need(Setup("f5", tiny, recompute=True), 64, 1)
     small = memory_need(Setup("f5", tiny, lora=LoraConfig(rank=2)), 64, 1)
     thrice = memory_need(Setup("f5", tiny, targets=3), 64, 1)
+    half = memory_need(Setup("f5", tiny, teacher_bf16=True), 64, 1)
+    lone, pair = (
+        memory_need(Setup("f5", tiny, recompute=True, teacher_rows=rows), 64, 8) for rows in (1, 0)
+    )
     assert again.per_frame < 0.7 * plain.per_frame
+    assert 0.5 < half.fixed["teacher"] / plain.fixed["teacher"] < 0.52
+    assert half.fixed["student"] == plain.fixed["student"]
+    assert lone.total(16 * 64) <= pair.total(16 * 64)
     assert 2.5 * plain.per_frame < thrice.per_frame < 3.2 * plain.per_frame
     assert small.fixed["teacher"] == plain.fixed["teacher"]
     weights = plain.fixed["teacher"]

@@ -405,6 +405,25 @@ def test_integral_is_its_sums(k, state, masked):
     assert torch.equal(logs["loss"], loss.detach())
 
 
+@pytest.mark.parametrize("rows", [1, 3, 100])
+def test_the_teacher_sees_few_rows_at_once(rows):
+    class Counted(CondTeacher):
+        most = 0
+
+        def velocity(self, z_t, t, cond):
+            self.most = max(self.most, len(z_t))
+            return super().velocity(z_t, t, cond)
+
+    few, batch = Counted(), batch_of(8, True)
+    whole, part = (
+        IntegralObjective(Linear(), teacher, PATH, IntegralConfig(teacher_rows=n), seed=2)
+        for teacher, n in ((CondTeacher(), 0), (few, rows))
+    )
+    for one, other in zip(whole.targets(batch), part.targets(batch), strict=True):
+        assert torch.equal(one, other)
+    assert few.most == min(rows, 8)
+
+
 def test_random_pairs_are_uniform_over_the_grid():
     config = IntegralConfig(substeps=3, targets_per_rollout=3)
     objective = IntegralObjective(Linear(), FieldTeacher(), PATH, config, seed=2)
@@ -774,6 +793,7 @@ def test_a_teacher_answers_in_its_own_precision_and_where_the_state_is():
         ({"spectral": -0.1}, "--integral.spectral -0.1"),
         ({"spectral_target": "noise"}, "--integral.spectral-target noise"),
         ({"teacher_precision": "half"}, "--integral.teacher-precision half"),
+        ({"teacher_rows": -1}, "--integral.teacher-rows -1"),
         ({"substeps": 0}, "--integral.substeps 0"),
         ({"targets_per_rollout": 0}, "--integral.targets-per-rollout 0"),
         ({"solver": "euler@0.5"}, "is not one of"),

@@ -19,7 +19,9 @@ from mfdistill.commands.student_distill import StudentDistill
 from mfdistill.commands.table import TRAINED
 from mfdistill.commands.teacher_train import TeacherTrain
 from mfdistill.distill.opening import open_model
-from mfdistill.distill.run import _with_new_names
+from mfdistill.distill.run import _with_new_fields, _with_new_names
+from mfdistill.distill.settings import TrainConfig
+from mfdistill.distill.state import first_difference
 from mfdistill.errors import UserError
 from mfdistill.networks import build_network
 
@@ -95,3 +97,22 @@ def test_a_network_of_an_earlier_version_has_todays_names() -> None:
     before, now = ({"network": {"name": "matcha_unet", "config": c}} for c in (sizes, renamed))
     assert _with_new_names(before) == now == _with_new_names(now)
     assert _with_new_names({"network": None, "training": {}}) == {"network": None, "training": {}}
+
+
+def test_a_run_of_an_earlier_version_goes_on_where_settings_came_since(tmp_path: Path) -> None:
+    old = {
+        "objective": {"name": "integral", "substeps": 8},
+        "training": {"steps": 5, "lr": 0.1},
+        "task": {"name": "vocode"},
+    }
+    now = {
+        "objective": {"name": "integral", "substeps": 8, "teacher_rows": 0, "unheard": 1},
+        "training": {"steps": 5, "lr": 0.1, "warmup": TrainConfig().warmup},
+        "task": {"name": "vocode", "temperature": 1.0},
+    }
+    filled = _with_new_fields(old, now)
+    assert first_difference(filled, now) == ("objective.unheard", None, 1)
+    changed = {**now, "task": {"name": "vocode", "temperature": 0.5}}
+    assert first_difference(_with_new_fields(old, changed), changed) is not None
+    own = {"objective": {"name": "of an extension"}, "task": None, "training": {}}
+    assert _with_new_fields(own, own) == own

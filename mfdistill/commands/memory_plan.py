@@ -27,7 +27,10 @@ def tell_need(setup: Setup, frames: int) -> MemoryNeed:
         fit = need.frames(card * 1e9)
         say(f"{card} GB card: " + (f"--tts.batch-frames {fit} at most" if fit else "does not fit"))
     if not setup.recompute and setup.lora.rank is None:
-        say("less: --checkpoint-activations, --lora.rank 32, --mixed-precision bf16")
+        say(
+            "less: --checkpoint-activations, --lora.rank 32, --mixed-precision bf16, "
+            "--integral.teacher-precision bf16, --integral.teacher-rows 1"
+        )
     trained = need.fixed["averaged weights"]
     saved = trained if setup.lora.rank is not None else need.fixed["student"]
     state = saved + 3 * trained

@@ -120,6 +120,7 @@ def run(command: StudentDistill) -> Path:
         raise UserError(
             "--predictor: takes the place of a teacher's for --causal students; leave it out, or train a teacher with it"
         )
+    command.integral.check_adapter(command.lora.rank is not None)
     if command.plan:
         tell_plan(command)
         return Path(training.out)
@@ -385,13 +386,16 @@ def tell_plan(command: StudentDistill) -> None:
         )
     strength = system.guidance if command.guidance.strength is None else command.guidance.strength
     network = load_config(place)["network"]["name"] if ours else network_name(system.published)
+    integral = command.integral if command.objective == "integral" else IntegralConfig()
     setup = Setup(
         network,
         {key: value for key, value in sizes.items() if key != "weights"},
         2 if system.guidance is not None and strength else 1,
         command.training.mixed_precision != "no",
         command.checkpoint_activations,
-        command.integral.targets_per_rollout if command.objective == "integral" else 1,
+        integral.targets_per_rollout,
         command.lora,
+        integral.teacher_precision == "bf16",
+        integral.teacher_rows,
     )
     tell_need(setup, command.tts.batch_frames)

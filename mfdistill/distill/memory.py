@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mfdistill.networks import build_network
+from mfdistill.networks.half import hold_in_bf16
 from mfdistill.networks.lora_config import LoraConfig
 from mfdistill.networks.recompute import recompute_activations
 from mfdistill.plain import Section
@@ -37,7 +38,8 @@ class Setup:
     """What decides about memory.
 
     ``network``, ``sizes``: of ``networks.NETWORKS``. ``branches``: 2 with guidance. ``bf16``:
-    autocast. ``targets``: rows of the student per row of the teacher.
+    autocast. ``targets``: rows of the student per row of the teacher. ``teacher_bf16``,
+    ``teacher_rows``: of ``IntegralConfig``.
     """
 
     network: str
@@ -47,6 +49,8 @@ class Setup:
     recompute: bool = False
     targets: int = 1
     lora: LoraConfig = LoraConfig()
+    teacher_bf16: bool = False
+    teacher_rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,8 @@ def models(setup: Setup) -> tuple[Field, Student]:
         student = Student.from_teacher(teacher, adapter=setup.lora)
     if setup.recompute:
         recompute_activations(student.network)
+    if setup.teacher_bf16:
+        hold_in_bf16(network)
     return teacher, student
 
 
@@ -173,11 +179,17 @@ def run_update(setup: Setup, teacher: Field, student: Student, rows: int, length
     network: Requested = student.network  # type: ignore[assignment]
     z, cond = network.request(rows, length)
     t = torch.full((rows,), 0.25)
-    with torch.no_grad():
-        twice = {key: torch.cat([value] * setup.branches) for key, value in cond.items()}
-        branch = teacher.network(torch.cat([z] * setup.branches), t.repeat(setup.branches), twice)
-        target = branch.float().chunk(setup.branches)[0].clone()
-        del branch, twice
+    parts, few = [], setup.teacher_rows or rows
+    half = torch.autocast("cpu", torch.bfloat16) if setup.teacher_bf16 else nullcontext()
+    with torch.no_grad(), half:
+        for own in (slice(start, start + few) for start in range(0, rows, few)):
+            twice = {key: torch.cat([value[own]] * setup.branches) for key, value in cond.items()}
+            z_twice, t_twice = (torch.cat([value[own]] * setup.branches) for value in (z, t))
+            branch = teacher.network(z_twice, t_twice, twice)
+            parts.append(branch.float().chunk(setup.branches)[0].clone())
+            del branch, twice, z_twice
+    target = torch.cat(parts)
+    del parts
     k = setup.targets
     many = {key: torch.cat([value] * k) for key, value in cond.items()}
     with torch.autocast("cpu", torch.bfloat16) if setup.bf16 else nullcontext():

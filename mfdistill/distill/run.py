@@ -14,9 +14,12 @@ from torch import nn
 from mfdistill.checkpoint import remove_folder, save_folder
 from mfdistill.companions import SECTION, copy_companions, named_companions
 from mfdistill.config import to_dict
+from mfdistill.data.config import DataConfig
 from mfdistill.distill import state
 from mfdistill.distill.ema import EMA
+from mfdistill.distill.finishing.config import FinishConfig
 from mfdistill.distill.logs import FILE, RunLog
+from mfdistill.distill.objectives.config import IntegralConfig, MeanFlowConfig
 from mfdistill.distill.players import parameter_groups
 from mfdistill.distill.processes import blank, prepare, whole
 from mfdistill.distill.settings import TrainConfig, identity
@@ -28,12 +31,20 @@ from mfdistill.networks.predictor import with_predictor
 from mfdistill.parts import clean_parts
 from mfdistill.plain import Plain
 from mfdistill.students.adapter import ADAPTER, ADAPTER_CONFIG, has_adapter, save_adapter
+from mfdistill.tasks.config import TaskConfig
 from mfdistill.version import __version__
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from mfdistill.tasks import Task
+
+SETTINGS: Mapping[str, type] = {
+    "integral": IntegralConfig,
+    "meanflow": MeanFlowConfig,
+    "finish": FinishConfig,
+}
+"""Of the objectives that have some."""
 
 
 @dataclass
@@ -97,6 +108,7 @@ def find_run(config: TrainConfig, model_config: Plain) -> state.Found | None:
     before = found.info["identity"]
     now = json.loads(json.dumps(identity(config, model_config)))
     before, now = _with_new_names(before), _with_new_names(now)
+    before = _with_new_fields(before, now)
     if config.extend and config.steps >= before["training"]["steps"]:
         before = {**before, "training": {**before["training"], "steps": config.steps}}
         found.info["finished"] = found.info["step"] >= config.steps
@@ -115,6 +127,24 @@ def _with_new_names(sections: Plain) -> Plain:
     if not isinstance(network, Mapping) or not network.get("config"):
         return sections
     return {**sections, "network": {**network, "config": renamed(network["config"])}}
+
+
+def _with_new_fields(before: Plain, now: Plain) -> Plain:
+    """What an older version wrote, with the settings that came since at their defaults, which do
+    what it did.
+    """
+    known: dict[str, Any] = {"training": TrainConfig, "data": DataConfig, "task": TaskConfig}
+    objective = str((before.get("objective") or {}).get("name"))
+    if objective in SETTINGS:
+        known["objective"] = SETTINGS[objective]
+    filled = dict(before)
+    for section, cls in known.items():
+        old, new = before.get(section), now.get(section)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            defaults = json.loads(json.dumps(to_dict(cls())))
+            added = {k: v for k, v in defaults.items() if k in new and k not in old}
+            filled[section] = {**added, **old}
+    return filled
 
 
 def how_begun(config: TrainConfig, found: state.Found | None) -> list[str]:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from mfdistill.audio.spectral_loss import spectral_loss
 from mfdistill.flow import GaussianPath, noise
+from mfdistill.networks.half import is_held_in_bf16
 from mfdistill.plain import Batch
 from mfdistill.tasks import Restoration
 from mfdistill.teachers.field import Field
@@ -128,7 +129,8 @@ def teacher_velocity(
     teacher: Field, z: Tensor, t: Tensor, cond: Mapping[str, Tensor], autocast: bool = False
 ) -> Tensor:
     """The teacher's velocity in the precision of its weights, on the device of ``z``; with
-    ``autocast`` in the run's mixed precision instead, in the precision of ``z``.
+    ``autocast`` in the run's mixed precision instead, in the precision of ``z``, as of weights that
+    are held in bf16.
 
     After the latest time that it was trained at it is the velocity of that time at ``z``: so its
     own sampler takes the last step.
@@ -137,6 +139,9 @@ def teacher_velocity(
     weight = next(teacher.network.parameters(), z)
     if weight.device != z.device:
         teacher.to(device=z.device)
+    if is_held_in_bf16(teacher.network):
+        with torch.autocast(z.device.type, torch.bfloat16):
+            return teacher.velocity(z, t, cond).to(z.dtype)
     if autocast:
         return teacher.velocity(z, t, cond).to(z.dtype)
     with torch.autocast(z.device.type, enabled=False):

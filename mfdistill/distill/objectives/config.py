@@ -37,9 +37,14 @@ class IntegralConfig:
     """
     spectral_target: Literal["data", "teacher"] = "data"
     """Compared with the clean speech, or with what the teacher reaches."""
-    teacher_precision: Literal["weights", "run"] = "weights"
+    teacher_precision: Literal["weights", "run", "bf16"] = "weights"
     """The teacher's evaluations in the precision of its weights, or in --mixed-precision: with
-    bf16 half the time on a processor that has it, and targets that are about 0.5 % off.
+    bf16 half the time on a processor that has it, and targets that are about 0.5 % off. 'bf16' also
+    holds its matrices in bf16, which halves the memory of the teacher.
+    """
+    teacher_rows: int = 0
+    """The teacher is evaluated on so many utterances of a micro-batch at once, for less memory; 0
+    is all.
     """
 
     def __post_init__(self) -> None:
@@ -49,10 +54,12 @@ class IntegralConfig:
             raise UserError(
                 f"--integral.spectral-target {self.spectral_target}: is not one of data, teacher"
             )
-        if self.teacher_precision not in ("weights", "run"):
+        if self.teacher_precision not in ("weights", "run", "bf16"):
             raise UserError(
-                f"--integral.teacher-precision {self.teacher_precision}: is not one of weights, run"
+                f"--integral.teacher-precision {self.teacher_precision}: is not one of weights, run, bf16"
             )
+        if self.teacher_rows < 0:
+            raise UserError(f"--integral.teacher-rows {self.teacher_rows}: must be 0 or more")
         for name in ("substeps", "targets_per_rollout"):
             if not 1 <= getattr(self, name) <= MOST_SUBSTEPS:
                 raise UserError(
@@ -65,6 +72,14 @@ class IntegralConfig:
                 raise UserError(
                     f"--integral.solver {self.solver}: stops before the end of its step; let its fractions sum to 1"
                 )
+
+    def check_adapter(self, adapter: bool) -> None:
+        """Raise ``UserError`` where a student of low-rank deltas would lose precision."""
+        if adapter and self.teacher_precision == "bf16":
+            raise UserError(
+                "--integral.teacher-precision bf16: a student of --lora.rank computes with the teacher's own weights, which it "
+                "would round; take 'run'"
+            )
 
 
 @dataclass(frozen=True)

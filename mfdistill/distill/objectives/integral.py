@@ -32,6 +32,7 @@ from mfdistill.flow import (
     trajectory,
     uniform,
 )
+from mfdistill.networks.half import hold_in_bf16
 from mfdistill.students.student import Student
 from mfdistill.tasks import Restoration, with_audio
 from mfdistill.teachers.field import Field
@@ -94,6 +95,9 @@ class IntegralObjective(nn.Module):
         self.path = path
         self.config = config or IntegralConfig()
         self.task = spectral_task(student) if self.config.spectral else None
+        if self.config.teacher_precision == "bf16":
+            self.config.check_adapter(student.adapter is not None)
+            hold_in_bf16(teacher.network)
         if not teacher.facts.straight and self.config.state == "data":
             raise UserError(
                 "integral state: 'data' needs a teacher trained on straight paths, and this one was not; set it to 'rollout'"
@@ -196,7 +200,18 @@ class IntegralObjective(nn.Module):
 
     def _velocity(self, z: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         autocast = self.config.teacher_precision == "run"
-        return teacher_velocity(self.teacher, z, t, cond, autocast)
+        rows = self.config.teacher_rows or len(z)
+        parts = [
+            teacher_velocity(
+                self.teacher,
+                z[own],
+                t[own],
+                {key: value[own] for key, value in cond.items()},
+                autocast,
+            )
+            for own in (slice(start, start + rows) for start in range(0, len(z), rows))
+        ]
+        return torch.cat(parts)
 
     def _pairs(self, index: Tensor) -> Tensor:
         """Which grid times each target spans, (k, b, 2): first the whole rollout, then random
