@@ -1,5 +1,5 @@
 """A voice that is understood: text to Mel on speech of espeak-ng, measured by the words that a
-recogniser hears.
+recogniser of these voices hears (recogniser.py).
 
     python benchmarks/text_to_mel.py --stages corpus train distil search     # hours, on one core
     python benchmarks/text_to_mel.py --stages evaluate
@@ -8,11 +8,11 @@ Four voices say sentences made from a grammar, with numbers, commas and question
 known word by word, so errors are counted against the text and not against what a recogniser made
 of a recording. Test sentences are of other words than the training's where the grammar has enough
 of them, and none of them is a training sentence. All systems say a test sentence in the voice of a
-prompt that says another one, in as many frames as the recording has. Every stage resumes where it
+prompt of a second and a half, in as many frames as the recording has. Every stage resumes where it
 was stopped. Writes benchmarks/results/text_to_mel.json and .csv.
 
-Columns: ``wer`` word errors of PocketSphinx against the text (it mishears espeak-ng's own
-recordings often: read the rows against "recording" and "recording, vocoded"), ``spksim`` similarity
+Columns: ``wer`` word errors of that recogniser against the text (read the rows against "recording"
+and "recording, vocoded"), ``spksim`` similarity
 to the prompt's voice, ``pitch_cents`` mean distance of the pitch to the recording's where both are
 voiced, ``rtf`` of flow and vocoder on one core.
 """
@@ -31,9 +31,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
+from recogniser import RATE, Recogniser, trained
 from record import HERE, commit, digest, hours_of, machine
 
-from mfdistill.audio.io import read_audio, write_audio
+from mfdistill.audio.io import read_audio, resample, write_audio
 from mfdistill.audio.pitch import pitch_track
 from mfdistill.checkpoint import load_config, write_json, write_text
 from mfdistill.commands.options import Corpus, TaskOptions, ValidOptions
@@ -98,6 +99,8 @@ PLACES = (
     "across the street", "in the kitchen", "after the storm", "before dinner", "last winter",
     "in the morning",
 )  # fmt: skip
+PROMPT = "Good morning, my friend."
+"""What the prompts say: with a test sentence no longer than the training's."""
 ONES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
     "sixteen seventeen eighteen nineteen"
@@ -188,28 +191,36 @@ def texts(count: int, seed: int, taken: set[str]) -> list[tuple[str, str]]:
     return found
 
 
-def corpus(options: Options) -> None:
-    """``corpus/clean/{train,valid,test}/<voice>/*.flac``, ``transcripts.tsv``, and ``words.json``
-    with the words of every test recording.
-    """
-    root = Path(options.out) / "corpus"
-    if (root / "words.json").is_file():
-        return
+def spoken(options: Options) -> dict[str, tuple[str, str]]:
+    """Text and words of every recording, by its path in the corpus."""
     taken: set[str] = set()
-    jobs: dict[str, Speech] = {}
-    words: dict[str, str] = {}
-    lines = ["path\tspeaker\ttext"]
+    found = {}
     for split, count, seed in (("test", 11, 1), ("valid", 6, 2), ("train", options.sentences, 3)):
-        for number, (name, (voice, rate, pitch)) in enumerate(VOICES.items()):
-            for k, (text, said) in enumerate(texts(count, 100 * seed + number, taken)):
-                path = f"clean/{split}/{name}/{name}_{split}_{k:04d}.flac"
-                jobs[path] = {
-                    "file": f"{len(jobs)}.raw", "voice": voice, "text": text, "rate_wpm": rate,
-                    "pitch": pitch, "pitch_range": 50,
-                }  # fmt: skip
-                lines.append(f"{path}\t{name}\t{text}")
-                if split == "test":
-                    words[path] = said
+        for number, name in enumerate(VOICES):
+            wanted = texts(count, 100 * seed + number, taken)
+            if split == "test":
+                wanted[-1] = PROMPT, PROMPT.lower().replace(",", "").rstrip(".")
+            for k, both in enumerate(wanted):
+                found[f"clean/{split}/{name}/{name}_{split}_{k:04d}.flac"] = both
+    return found
+
+
+def corpus(options: Options) -> None:
+    """``corpus/clean/{train,valid,test}/<voice>/*.flac`` and ``transcripts.tsv``."""
+    root = Path(options.out) / "corpus"
+    if (root / "transcripts.tsv").is_file():
+        return
+    jobs: dict[str, Speech] = {}
+    words = spoken(options)
+    lines = ["path\tspeaker\ttext"]
+    for path, (text, _) in words.items():
+        name = path.split("/")[2]
+        voice, rate, pitch = VOICES[name]
+        jobs[path] = {
+            "file": f"{len(jobs)}.raw", "voice": voice, "text": text, "rate_wpm": rate,
+            "pitch": pitch, "pitch_range": 50,
+        }  # fmt: skip
+        lines.append(f"{path}\t{name}\t{text}")
     raw = root / "raw"
     raw.mkdir(parents=True, exist_ok=True)
     rate = synthesise(list(jobs.values()), raw)
@@ -224,7 +235,6 @@ def corpus(options: Options) -> None:
         (raw / job["file"]).unlink()
     raw.rmdir()
     write_text(root / "transcripts.tsv", "\n".join(lines) + "\n")
-    write_json(root / "words.json", words)
 
 
 # ---- trainings
@@ -311,9 +321,9 @@ def evaluate(options: Options) -> None:
     """The table: a row per system, over the same sentences, prompts and noise."""
     out = Path(options.out)
     root = out / "corpus"
-    words: dict[str, str] = json.loads((root / "words.json").read_text())
-    lines = (root / "transcripts.tsv").read_text().splitlines()[1:]
-    said = {path: text for path, _, text in (line.split("\t") for line in lines)}
+    said = {path: text for path, (text, _) in spoken(options).items()}
+    words = {path: own for path, (_, own) in spoken(options).items()}
+    recogniser = listener(options, words)
     teacher, student = open_model(out / "teacher"), open_model(out / "student", role="student")
     student.task.vocoder = teacher.task.vocoder
     key = [digest(out / name / "model.safetensors")[:16] for name in ("teacher", "student")]
@@ -322,7 +332,7 @@ def evaluate(options: Options) -> None:
     rows = [row for row in known if row["key"] == key]
     done = {row["path"] for row in rows}
     # the last recording of each voice is the prompt of its others
-    voices = {name: sorted(p for p in words if f"/{name}/" in p) for name in VOICES}
+    voices = {name: sorted(p for p in words if f"/test/{name}/" in p) for name in VOICES}
     tests = [
         p for k in range(options.limit // len(VOICES)) for p in (v[k] for v in voices.values())
     ]
@@ -332,7 +342,15 @@ def evaluate(options: Options) -> None:
                 continue
             prompt = voices[path.split("/")[2]][-1]
             for row in measure(
-                root, path, prompt, said, words[path], index, systems(teacher, student), teacher
+                root,
+                path,
+                prompt,
+                said,
+                words[path],
+                index,
+                systems(teacher, student),
+                teacher,
+                recogniser,
             ):
                 rows.append(row | {"key": key, "path": path})
                 log.write(json.dumps(rows[-1]) + "\n")
@@ -343,7 +361,7 @@ def evaluate(options: Options) -> None:
 @torch.no_grad()
 def measure(
     root: Path, path: str, prompt: str, said: Mapping[str, str], words: str, index: int,
-    tried: Sequence[tuple[str, int, Model, Steps]], teacher: Model,
+    tried: Sequence[tuple[str, int, Model, Steps]], teacher: Model, recogniser: Recogniser,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """The rows of one sentence: recording, recording through the vocoder, every system."""
     task: Any = teacher.task
@@ -362,7 +380,7 @@ def measure(
             [(path, wave.numpy(), clean.numpy(), voice.numpy())], ("spksim",), rate
         )[0]
         return {
-            "label": label, "wer": word_errors(wave.numpy(), rate, words), "spksim": row["spksim"],
+            "label": label, "wer": word_errors(recogniser, wave.numpy(), rate, words), "spksim": row["spksim"],
             "pitch_cents": float(cents), "seconds": len(wave) / rate, "spent_s": spent_s,
         }  # fmt: skip
 
@@ -382,14 +400,18 @@ def measure(
         yield scores(label, speech.wave, time.process_time() - began)
 
 
-def word_errors(wave: np.ndarray, rate: int, words: str) -> float:
-    """Substituted, missing and added words over the words of the text, by PocketSphinx."""
+def listener(options: Options, words: Mapping[str, str]) -> Recogniser:
+    """Trained on the recordings that the teacher was trained on; stays in ``out``."""
+    out = Path(options.out)
+    recordings = {out / "corpus" / path: own for path, own in words.items() if "/train/" in path}
+    return trained(out / "recogniser.safetensors", recordings)
+
+
+def word_errors(recogniser: Recogniser, wave: np.ndarray, rate: int, words: str) -> float:
+    """Substituted, missing and added words over the words of the text."""
     import jiwer
 
-    from mfdistill.audio.io import resample
-    from mfdistill.metrics import asr
-
-    return float(jiwer.wer(words, asr.words(asr.sphinx(resample(wave, rate, 16000)))))
+    return float(jiwer.wer(words, recogniser.words(resample(wave, rate, RATE))))
 
 
 def record(

@@ -37,7 +37,7 @@ from mfdistill.data.config import DataConfig
 from mfdistill.data.espeak import phonemes, synthesise
 from mfdistill.data.speech import SpeechSet, learn_task
 from mfdistill.data.texts import prepared
-from mfdistill.distill.opening import attach_vocoder
+from mfdistill.distill.opening import attach_vocoder, vocoder_place
 from mfdistill.errors import UserError
 from mfdistill.flow import total_derivative
 from mfdistill.metrics import score_utterances
@@ -574,6 +574,20 @@ def test_a_vocoder_that_is_none_is_told_as_such(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=f"^vocoder {path}: .*{told}.*or griffin-lim$"):
             attach_vocoder(task, path=path)
+
+
+def test_a_vocoder_travels_with_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative folder is one from here, or else one from the model's folder."""
+    (tmp_path / "models" / "vocoder").mkdir(parents=True)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    model = tmp_path / "models" / "speaks"
+    model.mkdir()
+    found = Path(vocoder_place(model, "../vocoder"))
+    assert found.resolve() == (tmp_path / "models" / "vocoder").resolve()
+    (tmp_path / "vocoder").mkdir()
+    assert vocoder_place(model, "../vocoder") == "../vocoder"
+    assert vocoder_place(model, "griffin-lim") == "griffin-lim"
 
 
 def test_lists_are_read_strictly(tmp_path: Path) -> None:
