@@ -1,8 +1,9 @@
 """A voice that is understood: text to Mel on speech of espeak-ng, measured by the words that a
 recogniser of these voices hears (recogniser.py).
 
-    python benchmarks/text_to_mel.py --stages corpus train distil search     # hours, on one core
-    python benchmarks/text_to_mel.py --stages evaluate
+    python benchmarks/text_to_mel.py --stages corpus train distil search   # 80 minutes on one core
+    python benchmarks/text_to_mel.py --stages evaluate store
+    python benchmarks/text_to_mel.py --stages say --text "The king sold my clocks." --voice dan
 
 Four voices say sentences made from a grammar, with numbers, commas and questions; what is said is
 known word by word, so errors are counted against the text and not against what a recogniser made
@@ -32,7 +33,7 @@ import numpy as np
 import torch
 import tyro
 from recogniser import RATE, Recogniser, trained
-from record import HERE, commit, digest, hours_of, machine
+from record import HERE, commit, digest, halve, hours_of, machine
 
 from mfdistill.audio.io import read_audio, resample, write_audio
 from mfdistill.audio.pitch import pitch_track
@@ -41,6 +42,8 @@ from mfdistill.commands.options import Corpus, TaskOptions, ValidOptions
 from mfdistill.commands.speech_train import SpeechOptions
 from mfdistill.commands.student_distill import StudentDistill
 from mfdistill.commands.student_distill import run as student_distill
+from mfdistill.commands.synthesize import Synthesize
+from mfdistill.commands.synthesize import run as synthesize
 from mfdistill.commands.teacher_train import TeacherTrain
 from mfdistill.commands.teacher_train import run as teacher_train
 from mfdistill.data.espeak import Speech, synthesise
@@ -58,8 +61,10 @@ from mfdistill.report import write_table
 from mfdistill.search import run_search
 from mfdistill.search.config import SearchConfig
 
-Stage = Literal["corpus", "train", "distil", "search", "evaluate"]
-VOICES = {  # espeak-ng's accent + variant, words per minute, pitch
+Stage = Literal["corpus", "train", "distil", "search", "evaluate", "store", "say"]
+Voice = Literal["anna", "ben", "carla", "dan"]
+MODEL = HERE / "models" / "text2mel-student"
+VOICES: dict[str, tuple[str, int, int]] = {  # espeak-ng's accent + variant, words per minute, pitch
     "anna": ("en-us+f3", 150, 55),
     "ben": ("en-us+m3", 150, 45),
     "carla": ("en-us+f2", 160, 50),
@@ -123,7 +128,7 @@ class Options:
     channels: int = 128
     blocks: int = 6
     attention: int = 2
-    teacher_steps: int = 20000
+    teacher_steps: int = 9000
     student_steps: int = 1000
     temperature: float = 0.667
     batch_size: int = 8
@@ -132,6 +137,9 @@ class Options:
     limit: int = 40
     """Test sentences, 10 of each voice."""
     mixed_precision: Literal["no", "bf16"] = "bf16"
+    text: str = "My sister found thirty yellow apples in the garden."
+    """What 'say' says."""
+    voice: Voice = "anna"
 
 
 def main(options: Options) -> None:
@@ -142,6 +150,8 @@ def main(options: Options) -> None:
         "distil": distil,
         "search": search,
         "evaluate": evaluate,
+        "store": store,
+        "say": say,
     }
     for stage in options.stages:
         run[stage](options)
@@ -210,18 +220,21 @@ def corpus(options: Options) -> None:
     root = Path(options.out) / "corpus"
     if (root / "transcripts.tsv").is_file():
         return
-    jobs: dict[str, Speech] = {}
-    words = spoken(options)
-    lines = ["path\tspeaker\ttext"]
-    for path, (text, _) in words.items():
-        name = path.split("/")[2]
+    said = {path: (path.split("/")[2], text) for path, (text, _) in spoken(options).items()}
+    espeak({root / path: both for path, both in said.items()}, root / "raw")
+    lines = [f"{path}\t{name}\t{text}\n" for path, (name, text) in said.items()]
+    write_text(root / "transcripts.tsv", "path\tspeaker\ttext\n" + "".join(lines))
+
+
+def espeak(wanted: Mapping[Path, tuple[str, str]], raw: Path) -> None:
+    """Recordings of (voice, text), by their files; ``raw`` is a folder for a while."""
+    jobs: dict[Path, Speech] = {}
+    for path, (name, text) in wanted.items():
         voice, rate, pitch = VOICES[name]
         jobs[path] = {
             "file": f"{len(jobs)}.raw", "voice": voice, "text": text, "rate_wpm": rate,
             "pitch": pitch, "pitch_range": 50,
         }  # fmt: skip
-        lines.append(f"{path}\t{name}\t{text}")
-    raw = root / "raw"
     raw.mkdir(parents=True, exist_ok=True)
     rate = synthesise(list(jobs.values()), raw)
     for path, job in jobs.items():
@@ -231,10 +244,9 @@ def corpus(options: Options) -> None:
         ends = max(0, loud[0] - rate // 20), loud[-1] + rate // 20
         wave = wave[ends[0] : ends[1]]
         wave = wave * min(0.06 / float(np.sqrt((wave**2).mean())), 0.9 / float(np.abs(wave).max()))
-        write_audio(root / path, wave.astype(np.float32), rate, subtype="PCM_16")
+        write_audio(path, wave.astype(np.float32), rate, subtype="PCM_16")
         (raw / job["file"]).unlink()
     raw.rmdir()
-    write_text(root / "transcripts.tsv", "\n".join(lines) + "\n")
 
 
 # ---- trainings
@@ -412,6 +424,27 @@ def word_errors(recogniser: Recogniser, wave: np.ndarray, rate: int, words: str)
     import jiwer
 
     return float(jiwer.wer(words, recogniser.words(resample(wave, rate, RATE))))
+
+
+def store(options: Options) -> None:
+    """The student in half precision among the models, with the vocoder beside it as its own."""
+    halve(Path(options.out) / "student", MODEL)
+    config = load_config(MODEL)
+    config["task"]["vocoder"] = os.path.relpath(HERE / "models" / "vocode-finished", MODEL)
+    write_json(MODEL / "config.json", config)
+
+
+def say(options: Options) -> None:
+    """``said.wav``: a text by the stored student, in the voice of a prompt that espeak-ng says."""
+    out = Path(options.out)
+    prompt = out / f"{options.voice}.wav"
+    espeak({prompt: (options.voice, PROMPT)}, out / "raw")
+    synthesize(
+        Synthesize(
+            str(MODEL), prompt=str(prompt), prompt_text=PROMPT, text=options.text,
+            out=str(out / "said.wav"), overwrite=True,
+        )
+    )  # fmt: skip
 
 
 def record(
