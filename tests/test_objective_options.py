@@ -215,6 +215,7 @@ def test_meanflow_is_its_sums_for_every_two_options(pair, teacher, masked):
         gradient_of(loss, student), gradient_of(wanted, student), rtol=1e-5, atol=1e-8
     )
     assert set(logs) == {"loss", *parts}
+    assert not any(value.requires_grad for value in logs.values())
     for name, value in parts.items():
         assert float(logs[name]) == pytest.approx(float(value), rel=1e-6), name
     if "clip" in pair:
@@ -323,7 +324,8 @@ def test_calls_are_as_large_as_a_chunk():
     batch = batch_of()
     t, r, z, v = drawn(MeanFlowConfig(), batch, 0)
     # a plain call beside each derivative, whose u is not kept, and one of all
-    for chunk, wanted in ((4, [4, 4, 2, 2, 6]), (6, [6, 6]), (5, [5, 5, 1, 1, 6])):
+    single = [1] * 12 + [6]
+    for chunk, wanted in ((4, [4, 4, 2, 2, 6]), (6, [6, 6]), (5, [5, 5, 1, 1, 6]), (1, single)):
         seen.clear()
         derivative(Noted(), "forward", z, t, r, v, batch["cond"], 1e-3, chunk)
         assert seen == wanted
@@ -403,6 +405,7 @@ def test_integral_is_its_sums(k, state, masked):
     torch.testing.assert_close(loss, wanted)
     torch.testing.assert_close(gradient_of(loss, student), gradient_of(wanted, student))
     assert torch.equal(logs["loss"], loss.detach())
+    assert not any(value.requires_grad for value in logs.values())
 
 
 @pytest.mark.parametrize("rows", [1, 3, 100])
@@ -422,6 +425,15 @@ def test_the_teacher_sees_few_rows_at_once(rows):
     for one, other in zip(whole.targets(batch), part.targets(batch), strict=True):
         assert torch.equal(one, other)
     assert few.most == min(rows, 8)
+
+
+def test_guidance_costs_the_teacher_twice():
+    class Guided(CondTeacher):
+        branches = 2
+
+    config = IntegralConfig(substeps=3, interval=IntervalConfig(p_equal=0.0))
+    objective = IntegralObjective(Linear(), Guided(), PATH, config)
+    assert float(objective(batch_of())[1]["teacher_nfe"]) == 3 * 2 * 2
 
 
 def test_random_pairs_are_uniform_over_the_grid():
@@ -709,6 +721,7 @@ def test_imitation_is_the_difference_of_two_networks(role, masked):
     torch.testing.assert_close(loss, wanted)
     torch.testing.assert_close(gradient_of(loss, model), gradient_of(wanted, model))
     assert loss > 1e-3 and torch.equal(logs["loss"], loss.detach())
+    assert not logs["loss"].requires_grad
     assert objective.teacher.to("cpu") is objective.teacher
 
 
@@ -819,6 +832,13 @@ def test_settings_of_integral_that_are_refused(changes, message):
 def test_settings_of_meanflow_that_are_refused(name, value):
     with pytest.raises(UserError, match=f"meanflow {name}: {value}"):
         MeanFlowConfig(**{name: value})
+
+
+def test_an_adapter_does_without_a_rounded_teacher():
+    IntegralConfig(teacher_precision="bf16").check_adapter(False)
+    IntegralConfig(teacher_precision="run").check_adapter(True)
+    with pytest.raises(UserError, match="--lora.rank"):
+        IntegralConfig(teacher_precision="bf16").check_adapter(True)
 
 
 def test_settings_that_are_allowed():
