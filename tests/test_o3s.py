@@ -7,6 +7,7 @@ import pytest
 
 from mfdistill.errors import UserError
 from mfdistill.search import o3s, o3s_from
+from mfdistill.search.o3s import _dip
 
 UNIFORM = {n: tuple(i / n for i in range(n + 1)) for n in range(1, 6)}
 OPTIMUM = {
@@ -117,6 +118,10 @@ def test_two_peaks_are_reported(caplog):
 def test_wiggles_below_the_noise_are_not_reported():
     wiggly = lambda schedule: -((schedule[1] - 0.4) ** 2) + 1e-4 * math.sin(900 * schedule[1])  # noqa: E731
     assert o3s(wiggly, UNIFORM[2]).unimodal
+
+
+def test_a_line_without_a_score_above_zero_has_no_dip():
+    assert _dip([(0.1, 0.0), (0.5, 0.0), (0.9, 0.0)], 0.0) is None
 
 
 def test_the_best_of_several_starts_is_kept():

@@ -610,9 +610,13 @@ def test_regression_with_its_magnitude_loss():
     batch = spectral_batch()
 
     class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(0.5))
+
         def forward(self, z, t, cond):
             assert (t == 0).all()
-            return 0.5 * batch["z_1"] - z
+            return self.scale * batch["z_1"] - z
 
     m = TASK.path.end_means(batch["z_1"], batch["cond"])[0]
     for weight in (0.0, 0.3):
@@ -624,6 +628,8 @@ def test_regression_with_its_magnitude_loss():
         extra = spectral_loss(*waves, 8000).mean()
         torch.testing.assert_close(loss, logs["loss"] + weight * extra, rtol=1e-4, atol=1e-5)
         assert ("spectral" in logs) == (weight > 0)
+        assert not any(value.requires_grad for value in logs.values())
+    assert "spectral" not in RegressionObjective(Half(), TASK.path, TASK)(batch)[1]
     assert "spectral" not in RegressionObjective(Half(), TASK.path, None, 0.3)(batch)[1]
 
 
