@@ -1,7 +1,7 @@
 """A voice that is understood: text to Mel on speech of espeak-ng, measured by the words that a
 recogniser of these voices hears (recogniser.py).
 
-    python benchmarks/text_to_mel.py --stages corpus train distil search   # 80 minutes on one core
+    python benchmarks/text_to_mel.py --stages corpus train distil finish search   # 2 hours of a core
     python benchmarks/text_to_mel.py --stages evaluate store
     python benchmarks/text_to_mel.py --stages say --text "The king sold my clocks." --voice dan
 
@@ -42,12 +42,15 @@ from mfdistill.commands.options import Corpus, TaskOptions, ValidOptions
 from mfdistill.commands.speech_train import SpeechOptions
 from mfdistill.commands.student_distill import StudentDistill
 from mfdistill.commands.student_distill import run as student_distill
+from mfdistill.commands.student_finish import StudentFinish
+from mfdistill.commands.student_finish import run as student_finish
 from mfdistill.commands.synthesize import Synthesize
 from mfdistill.commands.synthesize import run as synthesize
 from mfdistill.commands.teacher_train import TeacherTrain
 from mfdistill.commands.teacher_train import run as teacher_train
 from mfdistill.data.espeak import Speech, synthesise
 from mfdistill.data.texts import prepared
+from mfdistill.distill.finishing.config import FinishConfig
 from mfdistill.distill.inference import Steps
 from mfdistill.distill.objectives.config import IntegralConfig
 from mfdistill.distill.opening import Model, open_model
@@ -61,9 +64,9 @@ from mfdistill.report import write_table
 from mfdistill.search import run_search
 from mfdistill.search.config import SearchConfig
 
-Stage = Literal["corpus", "train", "distil", "search", "evaluate", "store", "say"]
+Stage = Literal["corpus", "train", "distil", "finish", "search", "evaluate", "store", "say"]
 Voice = Literal["anna", "ben", "carla", "dan"]
-MODEL = HERE / "models" / "text2mel-student"
+MODEL = HERE / "models" / "text2mel-finished"
 VOICES: dict[str, tuple[str, int, int]] = {  # espeak-ng's accent + variant, words per minute, pitch
     "anna": ("en-us+f3", 150, 55),
     "ben": ("en-us+m3", 150, 45),
@@ -117,7 +120,7 @@ TENS = "_ _ twenty thirty forty fifty sixty seventy eighty ninety".split()
 class Options:
     """Text to Mel on espeak-ng's speech."""
 
-    stages: tuple[Stage, ...] = ("corpus", "train", "distil", "search", "evaluate")
+    stages: tuple[Stage, ...] = ("corpus", "train", "distil", "finish", "search", "evaluate")
     out: str = "runs/text2mel"
     """Folder of corpus and runs."""
     results: str = str(HERE / "results")
@@ -130,7 +133,11 @@ class Options:
     attention: int = 2
     teacher_steps: int = 9000
     student_steps: int = 1000
-    temperature: float = 0.667
+    finish_steps: int = 800
+    temperature: float = 0.0
+    """Of the prior's noise when something is said, of every system: chosen on validation sentences
+    among 0, 0.2, 0.4 and 0.667 for the teacher. Training draws all of the noise.
+    """
     batch_size: int = 8
     crop_s: float = 5.3
     """The longest sentence; 1 % are longer and left out."""
@@ -148,6 +155,7 @@ def main(options: Options) -> None:
         "corpus": corpus,
         "train": train,
         "distil": distil,
+        "finish": finish,
         "search": search,
         "evaluate": evaluate,
         "store": store,
@@ -299,6 +307,21 @@ def distil(options: Options) -> None:
     )  # fmt: skip
 
 
+def finish(options: Options) -> None:
+    """The student's one and two steps on the recordings themselves: L1 of Mel spectrograms."""
+    student_finish(
+        StudentFinish(
+            student=str(Path(options.out) / "student"), data=data(options),
+            training=replace(
+                settings(options), out=str(Path(options.out) / "finished"), steps=options.finish_steps,
+                lr=5e-4, warmup=20, ema_decay=0.995,
+            ),
+            finish=FinishConfig(temperature=options.temperature),
+            valid=ValidOptions(valid_files=8, valid_metrics=()),
+        )
+    )  # fmt: skip
+
+
 def search(options: Options) -> None:
     """O3S at 2 and 3 evaluations, by the distance to the teacher on validation sentences."""
     folder = Path(options.out) / "student"
@@ -318,12 +341,16 @@ def search(options: Options) -> None:
 # ---- what is understood
 
 
-def systems(teacher: Model, student: Model) -> list[tuple[str, int, Model, Steps]]:
-    """(label, evaluations, model, steps)."""
-    rows: list[tuple[str, int, Model, Steps]] = [
-        (f"teacher-{n}", n, teacher, n) for n in (32, 8, 4, 2, 1)
-    ]
+System = tuple[str, int, Model, Steps]
+"""Label, evaluations, model, steps."""
+ROLES = ("teacher", "student", "finished")
+
+
+def systems(teacher: Model, student: Model, finished: Model) -> list[System]:
+    """What is compared."""
+    rows: list[System] = [(f"teacher-{n}", n, teacher, n) for n in (32, 8, 4, 2, 1)]
     rows += [(f"student-{n}", n, student, n) for n in (1, 2, 3)]
+    rows += [(f"finished-{n}", n, finished, n) for n in (1, 2)]
     for nfe, times in sorted((student.config.get("schedules") or {}).items()):
         rows.append((f"student-{nfe}-o3s", int(nfe), student, [float(t) for t in times]))
     return rows
@@ -336,9 +363,10 @@ def evaluate(options: Options) -> None:
     said = {path: text for path, (text, _) in spoken(options).items()}
     words = {path: own for path, (_, own) in spoken(options).items()}
     recogniser = listener(options, words)
-    teacher, student = open_model(out / "teacher"), open_model(out / "student", role="student")
-    student.task.vocoder = teacher.task.vocoder
-    key = [digest(out / name / "model.safetensors")[:16] for name in ("teacher", "student")]
+    models = [at_temperature(open_model(out / name), options.temperature) for name in ROLES]
+    tried, teacher = systems(*models), models[0]
+    key = [digest(out / name / "model.safetensors")[:16] for name in ROLES]
+    key.append(str(options.temperature))
     store = out / "measured.jsonl"
     known = [json.loads(line) for line in store.read_text().splitlines()] if store.is_file() else []
     rows = [row for row in known if row["key"] == key]
@@ -360,20 +388,27 @@ def evaluate(options: Options) -> None:
                 said,
                 words[path],
                 index,
-                systems(teacher, student),
+                tried,
                 teacher,
                 recogniser,
             ):
                 rows.append(row | {"key": key, "path": path})
                 log.write(json.dumps(rows[-1]) + "\n")
             log.flush()
-    record(options, rows, systems(teacher, student))
+    record(options, rows, tried)
+
+
+def at_temperature(model: Model, temperature: float) -> Model:
+    """The same model, whose prior has so much of its noise when it speaks."""
+    task = model.audio_task.at_temperature(temperature)
+    task.vocoder = model.task.vocoder
+    return replace(model, task=task)
 
 
 @torch.no_grad()
 def measure(
     root: Path, path: str, prompt: str, said: Mapping[str, str], words: str, index: int,
-    tried: Sequence[tuple[str, int, Model, Steps]], teacher: Model, recogniser: Recogniser,
+    tried: Sequence[System], teacher: Model, recogniser: Recogniser,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """The rows of one sentence: recording, recording through the vocoder, every system."""
     task: Any = teacher.task
@@ -427,8 +462,10 @@ def word_errors(recogniser: Recogniser, wave: np.ndarray, rate: int, words: str)
 
 
 def store(options: Options) -> None:
-    """The student in half precision among the models, with the vocoder beside it as its own."""
-    halve(Path(options.out) / "student", MODEL)
+    """The finished student in half precision among the models, with the vocoder beside it as its
+    own.
+    """
+    halve(Path(options.out) / "finished", MODEL)
     config = load_config(MODEL)
     config["task"]["vocoder"] = os.path.relpath(HERE / "models" / "vocode-finished", MODEL)
     write_json(MODEL / "config.json", config)
@@ -447,9 +484,7 @@ def say(options: Options) -> None:
     )  # fmt: skip
 
 
-def record(
-    options: Options, rows: Sequence[dict[str, Any]], tried: Sequence[tuple[str, int, Model, Steps]]
-) -> None:
+def record(options: Options, rows: Sequence[dict[str, Any]], tried: Sequence[System]) -> None:
     """The table, and the differences that the aims are about."""
     out = Path(options.out)
     nfe = {label: count for label, count, _, _ in tried}
@@ -465,7 +500,7 @@ def record(
         spent = [row["spent_s"] / row["seconds"] for row in own if row["spent_s"] is not None]
         table.append(line | {"rtf": float(np.median(spent)) if spent else None})
     pairs = [("recording, vocoded", "recording"), ("teacher-32", "recording, vocoded")]
-    pairs += [(label, "teacher-32") for label in by if label.startswith("student")]
+    pairs += [(label, "teacher-32") for label in by if label.startswith(("student", "finished"))]
     pairs += [(f"student-{n}-o3s", f"student-{n}") for n in (2, 3)]
     differences = {
         f"{a} - {b}": dict(
@@ -482,8 +517,8 @@ def record(
     write_table(stem, table)
     write_json(stem.with_suffix(".json"), {
         "rows": table, "wer_differences": differences,
-        "hours": {name: hours_of(out / name) for name in ("teacher", "student")},
-        "checkpoint_sha256": {name: digest(out / name / "model.safetensors") for name in ("teacher", "student")},
+        "hours": {name: hours_of(out / name) for name in ROLES},
+        "checkpoint_sha256": {name: digest(out / name / "model.safetensors") for name in ROLES},
         "options": {key: value for key, value in vars(options).items() if key not in ("out", "results", "stages")},
         "commit": commit(), "machine": machine(),
     })  # fmt: skip
