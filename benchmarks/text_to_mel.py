@@ -1,7 +1,7 @@
 """A voice that is understood: text to Mel on speech of espeak-ng, measured by the words that a
 recogniser of these voices hears (recogniser.py).
 
-    python benchmarks/text_to_mel.py --stages corpus train distil finish search   # 2 hours of a core
+    python benchmarks/text_to_mel.py --stages corpus train distil finish search   # two hours
     python benchmarks/text_to_mel.py --stages evaluate store
     python benchmarks/text_to_mel.py --stages say --text "The king sold my clocks." --voice dan
 
@@ -327,7 +327,7 @@ def search(options: Options) -> None:
     folder = Path(options.out) / "student"
     from mfdistill.data import open_eval
 
-    task = open_model(folder, role="student").task
+    task = at_temperature(open_model(folder, role="student"), options.temperature).audio_task
     items = list(open_eval(data(options), "valid", task.degradation, task.sample_rate, limit=24))
     for nfe in (2, 3):
         if str(nfe) not in (load_config(folder).get("schedules") or {}):
