@@ -327,7 +327,7 @@ def search(options: Options) -> None:
     folder = Path(options.out) / "student"
     from mfdistill.data import open_eval
 
-    task = at_temperature(open_model(folder, role="student"), options.temperature).audio_task
+    task = open_model(folder, role="student").task
     items = list(open_eval(data(options), "valid", task.degradation, task.sample_rate, limit=24))
     for nfe in (2, 3):
         if str(nfe) not in (load_config(folder).get("schedules") or {}):
@@ -363,10 +363,9 @@ def evaluate(options: Options) -> None:
     said = {path: text for path, (text, _) in spoken(options).items()}
     words = {path: own for path, (_, own) in spoken(options).items()}
     recogniser = listener(options, words)
-    models = [at_temperature(open_model(out / name), options.temperature) for name in ROLES]
+    models = [open_model(out / name) for name in ROLES]
     tried, teacher = systems(*models), models[0]
     key = [digest(out / name / "model.safetensors")[:16] for name in ROLES]
-    key.append(str(options.temperature))
     store = out / "measured.jsonl"
     known = [json.loads(line) for line in store.read_text().splitlines()] if store.is_file() else []
     rows = [row for row in known if row["key"] == key]
@@ -396,13 +395,6 @@ def evaluate(options: Options) -> None:
                 log.write(json.dumps(rows[-1]) + "\n")
             log.flush()
     record(options, rows, tried)
-
-
-def at_temperature(model: Model, temperature: float) -> Model:
-    """The same model, whose prior has so much of its noise when it speaks."""
-    task = model.audio_task.at_temperature(temperature)
-    task.vocoder = model.task.vocoder
-    return replace(model, task=task)
 
 
 @torch.no_grad()
