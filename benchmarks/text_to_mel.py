@@ -308,7 +308,7 @@ def distil(options: Options) -> None:
 
 
 def finish(options: Options) -> None:
-    """The student's one and two steps on the recordings themselves: L1 of Mel spectrograms."""
+    """The student's two steps and one on the recordings themselves: L1 of Mel spectrograms."""
     student_finish(
         StudentFinish(
             student=str(Path(options.out) / "student"), data=data(options),
@@ -316,7 +316,7 @@ def finish(options: Options) -> None:
                 settings(options), out=str(Path(options.out) / "finished"), steps=options.finish_steps,
                 lr=5e-4, warmup=20, ema_decay=0.995,
             ),
-            finish=FinishConfig(temperature=options.temperature),
+            finish=FinishConfig(nfe=(2, 1), temperature=options.temperature),
             valid=ValidOptions(valid_files=8, valid_metrics=()),
         )
     )  # fmt: skip

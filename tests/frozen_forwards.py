@@ -18,6 +18,7 @@ from precision import relative_error
 from torch import Tensor
 
 from mfdistill.distill.opening import Model, open_model
+from mfdistill.tasks.mel import Text2Mel
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = Path(__file__).with_suffix(".json")
@@ -45,13 +46,18 @@ def numbers(n: int, seed: int) -> Tensor:
 
 def answer(model: Model, dtype: torch.dtype) -> Tensor:
     """u, v or x_hat of a model at one state, pair of times and condition, computed in ``dtype``:
-    (1, 2, f, FRAMES), float64.
+    (1, 2, f, FRAMES) or (1, 1, mels, FRAMES), float64.
     """
     network = copy.deepcopy(model.module).to(dtype)
-    shape = (2, model.task.config.stft.bins, FRAMES)
-    size = shape[0] * shape[1] * shape[2]
-    z, y = (numbers(size, seed).reshape(1, *shape).to(dtype) for seed in (1, 2))
+    task = model.audio_task
+    shape = (2, task.config.stft.bins) if task.restores else (1, task.config.n_mels)
+    size = shape[0] * shape[1] * FRAMES
+    z, y = (numbers(size, seed).reshape(1, *shape, FRAMES).to(dtype) for seed in (1, 2))
     cond = {"y": 0.5 * y}
+    if isinstance(task, Text2Mel):
+        prompt = (torch.arange(FRAMES) < FRAMES // 3).to(dtype)[None, None, None]
+        units = torch.arange(FRAMES)[None] % task.vocabulary
+        cond = {"y": 0.5 * y * prompt, "prompt": prompt, "mask": prompt * 0 + 1, "units": units}
     # exact in binary, so that no clock loses digits
     times = [torch.full((1,), t, dtype=dtype) for t in (0.375, 0.75)]
     with torch.no_grad():
