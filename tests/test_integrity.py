@@ -230,7 +230,6 @@ def test_the_benchmark_of_faults_survives_a_kill_and_a_full_disk(tmp_path: Path)
         env={**os.environ, "PYTHONPATH": str(BENCHMARKS.parents[1])},
         capture_output=True,
         text=True,
-        timeout=600,
     )
     rows = json.loads((tmp_path / "faults.json").read_text())
     assert [(row["tried"], row["survived"]) for row in rows] == [(1, 1), (1, 1), (2, 2)], rows

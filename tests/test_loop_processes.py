@@ -21,7 +21,7 @@ from mfdistill.distill import TrainConfig, state
 from mfdistill.distill.train import train
 
 TOY = Path(__file__).with_name("loop_toy.py")
-HANG_S = 1800  # a guard against deadlocks, not a limit on a busy machine
+HANG_S = 3600  # a guard against deadlocks, not a limit on a busy machine
 Job = tuple[str, TrainConfig, dict[str, Any]]
 
 
@@ -162,7 +162,7 @@ def fork(jobs: list[Job], result: Path) -> subprocess.CompletedProcess[str]:
     }
     listed = json.dumps([(kind, asdict(config), toy) for kind, config, toy in jobs])
     command = [sys.executable, str(TOY), str(result), listed]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANG_S)
 
 
 def test_sharded_is_one_process_and_a_run_goes_on_either_way(tmp_path: Path) -> None:
