@@ -12,19 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mfdistill.audio.features import StftConfig
 from mfdistill.audio.io import read_audio
 from mfdistill.audio.mel import MelConfig, log_mel
-from mfdistill.parts import part_of
+from mfdistill.checkpoint import load_tensors, write_tensors
 
-RATE, HOP = 16000, 256
+RATE = 16000
 LETTERS = " abcdefghijklmnopqrstuvwxyz'"
 """Class i + 1 is the i-th; class 0 is CTC's blank."""
-STFT, MEL = StftConfig(sample_rate=RATE, n_fft=512, hop=HOP), MelConfig(n_mels=80)
+STFT, MEL = StftConfig(sample_rate=RATE, n_fft=512, hop=256), MelConfig(n_mels=80)
 DILATIONS = (1, 2, 4, 1, 2, 4, 1, 2)
 
 
@@ -73,7 +72,7 @@ def trained(
     """
     network = Recogniser()
     if file.is_file():
-        network.load_state_dict(load_file(file))
+        network.load_state_dict(load_tensors(file))
         return network
     torch.manual_seed(seed)
     draw = np.random.default_rng(seed)
@@ -90,9 +89,7 @@ def trained(
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         curve.step()
-    part = part_of(file)
-    save_file(network.state_dict(), part)
-    part.replace(file)
+    write_tensors(file, network.state_dict())
     return network
 
 

@@ -360,8 +360,9 @@ def evaluate(options: Options) -> None:
     """The table: a row per system, over the same sentences, prompts and noise."""
     out = Path(options.out)
     root = out / "corpus"
-    said = {path: text for path, (text, _) in spoken(options).items()}
-    words = {path: own for path, (_, own) in spoken(options).items()}
+    both = spoken(options)
+    said = {path: text for path, (text, _) in both.items()}
+    words = {path: own for path, (_, own) in both.items()}
     recogniser = listener(options, words)
     models = [open_model(out / name) for name in ROLES]
     tried, teacher = systems(*models), models[0]

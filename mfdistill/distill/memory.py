@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mfdistill.distill.objectives.base import in_parts
 from mfdistill.networks import build_network
 from mfdistill.networks.half import hold_in_bf16
 from mfdistill.networks.lora_config import LoraConfig
@@ -179,10 +180,10 @@ def run_update(setup: Setup, teacher: Field, student: Student, rows: int, length
     network: Requested = student.network  # type: ignore[assignment]
     z, cond = network.request(rows, length)
     t = torch.full((rows,), 0.25)
-    parts, few = [], setup.teacher_rows or rows
+    parts = []
     half = torch.autocast("cpu", torch.bfloat16) if setup.teacher_bf16 else nullcontext()
     with torch.no_grad(), half:
-        for own in (slice(start, start + few) for start in range(0, rows, few)):
+        for own in in_parts(rows, setup.teacher_rows):
             twice = {key: torch.cat([value[own]] * setup.branches) for key, value in cond.items()}
             z_twice, t_twice = (torch.cat([value[own]] * setup.branches) for value in (z, t))
             branch = teacher.network(z_twice, t_twice, twice)

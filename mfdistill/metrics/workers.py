@@ -100,7 +100,6 @@ class _Process:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._greeted = False
-        self._killed = False
         self._lock = threading.Lock()  # an abandoned call must not start what nobody ends
 
     def begin(self, wanted: Callable[[], bool]) -> None:
@@ -109,10 +108,9 @@ class _Process:
             if not wanted():
                 raise Died("was abandoned")
             # one killed, or dead by itself, while it had nothing to do costs the next call nothing
-            if self._killed or (self._process is not None and self._process.poll() is not None):
+            if self._process is not None and self._process.poll() is not None:
                 self.end()
             if self._process is None:
-                self._killed = False
                 path = json.dumps([item for item in sys.path if isinstance(item, str)])
                 self._greeted = False
                 self._process = subprocess.Popen(
@@ -157,9 +155,10 @@ class _Process:
     def kill(self) -> None:
         """End the process at once; a call that it works on raises ``Died``."""
         with self._lock:
-            if self._process is not None:
-                self._process.kill()
-                self._killed = True
+            process = self._process  # its call may let go of it meanwhile
+            if process is not None:
+                process.kill()
+                process.wait()  # so that `begin` sees it
 
     def end(self) -> int:
         process, self._process = self._process, None

@@ -103,6 +103,12 @@ def reduce(per_sample: Tensor, batch: Batch) -> Tensor:
     return (per_sample * frames).sum() / (frames.sum().clamp(min=1) if count is None else count)
 
 
+def in_parts(rows: int, size: int) -> list[slice]:
+    """All rows of a batch, at most ``size`` at once; 0 is all at once."""
+    size = size if size > 0 else max(rows, 1)
+    return [slice(start, start + size) for start in range(0, rows, size)]
+
+
 def progress(batch: Batch) -> float:
     return float(batch.get("progress", 1.0))
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from mfdistill.distill.objectives.base import in_parts
 from mfdistill.flow import expand_time, total_derivative
 from mfdistill.students.student import Student, given
 
@@ -40,8 +41,7 @@ def derivative(
     if chunk <= 0 or chunk >= len(z) or impl == "forward-graph":
         return _whole(student, impl, z, t, r, v, cond, eps)
     parts = []
-    for i in range(0, len(z), chunk):
-        rows = slice(i, i + chunk)
+    for rows in in_parts(len(z), chunk):
         piece = {key: value[rows] for key, value in cond.items()}
         with torch.set_grad_enabled(impl in ("autograd", "double-backward")):
             parts.append(

@@ -14,6 +14,7 @@ from mfdistill.distill.objectives.base import (
     Logs,
     end_points,
     hold,
+    in_parts,
     magnitude_loss,
     progress,
     reduce,
@@ -200,7 +201,6 @@ class IntegralObjective(nn.Module):
 
     def _velocity(self, z: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         autocast = self.config.teacher_precision == "run"
-        rows = self.config.teacher_rows or len(z)
         parts = [
             teacher_velocity(
                 self.teacher,
@@ -209,9 +209,9 @@ class IntegralObjective(nn.Module):
                 {key: value[own] for key, value in cond.items()},
                 autocast,
             )
-            for own in (slice(start, start + rows) for start in range(0, len(z), rows))
+            for own in in_parts(len(z), self.config.teacher_rows)
         ]
-        return torch.cat(parts)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _pairs(self, index: Tensor) -> Tensor:
         """Which grid times each target spans, (k, b, 2): first the whole rollout, then random
