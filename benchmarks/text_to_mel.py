@@ -428,9 +428,11 @@ def measure(
     gain = task.gain(clean[None])
     vocoded = task.waveform(task.target(clean[None] * gain), len(clean))[0] / gain[0]
     yield scores("recording, vocoded", vocoded, None)
-    letters = [len(text) for text in prepared([said[prompt], said[path]], task.config)]
+    usual = [
+        float(task.usual(text).sum()) for text in prepared([said[prompt], said[path]], task.config)
+    ]
     # as many frames as the recording has: pace is not what is compared
-    paced = (1 + len(voice) // hop) * letters[1] / letters[0]
+    paced = (1 + len(voice) // hop) * usual[1] / usual[0]
     for label, _, model, steps in tried:
         began = time.process_time()
         speech = speak(

@@ -47,7 +47,7 @@ from mfdistill.networks import build_network
 from mfdistill.networks.frames_config import FramesConfig
 from mfdistill.students import Student
 from mfdistill.tasks import default_task, get_task
-from mfdistill.tasks.mel import MelTaskConfig
+from mfdistill.tasks.mel import MelTaskConfig, Text2Mel
 from mfdistill.teachers import Field
 
 TEXTS = (
@@ -363,18 +363,54 @@ def test_samples_are_functions_of_their_index_and_their_parts_add_up(corpus: Pat
 
 def test_text_is_spread_evenly_and_unknown_characters_are_told(corpus: Path) -> None:
     data = DataConfig(source=str(corpus), crop_s=5.0)
-    task = get_task(learn_task(data, default_task("text2mel", 8000), 8))  # type: ignore[arg-type]
-    assert task.config.alphabet == "".join(sorted(set("".join(TEXTS))))  # type: ignore[attr-defined]
-    symbols = task.spread("the", 7)  # type: ignore[attr-defined]
-    assert symbols.tolist() == [task.config.alphabet.index(c) + 1 for c in "ttthhee"]  # type: ignore[attr-defined]
-    sample = SpeechSet(data, task)[0]  # type: ignore[arg-type]
+    config = learn_task(data, default_task("text2mel", 8000), 8, aligned=False)  # type: ignore[arg-type]
+    task = Text2Mel(config)
+    assert config.alphabet == "".join(sorted(set("".join(TEXTS)))) and not config.gaussians
+    symbols = task.spread("the", 7)
+    assert symbols.tolist() == [config.alphabet.index(c) + 1 for c in "ttthhee"]
+    sample = SpeechSet(data, task)[0]
     assert (
         set(sample["units"][sample["mask"][0, 0] == 0].tolist()) == {0} and "speaker" not in sample
     )
     with pytest.raises(UserError, match="'é' is not in this model's vocabulary"):
-        task.encode("café")  # type: ignore[attr-defined]
+        task.encode("café")
     with pytest.raises(UserError, match="lasts 0.5 s or less"):
-        SpeechSet(replace(data, crop_s=0.5), task)  # type: ignore[arg-type]
+        SpeechSet(replace(data, crop_s=0.5), task)
+
+
+def test_recordings_have_their_text_where_it_is_said(corpus: Path) -> None:
+    data = DataConfig(source=str(corpus), crop_s=5.0)
+    config = learn_task(data, default_task("text2mel", 8000), 8)  # type: ignore[arg-type]
+    task, speech = Text2Mel(config), SpeechSet(data, Text2Mel(config))
+    sample = speech[0]
+    i = speech.recording(0)
+    text = str(speech.texts[i])
+    valid = sample["mask"][0, 0] == 1
+    found = task.condition(sample["clean"][None, : (int(valid.sum()) - 1) * speech.hop], text)
+    assert torch.equal(sample["units"][valid], found["units"][0])
+    assert set(sample["units"][~valid].tolist()) <= {0}
+    # every symbol once, in its order, silence around
+    runs = torch.unique_consecutive(found["units"][0])
+    once = torch.unique_consecutive(task.encode(text))
+    assert [s for s in runs.tolist() if s] == [s for s in once.tolist() if s]
+    # more symbols than frames: each gets what there is of it
+    assert len(task.aligned(torch.randn(80, 4), text)) == 4
+    frames = task.usual(text)
+    assert len(frames) == len(text) + 2 and frames.min() >= 1
+    usual = {s: task.spread(text, 1000).tolist().count(s) for s in set(runs.tolist())}
+    for s, n in usual.items():
+        share = frames[task.encode(text).numpy() == s].sum() / frames.sum()
+        assert abs(n - 1000 * share) <= 1 + (task.encode(text) == s).sum()
+
+
+def test_bad_alignments_are_told(corpus: Path) -> None:
+    data = DataConfig(source=str(corpus), crop_s=5.0)
+    config = learn_task(data, default_task("text2mel", 8000), 8)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="task.gaussians: damaged"):
+        Text2Mel(replace(config, gaussians="x" + config.gaussians[1:-2]))
+    for durations in ((), config.durations[:-1]):
+        with pytest.raises(UserError, match="three numbers for each of"):
+            replace(config, durations=durations)
 
 
 def test_phonemes_of_espeak() -> None:

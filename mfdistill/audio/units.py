@@ -128,8 +128,9 @@ def pack_codebook(codebook: Tensor) -> str:
     return base64.b64encode(codebook.numpy().astype("<f4").tobytes()).decode("ascii")
 
 
-def unpack_codebook(text: str, levels: int) -> Tensor:
-    """Inverse of ``pack_codebook``: ``(levels, count, DIM)``.
+def unpack_codebook(text: str, levels: int, name: str = "codebook") -> Tensor:
+    """Inverse of ``pack_codebook``: ``(levels, count, DIM)``; ``name`` is its key in
+    ``config.json``.
 
     Raises:
         UserError: damaged.
@@ -139,5 +140,5 @@ def unpack_codebook(text: str, levels: int) -> Tensor:
         return torch.from_numpy(values.reshape(levels, -1, DIM).copy())
     except ValueError as error:
         raise UserError(
-            f"task.codebook: damaged ({error}); restore config.json or train again"
+            f"task.{name}: damaged ({error}); restore config.json or train again"
         ) from error

@@ -1,5 +1,5 @@
-"""What teacher-train does for Mel tasks alone: what is learnt from the corpus first (units or
-alphabet, Mel statistics), and the frame network.
+"""What teacher-train does for Mel tasks alone: what is learnt from the corpus first (units, or
+alphabet and alignment; Mel statistics), and the frame network.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ class SpeechOptions:
     """Input of text2mel; phonemes by espeak-ng (extra demo)."""
     language: str = "en"
     """espeak-ng's name of the language, for phonemes."""
+    alignment: Literal["learnt", "even"] = "learnt"
+    """Which frames of a recording text2mel takes for which symbol of its text: as Gaussians of the
+    symbols say, which are learnt from the corpus, or as many for each.
+    """
     prompt_s: float = 3.0
     """Of an utterance, the beginning that is given where systems are compared."""
     vocoder: str = "griffin-lim"
@@ -55,7 +59,7 @@ def learnt_task(
         vocoder=speech.vocoder,
     )
     say(f"learning what {config.name} is made of from {data.source}")
-    return learn_task(data, config, speech.units, seed)
+    return learn_task(data, config, speech.units, seed, speech.alignment == "learnt")
 
 
 def started_task(config: MelTaskConfig, vocoder: str, temperature: float | None) -> MelTaskConfig:

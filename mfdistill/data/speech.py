@@ -5,7 +5,7 @@ are given, generated and padding.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mfdistill.audio.alignment import durations_by_lengths, learn_durations, learn_gaussians
 from mfdistill.audio.features import frames
 from mfdistill.audio.pitch import mean_pitch
 from mfdistill.audio.speaker import NoVoice, cache_folder, joined, partial_embeddings
@@ -43,6 +44,8 @@ class _About:
     units: Tensor | None
     partials: np.ndarray | None
     """Windows of the speaker embedding."""
+    said: Tensor | None
+    """Symbols of its text ``(n,)``, frame by frame."""
 
 
 class SpeechSet(Dataset[Sample]):
@@ -52,8 +55,8 @@ class SpeechSet(Dataset[Sample]):
 
     `token2mel`: a random crop whose beginning (25 to 60 %, in 5 % of the samples nothing) is the
     prompt; the speaker embedding is that of a random stretch of the recording, left out in 5 %.
-    `text2mel`: a whole recording with its text; longer ones are left out; a random 70 to 100 % of
-    it is generated, as in F5-TTS.
+    `text2mel`: a whole recording with its text, frame by frame; longer ones are left out; a random
+    70 to 100 % of it is generated, as in F5-TTS.
     """
 
     def __init__(self, config: DataConfig, task: MelTask):
@@ -135,13 +138,11 @@ class SpeechSet(Dataset[Sample]):
             assert about.pitch is not None
             sample["pitch"] = mean_pitch(about.pitch[start : start + last])
         else:
-            assert isinstance(self.task, Text2Mel)
+            assert about.said is not None
             made = max(1, round(rng.uniform(0.7, 1.0) * valid))
             first = int(rng.integers(valid - made + 1))
             prompt = mask - _span(first, first + made, n)
-            sample["units"] = torch.nn.functional.pad(
-                self.task.spread(str(self.texts[i]), valid), (0, n - valid)
-            )
+            sample["units"] = torch.nn.functional.pad(about.said[:valid], (0, n - valid))
         if about.partials is not None:
             sample["speaker"] = self._speaker(rng, about.partials)
         return sample | {"prompt": prompt, "mask": mask, "loss_mask": mask - prompt}
@@ -166,10 +167,12 @@ class SpeechSet(Dataset[Sample]):
         if i not in self._kept:
             wave = torch.from_numpy(self.clean[i])[None]
             gain = float(self.task.gain(wave))
-            pitch = units = partials = None
+            pitch = units = partials = said = None
             if isinstance(self.task, Token2Mel):
                 pitch = self.task.pitch(wave[0])
                 units = self.task.units(wave[0] * gain, pitch)
+            if isinstance(self.task, Text2Mel):
+                said = self.task.aligned(self.task.log_mel(wave * gain)[0], str(self.texts[i]))
             if self.task.speaker_dim:
                 try:
                     partials = partial_embeddings(
@@ -180,7 +183,7 @@ class SpeechSet(Dataset[Sample]):
                         "%s: %s; trained on without a speaker embedding", self.clean.label(i), error
                     )
                     partials = np.zeros((0, self.task.speaker_dim), np.float32)
-            self._kept[i] = _About(gain, pitch, units, partials)
+            self._kept[i] = _About(gain, pitch, units, partials, said)
         return self._kept[i]
 
     def _speaker(self, rng: np.random.Generator, partials: np.ndarray) -> Tensor:
@@ -190,9 +193,12 @@ class SpeechSet(Dataset[Sample]):
         return torch.from_numpy(joined(partials[start : start + PARTIALS])).float()
 
 
-def learn_task(data: DataConfig, config: MelTaskConfig, units: int, seed: int = 0) -> MelTaskConfig:
+def learn_task(
+    data: DataConfig, config: MelTaskConfig, units: int, seed: int = 0, aligned: bool = True
+) -> MelTaskConfig:
     """``config`` with what follows from the training split: mean and deviation of every Mel band,
-    and ``units`` units of every level or the alphabet.
+    and ``units`` units of every level, or the alphabet and (``aligned``) what aligns texts
+    with recordings.
 
     Raises:
         UserError: as ``open_train``; no texts for text2mel; fewer frames than units.
@@ -220,10 +226,36 @@ def learn_task(data: DataConfig, config: MelTaskConfig, units: int, seed: int = 
             raise UserError(
                 f"--data {data.source}: has no texts, which text2mel needs; add transcripts.tsv (path, speaker, text)"
             )
-        return replace(config, alphabet="".join(sorted(set("".join(prepared(texts, config))))))
+        said = prepared(texts, config)
+        config = replace(config, alphabet="".join(sorted(set("".join(said)))))
+        by_row = dict(zip((i for i, text in enumerate(rows["text"]) if text), said, strict=True))
+        pairs = [
+            (mel, by_row[int(i)])
+            for i, mel in zip(order, mels, strict=False)
+            if int(i) in by_row and mel.shape[1] >= len(by_row[int(i)])
+        ]
+        return learn_alignment(config, pairs) if aligned and pairs else config
     features = torch.cat([unit_features(mel, config.unit_frames) for mel in mels])
     return replace(
         config, codebook=pack_codebook(learn_units(features, units, config.unit_levels, seed))
+    )
+
+
+def learn_alignment(config: MelTaskConfig, pairs: Sequence[tuple[Tensor, str]]) -> MelTaskConfig:
+    """``config`` with what aligns texts with recordings, learnt from log-Mel spectrograms ``(mels,
+    n)`` and what they say.
+    """
+    plain = Text2Mel(config)
+    features = [unit_features(mel, 1) for mel, _ in pairs]
+    symbols = [torch.nn.functional.pad(plain.encode(text), (1, 1)) for _, text in pairs]
+    lengths = np.array([float(len(own)) for own in features])
+    start = durations_by_lengths(symbols, lengths, plain.vocabulary)
+    gaussians, counts = learn_gaussians(features, symbols, start)
+    durations = learn_durations(symbols, counts, plain.vocabulary)
+    return replace(
+        config,
+        gaussians=pack_codebook(gaussians),
+        durations=tuple(round(value, 3) for value in durations.flatten().tolist()),
     )
 
 

@@ -39,8 +39,8 @@ def synthesise(
 
     Args:
         prompt, source: at the task's sample rate, on the model's device.
-        prompt_text: what the prompt says; with its length it gives the pace, so a text lasts as
-            long as its share of characters.
+        prompt_text: what the prompt says; with its length it gives the pace: a text lasts
+            longer than it by the usual durations of what they say.
         speed: of the text; 2 is twice as fast.
         steps: a number or times; None is the schedule of the model.
 
@@ -87,10 +87,14 @@ def synthesise(
                 "--prompt-text: empty; this model needs what the prompt says, for its pace"
             )
         said, wanted = prepared([str(prompt_text), text], task.config)
-        # an unknown character is told as such, before lengths are made
-        task.encode(wanted)
-        new = max(1, round(z.shape[-1] * len(wanted) / len(said) / speed))
-        symbols = task.spread(f"{said} {wanted}", z.shape[-1] + new).to(z.device)
+        lasts, given = (float(task.usual(part).sum()) for part in (wanted, said))
+        new = max(1, round(z.shape[-1] * lasts / given / speed))
+        symbols = torch.cat(
+            [
+                task.aligned(task.log_mel(prompt[None] * gain)[0], said),
+                task.spread(wanted, new),
+            ]
+        ).to(z.device)
     if new * hop > LONGEST_S * rate:
         raise UserError(
             f"{'--text' if text else '--tokens-from'}: makes {new * hop / rate:.0f} s; split it below {LONGEST_S:g} s"

@@ -2,8 +2,8 @@
 spectrogram, which a vocoder makes audible.
 
 `token2mel` is the setting of CosyVoice's flow (arXiv 2407.05407), `text2mel` that of F5-TTS (arXiv
-2410.06885) with ZipVoice's even spreading of the text over the frames (arXiv 2506.13053) in place
-of a learnt alignment. The Mel spectrogram is that of the `vocode` task, so nothing is lost between
+2410.06885) with its text aligned beforehand, or spread evenly over the frames as ZipVoice does
+(arXiv 2506.13053). The Mel spectrogram is that of the `vocode` task, so nothing is lost between
 the two.
 """
 
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mfdistill.audio.alignment import align, expected, shares
 from mfdistill.audio.features import StftConfig, frames
 from mfdistill.audio.griffin_lim import griffin_lim
 from mfdistill.audio.mel import LOG_FLOOR, MelConfig, MelOperator, mel_to_features
@@ -50,13 +51,16 @@ class MelTaskConfig(TaskConfig):
     """A Mel task by its numbers. What was learnt from the corpus: ``mel_mean`` and ``mel_std`` (a
     number per band, of ln magnitudes), ``codebook`` (of ``unit_levels`` levels, see
     ``audio.units``) or ``alphabet`` (symbol i + 1 is its i-th character, symbol 0 is silence around
-    the text).
+    the text) with what aligns it with a recording, ``gaussians`` of its symbols and ``durations``
+    (see ``audio.alignment``; none: every text is spread evenly).
     """
 
     unit_frames: int = 2
     unit_levels: int = 2
     codebook: str = ""
     alphabet: str = ""
+    gaussians: str = ""
+    durations: tuple[float, ...] = ()
     text: Literal["characters", "phonemes"] = "characters"
     """Of ``text2mel``: letters, or what espeak-ng makes of them."""
     language: str = "en"
@@ -75,11 +79,17 @@ class MelTaskConfig(TaskConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_ranges(
-            self, "task ", unit_frames=(1, 256), unit_levels=(0, 64), mel_mean=(-1e6, 1e6), mel_std=(1e-6, 1e6), prompt_s=(0, 1e5)
+            self, "task ", unit_frames=(1, 256), unit_levels=(0, 64), mel_mean=(-1e6, 1e6), mel_std=(1e-6, 1e6),
+            durations=(-1e6, 1e6), prompt_s=(0, 1e5),
         )  # fmt: skip
         for name in ("mel_mean", "mel_std"):
             if len(getattr(self, name)) not in (0, self.n_mels):
                 raise UserError(f"task {name}: needs one number for each of {self.n_mels} bands")
+        symbols = len(self.alphabet) + 1
+        if len(self.durations) != (3 * symbols if self.gaussians else 0):
+            raise UserError(
+                f"task durations: needs three numbers for each of {symbols} symbols, beside gaussians"
+            )
 
 
 class MelTask(Restoration):
@@ -305,8 +315,9 @@ class Token2Mel(MelTask):
 
 
 class Text2Mel(MelTask):
-    """Text to Mel by infilling: the text covers the whole recording, prompt and all, and is spread
-    evenly over its frames.
+    """Text to Mel by infilling: the text covers the whole recording, prompt and all. Every frame of
+    a recording has the symbol that an alignment gives it; what is new is spread over its frames by
+    how long symbols usually last.
     """
 
     about = "speech synthesis from text (text and a prompt in, speech out)"
@@ -315,12 +326,20 @@ class Text2Mel(MelTask):
     needs_text = True
     speaks, takes = "spread text", ("text", "prompt_text")
 
+    def __init__(self, config: MelTaskConfig):
+        super().__init__(config)
+        self.gaussians = None
+        if config.gaussians:
+            self.gaussians = unpack_codebook(config.gaussians, self.vocabulary, "gaussians")
+        self.durations = np.reshape(config.durations, (3, -1))
+
     @property
     def vocabulary(self) -> int:
         return len(self.config.alphabet) + 1
 
     def encode(self, text: str) -> Tensor:
-        """Symbols ``(m,)`` of a prepared text (``data.texts.prepared``).
+        """Symbols ``(m,)`` of a prepared text (``data.texts.prepared``), between silences where
+        texts are aligned.
 
         Raises:
             UserError: empty, or a character that the training texts did not have.
@@ -333,19 +352,39 @@ class Text2Mel(MelTask):
             raise UserError(
                 f"text: {unknown[0]!r} is not in this model's vocabulary ({known}); leave it out or spell it"
             )
-        return torch.tensor([self.config.alphabet.index(character) + 1 for character in text])
+        ends = [0] if self.config.gaussians else []
+        return torch.tensor(
+            [*ends, *(self.config.alphabet.index(character) + 1 for character in text), *ends]
+        )
+
+    def usual(self, text: str) -> np.ndarray:
+        """Frames ``(m,)`` that each symbol of a text usually lasts; 1 where that is not known."""
+        symbols = self.encode(text).numpy()
+        return expected(self.durations, symbols) if self.durations.size else np.ones(len(symbols))
 
     def spread(self, text: str, n: int) -> Tensor:
-        """The symbols of a text over ``n`` frames ``(n,)``, all for the same time."""
+        """The symbols of a text over ``n`` frames ``(n,)``, each for its usual share of them."""
+        return self.encode(text)[torch.from_numpy(shares(self.usual(text), n))]
+
+    def aligned(self, log_mel: Tensor, text: str) -> Tensor:
+        """The symbol of every frame ``(n,)`` of a recording ``(mels, n)`` that says ``text``."""
+        n = log_mel.shape[-1]
+        if self.gaussians is None or len(text) > n:
+            return self.spread(text, n)
         symbols = self.encode(text)
-        return symbols[(torch.arange(n) * len(symbols)).div(n, rounding_mode="floor")]
+        features = unit_features(log_mel.cpu(), 1)
+        return symbols.repeat_interleave(
+            torch.from_numpy(align([features], [symbols], self.gaussians)[0])
+        )
 
     def symbols(self, wave: Tensor, n: int, text: str | None = None) -> Tensor:
         if text is None:
             raise UserError(
                 "--data: an utterance has no text, which text2mel needs; add it to transcripts.tsv (path, speaker, text)"
             )
-        return self.spread(text, n).to(wave.device).expand(len(wave), n)
+        return torch.stack([self.aligned(mel, text)[:n] for mel in self.log_mel(wave)]).to(
+            wave.device
+        )
 
 
 def mel_preset(name: Literal["token2mel", "text2mel"]) -> Callable[[StftConfig], MelTaskConfig]:
