@@ -85,6 +85,8 @@ def test_what_saves_memory_is_seen_to() -> None:
     # the student has the mixer of two times more
     assert plain.fixed["student"] == weights + 4 * 2 * 32 * 32
     assert plain.fixed["AdamW's moments"] == 2 * plain.fixed["student"]
+    away = memory_need(Setup("f5", tiny, ema_on_cpu=True), 64, 1)
+    assert dict(away.fixed) == {**plain.fixed, "averaged weights": 0}
     assert small.fixed["averaged weights"] < 0.5 * plain.fixed["averaged weights"]
     need = MemoryNeed({"weights": 4 * 10**9}, 1e9, 1e6)
     assert need.total(1000) == 6e9 and need.frames(12e9, 0.85) == 5200 and need.frames(5e9) == 0

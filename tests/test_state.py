@@ -17,6 +17,7 @@ from torch import nn
 from mfdistill.checkpoint import load_tensors, write_tensors
 from mfdistill.distill import state
 from mfdistill.distill.ema import EMA
+from mfdistill.distill.settings import TrainConfig, check
 from mfdistill.errors import UserError
 from mfdistill.networks.lora import LoraConfig
 from mfdistill.students import Student
@@ -72,6 +73,24 @@ def test_the_live_weights_come_back_bit_for_bit_whatever_happens() -> None:
     assert torch.equal(model.weight, live) and model.weight.data_ptr() == place
     assert torch.equal(model.bias, ema.averages["bias"])
     assert model.weight.requires_grad and model.weight.grad_fn is None
+
+
+def test_averages_elsewhere_are_the_same() -> None:
+    """In the main memory: as far as a machine without another one can show it."""
+    model = nn.Linear(3, 2)
+    here, there = EMA(model, 0.9), EMA(model, 0.9, "cpu")
+    for _ in range(3):
+        with torch.no_grad():
+            model.weight.mul_(1.1)
+        here.update()
+        there.update()
+    live = model.weight.detach().clone()
+    assert all(torch.equal(here.averages[name], there.averages[name]) for name in here.averages)
+    with there.applied():
+        assert torch.equal(model.weight, here.averages["weight"])
+    assert torch.equal(model.weight, live)
+    with pytest.raises(UserError, match="--ema-on cpu: --sharded shares out"):
+        check(TrainConfig(sharded=True, ema_on="cpu"), 2)
 
 
 def test_averages_are_taken_up_in_place() -> None:

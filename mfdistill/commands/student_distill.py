@@ -397,5 +397,6 @@ def tell_plan(command: StudentDistill) -> None:
         command.lora,
         integral.teacher_precision == "bf16",
         integral.teacher_rows,
+        command.training.ema_on == "cpu",
     )
     tell_need(setup, command.tts.batch_frames)

@@ -40,7 +40,7 @@ class Setup:
 
     ``network``, ``sizes``: of ``networks.NETWORKS``. ``branches``: 2 with guidance. ``bf16``:
     autocast. ``targets``: rows of the student per row of the teacher. ``teacher_bf16``,
-    ``teacher_rows``: of ``IntegralConfig``.
+    ``teacher_rows``: of ``IntegralConfig``. ``ema_on_cpu``: the averages are not on the card.
     """
 
     network: str
@@ -52,6 +52,7 @@ class Setup:
     lora: LoraConfig = LoraConfig()
     teacher_bf16: bool = False
     teacher_rows: int = 0
+    ema_on_cpu: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def fixed_bytes(setup: Setup, teacher: Field, student: Student) -> dict[str, int
         "teacher": sum(p.numel() * p.element_size() for p in teacher.network.parameters()),
         "student": FP32 * own,
         "AdamW's moments": 2 * FP32 * trained,
-        "averaged weights": FP32 * trained,
+        "averaged weights": 0 if setup.ema_on_cpu else FP32 * trained,
     }
 
 

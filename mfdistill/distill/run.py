@@ -208,7 +208,11 @@ def build_run(
         objective=objective,
         wrapped=wrapped,
         optimizer=optimizer,
-        ema=EMA(objective.model, config.ema_decay),  # type: ignore[arg-type]
+        ema=EMA(
+            objective.model,  # type: ignore[arg-type]
+            config.ema_decay,
+            "cpu" if config.ema_on == "cpu" else None,
+        ),
         names=names,
         replica=replica,
         log=RunLog(

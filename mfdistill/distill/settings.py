@@ -23,7 +23,7 @@ FREE_DATA = ("on_bad_file", "bad_share")
 FREE = (
     *("out", "resume", "overwrite", "time_limit_hours", "num_workers", "accumulation"),
     *("valid_every", "valid_epochs", "save_every", "keep_states", "log_every", "max_skipped"),
-    *("sharded", "log_with"),
+    *("sharded", "log_with", "ema_on"),
     "extend",
 )
 
@@ -61,6 +61,10 @@ class TrainConfig:
     ema_decay: float = 0.999
     """Of the averaged weights, which are what is saved; min(decay, (1 + n) / (10 + n)) at update
     n.
+    """
+    ema_on: Literal["device", "cpu"] = "device"
+    """Where the averages are kept; in the main memory they cost the device nothing, and every
+    update the time of a copy.
     """
     seed: int = 0
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
@@ -160,6 +164,8 @@ def check(config: TrainConfig, world: int) -> None:
         )
     if config.resume and config.overwrite:
         raise UserError("--resume and --overwrite exclude each other: give one of them")
+    if config.sharded and config.ema_on != "device":
+        raise UserError("--ema-on cpu: --sharded shares out the averages already; leave it out")
     parts = world * config.accumulation
     if config.batch_size % parts:
         raise UserError(
