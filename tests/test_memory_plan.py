@@ -87,6 +87,12 @@ def test_what_saves_memory_is_seen_to() -> None:
     assert plain.fixed["AdamW's moments"] == 2 * plain.fixed["student"]
     away = memory_need(Setup("f5", tiny, ema_on_cpu=True), 64, 1)
     assert dict(away.fixed) == {**plain.fixed, "averaged weights": 0}
+    wide = {**tiny, "dim": 256, "heads": 4}
+    full, short = (
+        memory_need(Setup("f5", wide, moments_8bit=value), 64, 1).fixed["AdamW's moments"]
+        for value in (False, True)
+    )
+    assert 0.25 < short / full < 0.3
     assert small.fixed["averaged weights"] < 0.5 * plain.fixed["averaged weights"]
     need = MemoryNeed({"weights": 4 * 10**9}, 1e9, 1e6)
     assert need.total(1000) == 6e9 and need.frames(12e9, 0.85) == 5200 and need.frames(5e9) == 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -17,6 +17,8 @@ from torch import nn
 from mfdistill.checkpoint import load_tensors, write_tensors
 from mfdistill.distill import state
 from mfdistill.distill.ema import EMA
+from mfdistill.distill.moments import adamw
+from mfdistill.distill.players import set_rates
 from mfdistill.distill.settings import TrainConfig, check
 from mfdistill.errors import UserError
 from mfdistill.networks.lora import LoraConfig
@@ -413,6 +415,47 @@ def test_an_optimiser_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
     for values, optimizer in ((one, first), (two, second)):
         step(values, optimizer, 3)
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_moments_of_8_bits_come_back_to_the_bit(tmp_path: Path) -> None:
+    pytest.importorskip("torchao", reason="needs torchao (pip install torchao)")
+
+    def trained(moments: Literal["fp32", "8bit"]) -> tuple[nn.Linear, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        model = nn.Linear(64, 128)
+        groups = [{"params": [value], "player": "model"} for value in model.parameters()]
+        config = TrainConfig(lr=0.01, moments=moments)
+        return model, adamw(groups, config, torch.device("cpu"))
+
+    def step(model: nn.Linear, optimizer: torch.optim.Optimizer, number: int) -> float:
+        x = torch.randn(32, 64, generator=torch.Generator().manual_seed(number))
+        loss = (model(x) - x.repeat(1, 2).sin()).square().mean()
+        loss.backward()
+        set_rates(optimizer, {"model": 0.01 * 0.9**number})
+        optimizer.step()
+        optimizer.zero_grad()
+        return float(loss.detach())
+
+    names = ["weight", "bias"]
+    exact, plain = trained("fp32")
+    one, first = trained("8bit")
+    for number in range(20):
+        losses = step(one, first, number), step(exact, plain, number)
+    assert losses[0] == pytest.approx(losses[1], rel=0.05) and losses[0] < 0.5
+    tensors = state.optimizer_tensors(first, names)
+    assert tensors["exp_avg:codes.weight"].dtype == torch.uint8 and "exp_avg.bias" in tensors
+    kept = sum(value.nbytes for name, value in tensors.items() if "weight" in name)
+    assert kept < 0.3 * 2 * one.weight.nbytes
+    write_tensors(tmp_path / "optimizer.safetensors", tensors)
+    two, second = trained("8bit")
+    two.load_state_dict(one.state_dict())
+    state.restore_optimizer(second, names, tmp_path / "optimizer.safetensors")
+    for number in range(20, 23):
+        step(one, first, number)
+        step(two, second, number)
+    assert torch.equal(one.weight, two.weight) and torch.equal(one.bias, two.bias)
+    with pytest.raises(UserError, match="--moments 8bit: --sharded shares out"):
+        check(TrainConfig(sharded=True, moments="8bit"), 2)
 
 
 def test_where_two_settings_first_differ() -> None:

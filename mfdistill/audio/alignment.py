@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mfdistill.extras import needed
+
 ROUNDS = 12
 FLOOR = 0.05  # of a variance; features have variance 1
 SEEN = 10.0  # frames with which a symbol is thought to have been seen everywhere
@@ -75,8 +77,7 @@ def durations_by_lengths(
     """How many frames each symbol lasts, ``(vocabulary,)``, by the recordings' ``lengths`` alone:
     bounded least squares, drawn to the mean where there are few of one.
     """
-    from scipy.optimize import lsq_linear
-
+    optimize = needed("scipy.optimize", "aligning texts with recordings")
     inner = [said[1:-1].numpy() for said in symbols]
     counts = np.stack([np.bincount(said, minlength=vocabulary) for said in inner]).astype(float)
     lengths = lengths - 2 * SILENCE
@@ -84,7 +85,7 @@ def durations_by_lengths(
     # an unknown duration lies around the mean, a mean away; a length is as far from the sum as it
     # now is from as many means
     weight = np.std(lengths - mean * counts.sum(1)) / mean
-    solved = lsq_linear(
+    solved = optimize.lsq_linear(
         np.concatenate([counts, weight * np.eye(vocabulary)]),
         np.concatenate([lengths, np.full(vocabulary, weight * mean)]),
         bounds=(SHORTEST * mean, np.inf),

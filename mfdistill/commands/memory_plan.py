@@ -29,10 +29,9 @@ def tell_need(setup: Setup, frames: int) -> MemoryNeed:
     if not setup.recompute and setup.lora.rank is None:
         say(
             "less: --checkpoint-activations, --lora.rank 32, --mixed-precision bf16, "
-            "--integral.teacher-precision bf16, --integral.teacher-rows 1, --ema-on cpu"
+            "--integral.teacher-precision bf16, --integral.teacher-rows 1, --ema-on cpu, --moments 8bit"
         )
-    trained = need.fixed["AdamW's moments"] // 2
-    saved = trained if setup.lora.rank is not None else need.fixed["student"]
-    state = saved + 3 * trained
+    saved = need.trained if setup.lora.rank is not None else need.fixed["student"]
+    state = saved + need.trained + need.fixed["AdamW's moments"]
     say(f"disk: {size(saved + state)} between saves, {size(saved + 2 * state)} while saving")
     return need

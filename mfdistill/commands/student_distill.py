@@ -398,5 +398,6 @@ def tell_plan(command: StudentDistill) -> None:
         integral.teacher_precision == "bf16",
         integral.teacher_rows,
         command.training.ema_on == "cpu",
+        command.training.moments == "8bit",
     )
     tell_need(setup, command.tts.batch_frames)

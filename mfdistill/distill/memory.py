@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mfdistill.distill.moments import moment_bytes
 from mfdistill.distill.objectives.base import in_parts
 from mfdistill.networks import build_network
 from mfdistill.networks.half import hold_in_bf16
@@ -41,6 +42,7 @@ class Setup:
     ``network``, ``sizes``: of ``networks.NETWORKS``. ``branches``: 2 with guidance. ``bf16``:
     autocast. ``targets``: rows of the student per row of the teacher. ``teacher_bf16``,
     ``teacher_rows``: of ``IntegralConfig``. ``ema_on_cpu``: the averages are not on the card.
+    ``moments_8bit``: AdamW's.
     """
 
     network: str
@@ -53,6 +55,7 @@ class Setup:
     teacher_bf16: bool = False
     teacher_rows: int = 0
     ema_on_cpu: bool = False
+    moments_8bit: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class MemoryNeed:
     fixed: Mapping[str, int]
     update: float
     per_frame: float
+    trained: int = 0
+    """Of the trained weights, in fp32."""
 
     def total(self, frames: int) -> float:
         """Of a micro-batch of so many frames."""
@@ -128,7 +133,8 @@ def memory_need(setup: Setup, length: int = 512, rows: int = 2) -> MemoryNeed:
         fixed = fixed_bytes(setup, teacher, student)
         small, large = (update_peak(setup, teacher, student, rows * k, length) for k in (1, 2))
     per_frame = (large - small) / (rows * length)
-    return MemoryNeed(fixed, small - per_frame * rows * length, per_frame)
+    trained = FP32 * sum(p.numel() for _, p in student.trained())
+    return MemoryNeed(fixed, small - per_frame * rows * length, per_frame, trained)
 
 
 def models(setup: Setup) -> tuple[Field, Student]:
@@ -154,7 +160,7 @@ def fixed_bytes(setup: Setup, teacher: Field, student: Student) -> dict[str, int
     return {
         "teacher": sum(p.numel() * p.element_size() for p in teacher.network.parameters()),
         "student": FP32 * own,
-        "AdamW's moments": 2 * FP32 * trained,
+        "AdamW's moments": moment_bytes((p for _, p in student.trained()), setup.moments_8bit),
         "averaged weights": 0 if setup.ema_on_cpu else FP32 * trained,
     }
 

@@ -80,7 +80,10 @@ def learning_rates(objective: nn.Module, config: TrainConfig, step: int) -> dict
 
 def set_rates(optimizer: Optimizer, rates: Mapping[str, float]) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = rates[group["player"]]
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rates[group["player"]])
+        else:
+            group["lr"] = rates[group["player"]]
 
 
 def clip(objective: nn.Module, config: TrainConfig, accelerator: Accelerator) -> dict[str, Tensor]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from mfdistill.checkpoint import remove_folder, save_folder
@@ -19,6 +18,7 @@ from mfdistill.distill import state
 from mfdistill.distill.ema import EMA
 from mfdistill.distill.finishing.config import FinishConfig
 from mfdistill.distill.logs import FILE, RunLog
+from mfdistill.distill.moments import adamw
 from mfdistill.distill.objectives.config import IntegralConfig, MeanFlowConfig
 from mfdistill.distill.players import parameter_groups
 from mfdistill.distill.processes import blank, prepare, whole
@@ -189,7 +189,7 @@ def build_run(
 ) -> Run:
     """Everything on its device, with the saved values where there are any."""
     groups, names = parameter_groups(objective, config)
-    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+    optimizer = adamw(groups, config, accelerator.device)
     # micro-batches are averaged by the loop, whatever the launcher was told
     accelerator.gradient_accumulation_steps = 1
     teacher = objective.__dict__.get("teacher")

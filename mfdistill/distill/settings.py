@@ -56,6 +56,8 @@ class TrainConfig:
     """Of matrices and kernels; biases and gains have none."""
     betas: tuple[float, float] = (0.9, 0.99)
     """AdamW's."""
+    moments: Literal["fp32", "8bit"] = "fp32"
+    """AdamW's; in 8 bits (package torchao) they take a quarter of the memory."""
     grad_clip: float = 1.0
     """Highest norm of the gradient; 0 is no limit."""
     ema_decay: float = 0.999
@@ -164,6 +166,8 @@ def check(config: TrainConfig, world: int) -> None:
         )
     if config.resume and config.overwrite:
         raise UserError("--resume and --overwrite exclude each other: give one of them")
+    if config.sharded and config.moments != "fp32":
+        raise UserError("--moments 8bit: --sharded shares out the moments already; leave it out")
     if config.sharded and config.ema_on != "device":
         raise UserError("--ema-on cpu: --sharded shares out the averages already; leave it out")
     parts = world * config.accumulation

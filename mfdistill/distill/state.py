@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mfdistill.checkpoint import load_tensors, remove_folder, sync, write_json, write_tensors
+from mfdistill.distill.moments import loaded_moment, saved_moment
 from mfdistill.distill.processes import share
 from mfdistill.errors import UserError
 from mfdistill.integrity import check_folder, file_digest, opened, sealed
@@ -202,14 +203,15 @@ def restore_module(module: nn.Module, file: Path) -> None:
 
 
 def optimizer_tensors(optimizer: Optimizer, names: list[str]) -> dict[str, Tensor]:
-    """State of AdamW as ``<moment>.<parameter>``; ``names`` in the order of the optimiser's
-    parameters.
+    """State of AdamW as ``<moment>.<parameter>`` (see ``moments`` for 8 bits); ``names`` in the
+    order of the optimiser's parameters.
     """
     state = optimizer.state_dict()["state"]
     return {
-        f"{moment}.{names[index]}": torch.as_tensor(state[index][moment])
+        key: value
         for index in state
         for moment in MOMENTS
+        for key, value in saved_moment(moment, names[index], state[index][moment]).items()
     }
 
 
@@ -220,7 +222,7 @@ def restore_optimizer(optimizer: Optimizer, names: list[str], file: Path) -> Non
     state = {}
     for index, name in enumerate(names):
         if f"{MOMENTS[0]}.{name}" in saved:
-            found = {moment: saved[f"{moment}.{name}"] for moment in MOMENTS}
+            found = {moment: loaded_moment(moment, name, saved) for moment in MOMENTS}
             state[index] = {
                 moment: share(value, values[index]) if value.shape == values[index].shape else value
                 for moment, value in found.items()
