@@ -106,12 +106,16 @@ def hours_of(folder: Path) -> float:
     return float(load_config(folder)["training"]["hours"])
 
 
-def halve(source: Path, target: Path) -> Path:
-    """A copy of a model folder in half precision, with what is needed to use it."""
+def halve(source: Path, target: Path, vocoder: Path | None = None) -> Path:
+    """A copy of a model folder in half precision, with what is needed to use it. A ``vocoder`` is
+    named from there.
+    """
     whole = load_config(source)
     config = {key: value for key, value in whole.items() if key in KEPT}
     if "hours" in (whole.get("training") or {}):
         config["hours"] = whole["training"]["hours"]
+    if vocoder is not None:
+        config["task"] = {**config["task"], "vocoder": os.path.relpath(vocoder, target)}
     save_folder(target, {key: value.half() for key, value in load_tensors(source).items()}, config)
     return target
 

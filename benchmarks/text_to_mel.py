@@ -460,10 +460,7 @@ def store(options: Options) -> None:
     """The finished student in half precision among the models, with the vocoder beside it as its
     own.
     """
-    halve(Path(options.out) / "finished", MODEL)
-    config = load_config(MODEL)
-    config["task"]["vocoder"] = os.path.relpath(HERE / "models" / "vocode-finished", MODEL)
-    write_json(MODEL / "config.json", config)
+    halve(Path(options.out) / "finished", MODEL, HERE / "models" / "vocode-finished")
 
 
 def say(options: Options) -> None:

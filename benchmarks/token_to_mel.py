@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from record import HERE, commit, hours_of, into, machine
+from record import HERE, commit, halve, hours_of, into, machine
 from scores import Scored, System, score_systems
 
 from mfdistill.checkpoint import load_config, write_json
@@ -46,7 +46,7 @@ from mfdistill.report.tables import header
 from mfdistill.search import run_search
 from mfdistill.search.config import SearchConfig
 
-Stage = Literal["train", "distil", "finish", "search", "evaluate"]
+Stage = Literal["train", "distil", "finish", "search", "evaluate", "store"]
 SHOWN = ("spksim", "mcd", "fd_speaker", "fd_frames", "wer", "lsd", "vuv_f1", "rtf")
 DRAWN = ("spksim", "mcd", "fd_frames", "wer")
 
@@ -89,6 +89,7 @@ def main(options: Options) -> None:
     """The stages in their order."""
     run = {
         "train": train, "distil": distil, "finish": finish, "search": search, "evaluate": evaluate,
+        "store": store,
     }  # fmt: skip
     for stage in options.stages:
         run[stage](options)
@@ -210,6 +211,12 @@ def evaluate(options: Options) -> None:
     plot(table, stem.with_suffix(".png"))
     if Path(options.results) == HERE / "results":
         document(table, HERE.parent / "docs" / "tts.md")
+
+
+def store(options: Options) -> None:
+    """The finished student in half precision among the models."""
+    models = HERE / "models"
+    halve(Path(options.out) / "finished", models / "token2mel-finished", models / "vocode-finished")
 
 
 def compared(scored: Mapping[str, Scored]) -> dict[str, Any]:

@@ -31,13 +31,15 @@ from mfdistill.audio.units import (
     unit_features,
     unpack_codebook,
 )
+from mfdistill.checkpoint import save_folder
 from mfdistill.cli import main
 from mfdistill.commands.synthesize import Synthesize, jobs_of
+from mfdistill.config import to_dict
 from mfdistill.data.config import DataConfig
 from mfdistill.data.espeak import phonemes, synthesise
 from mfdistill.data.speech import SpeechSet, learn_task
 from mfdistill.data.texts import prepared
-from mfdistill.distill.opening import attach_vocoder, vocoder_place
+from mfdistill.distill.opening import attach_vocoder
 from mfdistill.errors import UserError
 from mfdistill.flow import total_derivative
 from mfdistill.metrics import score_utterances
@@ -49,6 +51,7 @@ from mfdistill.students import Student
 from mfdistill.tasks import default_task, get_task
 from mfdistill.tasks.mel import MelTaskConfig, Text2Mel
 from mfdistill.teachers import Field
+from mfdistill.teachers.folders import load_network, vocoder_place
 
 TEXTS = (
     "the quick brown fox jumps over the lazy dog",
@@ -613,16 +616,22 @@ def test_a_vocoder_that_is_none_is_told_as_such(tmp_path: Path) -> None:
 
 
 def test_a_vocoder_travels_with_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A relative folder is one from here, or else one from the model's folder."""
+    """A relative folder is one from here, or else one from the model's folder; what is trained from
+    the model finds it from here.
+    """
     (tmp_path / "models" / "vocoder").mkdir(parents=True)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     model = tmp_path / "models" / "speaks"
-    model.mkdir()
-    found = Path(vocoder_place(model, "../vocoder"))
-    assert found.resolve() == (tmp_path / "models" / "vocoder").resolve()
+    task = replace(MelTaskConfig(name="text2mel", alphabet="ab"), vocoder="../vocoder")
+    sizes = {"channels": 8, "blocks": 1, "embedding": 8, "symbol": 4, "mels": task.n_mels, "vocabulary": 3, "speaker": 0}  # fmt: skip
+    weights = build_network("frames", sizes).state_dict()
+    sections = {"role": "teacher", "task": to_dict(task), "network": {"name": "frames", "config": sizes}}  # fmt: skip
+    save_folder(model, weights, sections)
+    given = Path("../models/speaks")
+    assert load_network(given, "teacher")[1].vocoder_name == "../models/vocoder"
     (tmp_path / "vocoder").mkdir()
-    assert vocoder_place(model, "../vocoder") == "../vocoder"
+    assert load_network(given, "teacher")[1].vocoder_name == "../vocoder"
     assert vocoder_place(model, "griffin-lim") == "griffin-lim"
 
 

@@ -140,16 +140,8 @@ def open_model(
     else:
         raise UserError(f"{path}: holds a {found}; known are teacher, student and regression")
     if model.task.vocoder_name is not None:
-        attach_vocoder(model.task, device, vocoder_place(place, model.task.vocoder_name))
+        attach_vocoder(model.task, device)
     return model
-
-
-def vocoder_place(place: Path, vocoder: str) -> str:
-    """The vocoder's folder: from where the program runs, or else from the model's own folder, so
-    that the two can travel together.
-    """
-    own = place / vocoder
-    return str(own) if not Path(vocoder).exists() and own.is_dir() else vocoder
 
 
 def model_of(teacher: Field) -> Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -72,7 +73,18 @@ def open_folder(
         network = given or build_network(section["name"], section.get("config") or {})
         put_int8(network, section.get("int8") or ())
         predictor = build_predictor(config["predictor"], where) if config.get("predictor") else None
-    return config, network, open_task(config["task"], f"{where}: task", predictor)
+    task = {**config["task"]}
+    if isinstance(name := task.get("vocoder"), str):
+        task["vocoder"] = vocoder_place(folder, name)
+    return config, network, open_task(task, f"{where}: task", predictor)
+
+
+def vocoder_place(folder: Path, vocoder: str) -> str:
+    """The vocoder's folder: from where the program runs, or else from the model's own folder, so
+    that the two can travel together. What is trained from the model names it so too.
+    """
+    own = folder / vocoder
+    return os.path.normpath(own) if not Path(vocoder).exists() and own.is_dir() else vocoder
 
 
 def open_task(section: Section, where: str, predictor: Predictor | None = None) -> Task:
