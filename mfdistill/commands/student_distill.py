@@ -122,6 +122,8 @@ def run(command: StudentDistill) -> Path:
         )
     command.integral.check_adapter(command.lora.rank is not None)
     if command.plan:
+        from mfdistill.commands.memory_plan import tell_plan
+
         tell_plan(command)
         return Path(training.out)
     accelerator = make_accelerator(training)
@@ -176,6 +178,7 @@ def open_teacher(command: StudentDistill) -> Field:
     """The teacher, under the guidance that is asked for; what is wrong with the options is told
     before gigabytes of weights are loaded.
     """
+    from mfdistill.commands.memory_plan import speech_system
     from mfdistill.commands.recipe_table import check_recipe
     from mfdistill.commands.tts_options import check_preset, check_unused
     from mfdistill.systems.table import SYSTEMS
@@ -199,21 +202,6 @@ def open_teacher(command: StudentDistill) -> Field:
     guidance = command.guidance
     teacher.guide_by(guidance.strength, guidance.range, guidance.rule)
     return teacher
-
-
-def speech_system(command: StudentDistill) -> tuple[System | None, Section]:
-    """The text-to-speech system of a teacher, and its network's sizes, without its weights: an
-    imported folder says them, of a file only its names are read. None for other teachers.
-    """
-    from mfdistill.checkpoint import load_config
-    from mfdistill.places import resolve
-    from mfdistill.systems.table import mel_system
-
-    place = resolve(str(command.teacher))
-    if not (place / "config.json").is_file():
-        return mel_system(place, kind=command.kind), read_sizes(command.sizes) or {}
-    config = load_config(place)
-    return mel_system(place, config), (config.get("network") or {}).get("config") or {}
 
 
 def check_speech(command: StudentDistill, system: System, sizes: Section) -> None:
@@ -357,47 +345,3 @@ def _replaced(path: str | None, task: Task) -> Predictor | None:
             f"--predictor {path}: the teacher has none, so there is none to replace; leave it out"
         )
     return open_predictor(path, replace(task.config, stft=replace(task.config.stft, causal=True)))
-
-
-def tell_plan(command: StudentDistill) -> None:
-    """What the distillation will need.
-
-    Raises:
-        UserError: a teacher that is not a text-to-speech flow, or whose sizes are not known without
-            its weights.
-    """
-    from mfdistill.checkpoint import load_config
-    from mfdistill.commands.memory_plan import tell_need
-    from mfdistill.distill.memory import Setup
-    from mfdistill.networks.build import network_name
-    from mfdistill.places import resolve
-
-    system, sizes = (None, {}) if command.teacher is None else speech_system(command)
-    if system is None:
-        raise UserError(
-            "--plan: counts distillations of text-to-speech flows; name such a --teacher"
-        )
-    place = resolve(str(command.teacher))
-    ours = (place / "config.json").is_file()
-    if not ours and system.published is None:
-        raise UserError(
-            f"--plan: the sizes of {command.teacher} are in its weights; make a folder of it with "
-            "teacher-import and name that"
-        )
-    strength = system.guidance if command.guidance.strength is None else command.guidance.strength
-    network = load_config(place)["network"]["name"] if ours else network_name(system.published)
-    integral = command.integral if command.objective == "integral" else IntegralConfig()
-    setup = Setup(
-        network,
-        {key: value for key, value in sizes.items() if key != "weights"},
-        2 if system.guidance is not None and strength else 1,
-        command.training.mixed_precision != "no",
-        command.checkpoint_activations,
-        integral.targets_per_rollout,
-        command.lora,
-        integral.teacher_precision == "bf16",
-        integral.teacher_rows,
-        command.training.ema_on == "cpu",
-        command.training.moments == "8bit",
-    )
-    tell_need(setup, command.tts.batch_frames)
