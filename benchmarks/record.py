@@ -33,18 +33,19 @@ def into(file: Path, mark: str, text: str) -> None:
 
 def tables(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
     """One markdown table for every task and rate; ``columns``: key of a row to heading, after the
-    system's name.
+    system's name; those that a task has no value for are left out of its table.
     """
     from mfdistill.report import markdown_table
 
     parts = []
     for task, rate in dict.fromkeys((row["task"], row["sample_rate"]) for row in rows):
         own = [row for row in rows if (row["task"], row["sample_rate"]) == (task, rate)]
-        lines = [{"system": name_of(row)} | {key: row.get(key) for key in columns} for row in own]
+        there = {k: v for k, v in columns.items() if any(row.get(k) is not None for row in own)}
+        lines = [{"system": name_of(row)} | {key: row.get(key) for key in there} for row in own]
         title = (
             f"`{task}`, {rate // 1000} kHz, {own[0]['n']} test utterances ({own[0]['machine']}):"
         )
-        parts.append(f"{title}\n\n{markdown_table(lines, {'system': ''} | dict(columns))}")
+        parts.append(f"{title}\n\n{markdown_table(lines, {'system': ''} | there)}")
     return "\n\n".join(parts) + "\n"
 
 
