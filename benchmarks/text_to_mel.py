@@ -1,7 +1,7 @@
 """A voice that is understood: text to Mel on speech of espeak-ng, measured by the words that a
 recogniser of these voices hears (recogniser.py).
 
-    python benchmarks/text_to_mel.py --stages corpus train distil finish search   # an hour and a half
+    python benchmarks/text_to_mel.py --stages corpus train distil finish search   # 1.5 hours
     python benchmarks/text_to_mel.py --stages evaluate store
     python benchmarks/text_to_mel.py --stages say --text "The king sold my clocks." --voice dan
 
