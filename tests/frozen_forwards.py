@@ -18,7 +18,7 @@ from precision import relative_error
 from torch import Tensor
 
 from mfdistill.distill.opening import Model, open_model
-from mfdistill.tasks.mel import Text2Mel
+from mfdistill.tasks.mel import MelTask, Token2Mel
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = Path(__file__).with_suffix(".json")
@@ -54,10 +54,14 @@ def answer(model: Model, dtype: torch.dtype) -> Tensor:
     size = shape[0] * shape[1] * FRAMES
     z, y = (numbers(size, seed).reshape(1, *shape, FRAMES).to(dtype) for seed in (1, 2))
     cond = {"y": 0.5 * y}
-    if isinstance(task, Text2Mel):
+    if isinstance(task, MelTask):
         prompt = (torch.arange(FRAMES) < FRAMES // 3).to(dtype)[None, None, None]
         units = torch.arange(FRAMES)[None] % task.vocabulary
         cond = {"y": 0.5 * y * prompt, "prompt": prompt, "mask": prompt * 0 + 1, "units": units}
+        if isinstance(task, Token2Mel):
+            cond["units"] = torch.stack([units] * (task.config.unit_levels + 1), -1)
+            cond["mu"] = 0.5 * numbers(size, 3).reshape(y.shape).to(dtype)
+            cond["speaker"] = numbers(task.speaker_dim, 4)[None].to(dtype) / 10
     # exact in binary, so that no clock loses digits
     times = [torch.full((1,), t, dtype=dtype) for t in (0.375, 0.75)]
     with torch.no_grad():

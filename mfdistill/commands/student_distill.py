@@ -122,8 +122,6 @@ def run(command: StudentDistill) -> Path:
         )
     command.integral.check_adapter(command.lora.rank is not None)
     if command.plan:
-        from mfdistill.commands.memory_plan import tell_plan
-
         tell_plan(command)
         return Path(training.out)
     accelerator = make_accelerator(training)
@@ -185,7 +183,7 @@ def open_teacher(command: StudentDistill) -> Field:
     from mfdistill.teachers import load_teacher
 
     name = str(command.teacher)
-    system, sizes = speech_system(command)
+    system, sizes = speech_system(name, command.kind, command.sizes)
     kind = None if system is None else system.name
     check_preset(command.preset, kind, name)
     check_recipe(command.recipe, kind, name)
@@ -345,3 +343,49 @@ def _replaced(path: str | None, task: Task) -> Predictor | None:
             f"--predictor {path}: the teacher has none, so there is none to replace; leave it out"
         )
     return open_predictor(path, replace(task.config, stft=replace(task.config.stft, causal=True)))
+
+
+def tell_plan(command: StudentDistill) -> None:
+    """What the distillation will need.
+
+    Raises:
+        UserError: a teacher that is not a text-to-speech flow, or whose sizes are not known without
+            its weights.
+    """
+    from mfdistill.checkpoint import load_config
+    from mfdistill.commands.memory_plan import speech_system, tell_need
+    from mfdistill.distill.memory import Setup
+    from mfdistill.networks.build import network_name
+    from mfdistill.places import resolve
+
+    system, sizes = None, {}
+    if command.teacher is not None:
+        system, sizes = speech_system(command.teacher, command.kind, command.sizes)
+    if system is None:
+        raise UserError(
+            "--plan: counts distillations of text-to-speech flows; name such a --teacher"
+        )
+    place = resolve(str(command.teacher))
+    ours = (place / "config.json").is_file()
+    if not ours and system.published is None:
+        raise UserError(
+            f"--plan: the sizes of {command.teacher} are in its weights; make a folder of it with "
+            "teacher-import and name that"
+        )
+    strength = system.guidance if command.guidance.strength is None else command.guidance.strength
+    network = load_config(place)["network"]["name"] if ours else network_name(system.published)
+    integral = command.integral if command.objective == "integral" else IntegralConfig()
+    setup = Setup(
+        network,
+        {key: value for key, value in sizes.items() if key != "weights"},
+        2 if system.guidance is not None and strength else 1,
+        command.training.mixed_precision != "no",
+        command.checkpoint_activations,
+        integral.targets_per_rollout,
+        command.lora,
+        integral.teacher_precision == "bf16",
+        integral.teacher_rows,
+        command.training.ema_on == "cpu",
+        command.training.moments == "8bit",
+    )
+    tell_need(setup, command.tts.batch_frames)
