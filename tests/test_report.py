@@ -207,6 +207,15 @@ def test_quality_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "unprocessed",
     ]
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["1", "2", "20"]
+    # a task lacks a metric: no empty panel
+    less = [{k: v for k, v in row.items() if not k.startswith("lsd")} for row in ROWS]
+    quality_plot(
+        [{**row, "task": "vocode"} for row in ROWS] + [{**row, "task": "phase"} for row in less],
+        tmp_path / "less.png",
+        columns=["lsd", "pesq"],
+    )
+    drawn = [panel.get_title() for panel in figures[1].axes if panel.get_visible()]
+    assert drawn == ["vocode: LSD (dB) ↓", "vocode: PESQ ↑", "phase: PESQ ↑"]
     with pytest.raises(UserError, match="evaluate first"):
         quality_plot([{"model": "teacher", "nfe": 1}], tmp_path / "none.png")
 

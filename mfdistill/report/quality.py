@@ -35,8 +35,8 @@ def quality_plot(
     Args:
         rows: ``{"model", "nfe", "schedule", "task"?, "objective"?, <metric>, <metric>_ci95}``; a
             line of panels per task.
-        columns: metric columns to draw; default the primary column of every metric that a row
-            fills.
+        columns: metric columns to draw, where a row of the task fills them; default the primary
+            column of every metric.
 
     Raises:
         UserError: no row holds such a metric, or the file cannot be written.
@@ -55,13 +55,14 @@ def quality_plot(
     for t, task in enumerate(tasks):
         own = [row for row in rows if row.get("task") == task]
         block = panels[t * per_task : (t + 1) * per_task].flatten()
-        for k, (panel, column) in enumerate(zip(block, shown, strict=False)):
+        filled = [column for column in shown if any(is_number(row.get(column)) for row in own)]
+        for k, (panel, column) in enumerate(zip(block, filled, strict=False)):
             draw_quality(panel, own, column, labels, handles)
             prefix = f"{task}: " if len(tasks) > 1 else ""
             arrow = {1: " ↑", -1: " ↓", 0: ""}[direction(column)]
             panel.set_title(prefix + header(column) + arrow, fontsize=9)
-            panel.set_xlabel("NFE" if k >= len(shown) - width else "", fontsize=9)
-        for panel in block[len(shown) :]:
+            panel.set_xlabel("NFE" if k >= len(filled) - width else "", fontsize=9)
+        for panel in block[len(filled) :]:
             panel.set_visible(False)
     ordered = {
         label: handles[label] for label in dict.fromkeys(labels.values()) if label in handles
