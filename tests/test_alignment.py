@@ -93,6 +93,14 @@ def test_durations_of_symbols_by_lengths_alone() -> None:
     assert min(true) < longer[-1] < max(true)
 
 
+def test_one_recording_that_is_short_has_durations_too() -> None:
+    symbols = [torch.tensor([0, 1, 2, 1, 0])]
+    for length in (3.0, 5.0, 40.0):
+        found = durations_by_lengths(symbols, np.array([length]), VOCABULARY)
+        assert np.isfinite(found).all() and (found > 0).all()
+    assert found[1] + found[2] + found[1] == pytest.approx(34.0, rel=0.1)
+
+
 def test_durations_depend_on_neighbours() -> None:
     _, symbols, _, _ = made(800)
     rng = np.random.default_rng(1)

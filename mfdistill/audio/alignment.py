@@ -80,11 +80,11 @@ def durations_by_lengths(
     optimize = needed("scipy.optimize", "aligning texts with recordings")
     inner = [said[1:-1].numpy() for said in symbols]
     counts = np.stack([np.bincount(said, minlength=vocabulary) for said in inner]).astype(float)
-    lengths = lengths - 2 * SILENCE
+    lengths = np.maximum(lengths - 2 * SILENCE, counts.sum(1))
     mean = lengths.sum() / counts.sum()
     # an unknown duration lies around the mean, a mean away; a length is as far from the sum as it
     # now is from as many means
-    weight = np.std(lengths - mean * counts.sum(1)) / mean
+    weight = max(1.0, np.std(lengths - mean * counts.sum(1)) / mean)
     solved = optimize.lsq_linear(
         np.concatenate([counts, weight * np.eye(vocabulary)]),
         np.concatenate([lengths, np.full(vocabulary, weight * mean)]),
@@ -155,26 +155,26 @@ def _fitted(
 
 def _paths(scores: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Frames of each symbol on the best monotonic paths through ``(n, m)`` scores."""
-    n = max(len(own) for own in scores)
-    m = max(own.shape[1] for own in scores)
-    padded = np.full((len(scores), n, m), -np.inf)
+    lengths = np.array([len(own) for own in scores])
+    n, m = lengths.max(), max(own.shape[1] for own in scores)
+    padded = np.full((len(scores), n, m), -np.inf, np.float32)
     for one, own in zip(padded, scores, strict=True):
         one[: len(own), : own.shape[1]] = own
     best = np.full((len(scores), m), -np.inf)
     best[:, :2] = padded[:, 0, :2]
     moved = np.zeros(padded.shape, bool)
-    sums = [best]
+    total = best.copy()
     for t in range(1, n):
         come = np.concatenate([np.full((len(best), 1), -np.inf), best[:, :-1]], 1)
         moved[:, t] = come > best
         best = np.maximum(best, come) + padded[:, t]
-        sums.append(best)
+        total[lengths == t + 1] = best[lengths == t + 1]
     found = []
     for number, own in enumerate(scores):
-        last, size = len(own) - 1, own.shape[1]
-        at = size - 1 - int(sums[last][number, size - 2] > sums[last][number, size - 1])
+        size = own.shape[1]
+        at = size - 1 - int(total[number, size - 2] > total[number, size - 1])
         counts = np.zeros(size, int)
-        for t in range(last, -1, -1):
+        for t in reversed(range(len(own))):
             counts[at] += 1
             at -= int(moved[number, t, at])
         found.append(counts)

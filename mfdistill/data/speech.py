@@ -228,11 +228,12 @@ def learn_task(
             )
         said = prepared(texts, config)
         config = replace(config, alphabet="".join(sorted(set("".join(said)))))
+        longest = 1 + round(data.crop_s * config.stft.sample_rate / config.stft.hop)
         by_row = dict(zip((i for i, text in enumerate(rows["text"]) if text), said, strict=True))
         pairs = [
             (mel, by_row[int(i)])
             for i, mel in zip(order, mels, strict=False)
-            if int(i) in by_row and mel.shape[1] >= len(by_row[int(i)])
+            if int(i) in by_row and len(by_row[int(i)]) <= mel.shape[1] <= longest
         ]
         return learn_alignment(config, pairs) if aligned and pairs else config
     features = torch.cat([unit_features(mel, config.unit_frames) for mel in mels])
