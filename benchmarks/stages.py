@@ -1,5 +1,5 @@
-"""Trainings that are given minutes instead of updates, each done once and continued where it was
-stopped.
+"""What benchmarks do once: trainings that are given minutes instead of updates, continued where
+they were stopped, and searches for schedules.
 """
 
 from __future__ import annotations
@@ -14,7 +14,12 @@ from typing import Any
 from record import hours_of
 
 from mfdistill.checkpoint import load_config, write_json
+from mfdistill.commands.options import Corpus
+from mfdistill.data import open_eval
+from mfdistill.distill.opening import open_model
 from mfdistill.distill.settings import TrainConfig
+from mfdistill.search import run_search
+from mfdistill.search.config import SearchConfig
 
 PLAN = "plan.json"
 PILOT = 10
@@ -48,6 +53,15 @@ def train_for(
     if not done(out, steps):
         train(fitted(replace(settings, out=str(out), resume=True), steps))
     return out
+
+
+def search_steps(folder: Path, data: Corpus, limit: int, wanted: SearchConfig) -> None:
+    """O3S at 2 and 3 evaluations on ``limit`` validation utterances, each once."""
+    task = open_model(folder, role="student").task
+    items = list(open_eval(data, "valid", task.degradation, task.sample_rate, limit=limit))
+    for nfe in (2, 3):
+        if str(nfe) not in (load_config(folder).get("schedules") or {}):
+            run_search(folder, task, items, replace(wanted, nfe=nfe, limit=limit))
 
 
 def planned(plan: Path) -> dict[str, float]:

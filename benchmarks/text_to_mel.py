@@ -34,10 +34,11 @@ import torch
 import tyro
 from recogniser import RATE, Recogniser, trained
 from record import HERE, commit, digest, halve, hours_of, machine
+from stages import search_steps
 
 from mfdistill.audio.io import read_audio, resample, write_audio
 from mfdistill.audio.pitch import pitch_track
-from mfdistill.checkpoint import load_config, write_json, write_text
+from mfdistill.checkpoint import write_json, write_text
 from mfdistill.commands.options import Corpus, TaskOptions, ValidOptions
 from mfdistill.commands.speech_train import SpeechOptions
 from mfdistill.commands.student_distill import StudentDistill
@@ -61,7 +62,6 @@ from mfdistill.metrics import score_utterances
 from mfdistill.metrics.summary import mean_ci95, paired_difference
 from mfdistill.networks.frames_config import FramesSizes
 from mfdistill.report import write_table
-from mfdistill.search import run_search
 from mfdistill.search.config import SearchConfig
 
 Stage = Literal["corpus", "train", "distil", "finish", "search", "evaluate", "store", "say"]
@@ -325,17 +325,11 @@ def finish(options: Options) -> None:
 def search(options: Options) -> None:
     """O3S at 2 and 3 evaluations, by the distance to the teacher on validation sentences."""
     folder = Path(options.out) / "student"
-    from mfdistill.data import open_eval
-
-    task = open_model(folder, role="student").task
-    items = list(open_eval(data(options), "valid", task.degradation, task.sample_rate, limit=24))
-    for nfe in (2, 3):
-        if str(nfe) not in (load_config(folder).get("schedules") or {}):
-            wanted = SearchConfig(
-                nfe=nfe, metric="teacher-mse", limit=24, iterations=6, starts=("uniform",),
-                teacher=str(Path(options.out) / "teacher"),
-            )  # fmt: skip
-            run_search(folder, task, items, wanted)
+    wanted = SearchConfig(
+        metric="teacher-mse", iterations=6, starts=("uniform",),
+        teacher=str(Path(options.out) / "teacher"),
+    )  # fmt: skip
+    search_steps(folder, data(options), 24, wanted)
 
 
 # ---- what is understood

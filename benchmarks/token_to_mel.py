@@ -22,8 +22,9 @@ from typing import Any, Literal
 import tyro
 from record import HERE, commit, halve, hours_of, into, machine
 from scores import Scored, System, score_systems
+from stages import search_steps
 
-from mfdistill.checkpoint import load_config, write_json
+from mfdistill.checkpoint import write_json
 from mfdistill.commands.options import Corpus, TaskOptions, ValidOptions
 from mfdistill.commands.speech_train import SpeechOptions
 from mfdistill.commands.student_distill import StudentDistill
@@ -43,7 +44,6 @@ from mfdistill.metrics import differences, scoring_pool, summarise
 from mfdistill.networks.frames_config import FramesSizes
 from mfdistill.report import markdown_table, write_table
 from mfdistill.report.tables import header
-from mfdistill.search import run_search
 from mfdistill.search.config import SearchConfig
 
 Stage = Literal["train", "distil", "finish", "search", "evaluate", "store"]
@@ -155,20 +155,10 @@ def search(options: Options) -> None:
     """O3S at 2 and 3 evaluations on validation speakers, by speaker similarity against the
     prompt.
     """
-    folder = Path(options.out) / "student"
-    task = open_model(folder, role="student").task
-    items = list(
-        open_eval(
-            Corpus(source=options.data), "valid", task.degradation, task.sample_rate,
-            limit=options.search_limit,
-        )
-    )  # fmt: skip
-    for nfe in (2, 3):
-        if str(nfe) not in (load_config(folder).get("schedules") or {}):
-            wanted = SearchConfig(
-                nfe=nfe, limit=options.search_limit, iterations=2, starts=("uniform",)
-            )
-            run_search(folder, task, items, wanted)
+    wanted = SearchConfig(iterations=2, starts=("uniform",))
+    search_steps(
+        Path(options.out) / "student", Corpus(source=options.data), options.search_limit, wanted
+    )
 
 
 def systems(options: Options) -> list[System]:

@@ -105,14 +105,14 @@ def learn_durations(
     before[np.concatenate([[0], ends[:-1]])], behind[ends - 1] = 0, 0
     places = np.stack([own, before + vocabulary, behind + 2 * vocabulary])
     frames = np.concatenate(list(counts)).astype(float)
-    mean, size = frames.mean(), 3 * vocabulary
+    mean = frames.mean()
     normal = np.diag(np.repeat([1.0, NEIGHBOURS, NEIGHBOURS], vocabulary))
     wanted = np.repeat([mean, 0.0, 0.0], vocabulary)
     for a in places:
         np.add.at(wanted, a, frames)
         for b in places:
             np.add.at(normal, (a, b), 1.0)
-    return np.linalg.solve(normal, wanted).reshape(3, size // 3)
+    return np.linalg.solve(normal, wanted).reshape(3, vocabulary)
 
 
 def expected(durations: np.ndarray, symbols: np.ndarray) -> np.ndarray:

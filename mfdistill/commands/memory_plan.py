@@ -44,7 +44,7 @@ def tell_need(setup: Setup, frames: int) -> MemoryNeed:
 
 
 def speech_system(
-    teacher: str | None, kind: str | None = None, sizes: str | None = None
+    teacher: str, kind: str | None, sizes: str | None
 ) -> tuple[System | None, Section]:
     """The text-to-speech system of a teacher, and its network's sizes, without its weights: an
     imported folder says them, of a file only its names are read. None for other teachers.
@@ -53,7 +53,7 @@ def speech_system(
     from mfdistill.places import resolve
     from mfdistill.systems.table import mel_system
 
-    place = resolve(str(teacher))
+    place = resolve(teacher)
     if not (place / "config.json").is_file():
         return mel_system(place, kind=kind), read_sizes(sizes) or {}
     config = load_config(place)

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from torch import nn
 
+from mfdistill.distill.moments import FP32, moment_bytes
 from mfdistill.distill.state import module_tensors
 from mfdistill.students.student import borrowed_by
-
-FP32 = 4
 
 
 @dataclass(frozen=True)
@@ -57,19 +56,20 @@ def disk_need(
     companions: int = 0,
     best: bool = False,
     states: int = 1,
+    moments_8bit: bool = False,
 ) -> DiskNeed:
     """Counted from the tensors that a run saves.
 
     Args:
         companions: bytes of the files that go with the model. best: the run keeps ``best/`` too.
-        states: how many saves are kept to be resumed from.
+        states: how many saves are kept to be resumed from. moments_8bit: AdamW's.
     """
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     borrowed = borrowed_by(model)
     weights = sum(v.nbytes for name, v in model.state_dict().items() if name not in borrowed)
     raw = sum(value.nbytes for value in module_tensors(objective).values())
-    also = sum(p.numel() for p in objective.parameters() if p.requires_grad)
-    return DiskNeed(weights, raw + FP32 * trained + 2 * FP32 * also, companions, best, states)
+    moments = moment_bytes((p for p in objective.parameters() if p.requires_grad), moments_8bit)
+    return DiskNeed(weights, raw + FP32 * trained + moments, companions, best, states)
 
 
 def size(count: float) -> str:

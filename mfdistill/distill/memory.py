@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mfdistill.distill.moments import moment_bytes
+from mfdistill.distill.moments import FP32, moment_bytes
 from mfdistill.distill.objectives.base import in_parts
 from mfdistill.networks import build_network
 from mfdistill.networks.half import hold_in_bf16
@@ -31,8 +31,6 @@ from mfdistill.networks.recompute import recompute_activations
 from mfdistill.plain import Section
 from mfdistill.students import Student
 from mfdistill.teachers import Field
-
-FP32 = 4
 
 
 @dataclass(frozen=True)

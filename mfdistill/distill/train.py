@@ -176,7 +176,9 @@ def _opened(
     run = build_run(objective, task, config, model_config, accelerator, saved)
     if accelerator.is_main_process:
         files, best = sum(map(len, companions.values())), config.best_metric is not None
-        need = disk_need(run.objective, run.model, files, best, config.keep_states)
+        need = disk_need(
+            run.objective, run.model, files, best, config.keep_states, config.moments == "8bit"
+        )
         say(need.told(Path(config.out)))
     return run, found
 
