@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import recipes
 import tyro
-from record import HERE, commit, digest, halve, into, machine, recorded, tables
+from record import HERE, commit, digest, halve, into, machine, precision, recorded, tables
 from scores import METRICS, Scored, System, score_systems
 from stages import planned, train_for
 
@@ -88,7 +88,7 @@ class Options:
     """Of finished models."""
     crop_s: float = 1.0
     batch_size: int = 8
-    mixed_precision: Literal["no", "bf16"] = "bf16"
+    mixed_precision: Literal["no", "bf16"] = field(default_factory=precision)
     search_limit: int = 16
     """Validation utterances that a schedule is scored on; 0 searches none."""
     search_iterations: int = 6

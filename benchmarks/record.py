@@ -11,7 +11,7 @@ import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mfdistill.checkpoint import load_config, load_tensors, save_folder, write_text
 
@@ -83,6 +83,15 @@ def commit() -> str:
 
     dirty = git("status", "--porcelain", "--", "../mfdistill")
     return git("rev-parse", "--short=12", "HEAD") + ("+changes" if dirty else "")
+
+
+def precision() -> Literal["no", "bf16"]:
+    """What trainings on this machine's CPU are fastest in."""
+    import torch
+
+    from mfdistill.distill.processes import bf16_is_slow
+
+    return "no" if bf16_is_slow(torch.device("cpu")) else "bf16"
 
 
 def machine() -> str:

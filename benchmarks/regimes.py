@@ -17,13 +17,13 @@ benchmarks/results/regimes.json, .csv and .png.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import recipes
 import tyro
-from record import HERE, commit, hours_of, into, machine, recorded
+from record import HERE, commit, hours_of, into, machine, precision, recorded
 from scores import System, score_systems, spread_of
 from stages import train_for
 
@@ -92,7 +92,7 @@ class Options:
     """
     batch_size: int = 8
     crop_s: float = 1.0
-    mixed_precision: Literal["no", "bf16"] = "bf16"
+    mixed_precision: Literal["no", "bf16"] = field(default_factory=precision)
     limit: int = 40
     """Test utterances."""
     spread_limit: int = 8

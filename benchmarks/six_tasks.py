@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import tyro
-from record import HERE, commit, halve, hours_of, into, machine, recorded, tables
+from record import HERE, commit, halve, hours_of, into, machine, precision, recorded, tables
 
 from mfdistill.checkpoint import load_config
 from mfdistill.commands.degrade import Degrade
@@ -76,7 +76,7 @@ class Budget:
     teacher_steps: int = 1200
     regression_steps: int = 600
     student_steps: int = 200
-    mixed_precision: Literal["no", "bf16"] = "bf16"
+    mixed_precision: Literal["no", "bf16"] = field(default_factory=precision)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ import os
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ import numpy as np
 import torch
 import tyro
 from recogniser import RATE, Recogniser, trained
-from record import HERE, commit, digest, halve, hours_of, machine
+from record import HERE, commit, digest, halve, hours_of, machine, precision
 from stages import search_steps
 
 from mfdistill.audio.io import read_audio, resample, write_audio
@@ -143,7 +143,7 @@ class Options:
     """The longest sentence; 1 % are longer and left out."""
     limit: int = 40
     """Test sentences, 10 of each voice."""
-    mixed_precision: Literal["no", "bf16"] = "bf16"
+    mixed_precision: Literal["no", "bf16"] = field(default_factory=precision)
     text: str = "My sister found thirty yellow apples in the garden."
     """What 'say' says."""
     voice: Voice = "anna"

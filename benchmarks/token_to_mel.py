@@ -15,12 +15,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from record import HERE, commit, halve, hours_of, into, machine
+from record import HERE, commit, halve, hours_of, into, machine, precision
 from scores import Scored, System, score_systems
 from stages import search_steps
 
@@ -82,7 +82,7 @@ class Options:
     search_limit: int = 10
     """Validation utterances, one of each speaker, that a schedule is scored on."""
     metrics: tuple[str, ...] = ("spksim", "lsd", "mcd", "voicing", "wer", "fd_speaker", "fd_frames")
-    mixed_precision: Literal["no", "bf16"] = "bf16"
+    mixed_precision: Literal["no", "bf16"] = field(default_factory=precision)
 
 
 def main(options: Options) -> None:

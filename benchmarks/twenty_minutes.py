@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from record import HERE, commit, machine
+from record import HERE, commit, machine, precision
 
 from mfdistill.checkpoint import write_json
 
@@ -45,7 +45,7 @@ def main(options: Options) -> None:
     """The three commands, and what came of them."""
     out = Path(options.out)
     student, finished, found = (out / name for name in ("student", "finished", "evaluation"))
-    few = ["--batch-size", "8", "--mixed-precision", "bf16", "--data", options.data]
+    few = ["--batch-size", "8", "--mixed-precision", precision(), "--data", options.data]
     few += ["--data.crop-s", "1", "--valid-files", "0", "--overwrite"]
     minutes = {
         "student-distill": timed(

@@ -217,6 +217,23 @@ def test_a_run_is_resumed_and_repeated_exactly(work: Path) -> None:
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+def test_bf16_on_a_processor_without_it_is_told(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from accelerate.state import AcceleratorState
+
+    config = str(work / "teacher" / "config.json")
+    AcceleratorState._reset_state()  # one process has one precision otherwise
+    for capability, told in (("AVX2", True), ("AVX512", False)):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda c=capability: c)
+        command = ["teacher-train", "--config", config, "--out", str(work / capability)]
+        few = ["--steps", "1", "--mixed-precision", "bf16", "--valid-files", "0"]
+        assert main([*command, *few]) == 0
+        said = " ".join(capsys.readouterr().err.split())
+        assert ("no AVX-512" in said) == told
+    AcceleratorState._reset_state()
+
+
 def test_enhance_from_a_folder_of_speech_and_noise(work: Path) -> None:
     corpus = ["--data", str(work / "corpus"), "--sample-rate", "8000", "--data.crop-s", "0.5"]
     assert (

@@ -58,6 +58,7 @@ def launch(command: Training, work: Work, accelerator: Accelerator) -> Path:
     from mfdistill.commands.saved import recorded
     from mfdistill.config import to_dict
     from mfdistill.distill.logs import say
+    from mfdistill.distill.processes import bf16_is_slow
     from mfdistill.distill.train import train
 
     task, dataset, data = work.task, work.dataset, command.data
@@ -79,6 +80,11 @@ def launch(command: Training, work: Work, accelerator: Accelerator) -> Path:
         say(
             f"training for {training.steps} updates of {training.batch_size} {each} into {training.out}"
         )
+        if training.mixed_precision == "bf16" and bf16_is_slow(accelerator.device):
+            say(
+                "--mixed-precision bf16: this processor has no instructions for it (no AVX-512), so fp32 is several "
+                "times as fast; leave the option out"
+            )
     sections = {"data": to_dict(data), "valid": to_dict(command.valid)}
     out = train(
         work.objective,
