@@ -77,7 +77,7 @@ def setup_of(task: TaskName, sample_rate: int, data: str, crop_s: float = 1.0) -
     corpus = Corpus(source=data, crop_s=4.0 if task == "token2mel" else crop_s)
     plain = Setup(task, sample_rate, corpus, corpus)
     if task == "token2mel":
-        vocoder = str(HERE / "models" / "vocode-student")
+        vocoder = str(HERE / "models" / "vocode-finished")
         frames = FramesSizes(channels=160, blocks=6, attention=3)
         numbers = TaskOptions(temperature=0.4)
         return replace(
