@@ -167,8 +167,10 @@ def finished(
     matching: float = 0.0,
 ) -> Train:
     """student-finish of a start; ``critics``: their weight, learning alone for the first tenth,
-    with a lower learning rate of the model; ``matching``: the weight of distribution matching.
+    with a lower learning rate of the model; ``matching``: the weight of distribution matching. Half
+    of a spectral start's weights is kept, unless it is finished already or is to keep its noise.
     """
+    spent = bool(critics or matching or random_weights or config.temperature or setup.is_mel)
 
     def train(settings: TrainConfig) -> Any:
         where: dict[str, Any] = {role: str(start)}
@@ -178,6 +180,7 @@ def finished(
             StudentFinish(
                 **where,
                 random=random_weights,
+                keep=1.0 if spent else 0.5,
                 finish=config,
                 critic=critic,
                 dmd=DmdConfig(weight=matching, warmup=min(100, tenth)),

@@ -100,6 +100,21 @@ def test_a_regression_network_is_a_student_of_one_step(work: Path) -> None:
     assert torch.equal(sample(student, z_0, cond, 1), estimate(network, task.path, cond).detach())
 
 
+def test_keep_is_a_share_of_the_weights(work: Path) -> None:
+    start = ["student-finish", "--student", str(work / "student")]
+    weights = {}
+    for name, more in {"all": [], "half": ["--keep", "0.25"], "none": ["--random"]}.items():
+        student, _ = opened(parse([*start, *more]))
+        weights[name] = dict(student.state_dict())
+        assert student.parent["keep"] == (0.25 if name == "half" else 1.0)
+    assert weights["half"].keys() == weights["all"].keys()
+    for key, value in weights["half"].items():
+        wanted = 0.25 * weights["all"][key] + 0.75 * weights["none"][key]
+        torch.testing.assert_close(value, wanted)
+    assert main([*start, "--keep", "1.5", "--out", str(work / "no")]) == 2
+    assert main([*start, "--keep", "0.5", "--random", "--out", str(work / "no")]) == 2
+
+
 def test_other_starts(work: Path) -> None:
     quick = [*QUICK, "--steps", "1", "--valid-files", "0"]
     for name, options in {

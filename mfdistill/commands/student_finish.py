@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from mfdistill.students import Student
+    from mfdistill.tasks.base import Task
     from mfdistill.teachers import Field
 
 
@@ -46,6 +47,11 @@ class StudentFinish:
     """A regression network to start from: as a student its first answer is what it was."""
     random: bool = False
     """Start the network of that folder from random weights."""
+    keep: float = 1.0
+    """Share of the weights that it starts from; the rest is random weights' ("shrink and perturb",
+    arXiv 1910.08475). Trained weights learn the new losses slower than new ones: where the input
+    says nearly everything, 0.5 ends better than 1 from some 600 updates on.
+    """
     config: str | None = None
     """config.json of a run to repeat; the other options override it."""
     finish: OmitArgPrefixes[FinishConfig] = field(default_factory=FinishConfig)
@@ -125,10 +131,7 @@ def opened(command: StudentFinish) -> tuple[Student, Plain]:
     Raises:
         UserError: no start or two, or one that cannot be finished.
     """
-    import torch
-
     from mfdistill.checkpoint import load_config
-    from mfdistill.networks import build_network
     from mfdistill.places import resolve
     from mfdistill.search.cache import digest_tensors
     from mfdistill.students import Student, load_student
@@ -154,16 +157,12 @@ def opened(command: StudentFinish) -> tuple[Student, Plain]:
         raise UserError(f"{what}: is an adapter; make a whole model of it first (mfdistill merge)")
     saved = load_config(place) if place.is_dir() else {}
     before = dict(saved.get("parent") or {}) if role == "student" else {}
-    if command.random:
-        torch.manual_seed(command.training.seed)
-        name, sizes = student.description["name"], student.description["config"]
-        network = build_network(name, sizes)
-        # an output layer of zeros answers the prior's mean, and where that is silence a loss of
-        # magnitudes has no gradient
-        for parameter in network.parameters():
-            if parameter.ndim > 1 and not parameter.any():
-                torch.nn.init.normal_(parameter, std=0.02)
-        student = Student.from_network(network, own, 1, student.description)
+    if not 0 <= command.keep <= 1:
+        raise UserError(f"--keep {command.keep:g}: must be between 0 and 1")
+    if command.random and command.keep < 1:
+        raise UserError("--random keeps nothing: leave --keep out, or --random")
+    if command.random or command.keep < 1:
+        student = _renewed(student, own, 0.0 if command.random else command.keep, command.training.seed)  # fmt: skip
     if temperature is None:
         temperature = own.config.temperature if own.rows == "utterances" else 0.0
     student.task = own.at_temperature(temperature)
@@ -173,9 +172,35 @@ def opened(command: StudentFinish) -> tuple[Student, Plain]:
         "start": role,
         "from": path,
         "random": command.random,
+        "keep": command.keep,
         "sha256": digest_tensors(student.state_dict()),
     }
     return student.train(), saved
+
+
+def _renewed(student: Student, task: Task, keep: float, seed: int) -> Student:
+    """A student of ``keep`` times the weights and 1 - ``keep`` times random ones."""
+    import torch
+
+    from mfdistill.networks import build_network
+    from mfdistill.students import Student
+
+    torch.manual_seed(seed)
+    description = student.description
+    assert description is not None
+    network = build_network(description["name"], description["config"])
+    # an output layer of zeros answers the prior's mean, and where that is silence a loss of
+    # magnitudes has no gradient
+    for parameter in network.parameters():
+        if parameter.ndim > 1 and not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.02)
+    fresh = Student.from_network(network, task, 1, description)
+    if keep:
+        kept = dict(student.named_parameters())
+        with torch.no_grad():
+            for name, parameter in fresh.named_parameters():
+                parameter.lerp_(kept[name], keep)
+    return fresh
 
 
 def start_of(command: StudentFinish) -> tuple[str, str]:
