@@ -22,7 +22,7 @@ from typing import Any, Literal
 import recipes
 import tyro
 from record import HERE, commit, digest, halve, into, machine, precision, recorded, tables
-from scores import METRICS, Scored, System, score_systems
+from scores import METRICS, Scored, System, score_systems, versus
 from stages import planned, train_for
 
 from mfdistill.checkpoint import load_config
@@ -52,6 +52,7 @@ SHOWN = (
     *("dnsmos_sig", "dnsmos_ovrl", "plcmos", "wer", "fd_speaker", "fd_frames"),
 )
 DRAWN = ("teacher", "student", "finished", "regression-losses", "unprocessed")
+REGRESSION = "regression, same losses"
 SEARCHED = {"enhance": "pesq"}  # the others by speaker similarity, the paper's metric
 
 
@@ -79,9 +80,11 @@ class Options:
     finish_minutes: float = 15.0
     critics_minutes: float = 15.0
     """Of finishing with critics, after finishing without."""
+    table: bool = True
+    """Train and score the models above; --no-table only draws the figure that follows."""
     curve_minutes: tuple[float, ...] = ()
     """Budgets of the figure of quality against minutes from a given teacher: each is spent on
-    distilling and finishing (half each), on finishing the teacher, and on a regression.
+    distilling (a fifth) and finishing, on finishing the teacher, and on a regression.
     """
     critic_weight: float = 0.03
     temperature: float = 0.0
@@ -256,10 +259,11 @@ def main(options: Options) -> None:
             options.crop_s,
         )
         bench = Bench(options, setup)
-        names = bench.wanted()
+        names = bench.wanted() if options.table else ["teacher"]
         for name in names:
             bench.train(name)
-        record(bench, bench.score(names))
+        if options.table:
+            record(bench, bench.score(names))
         if options.curve_minutes:
             curve(bench)
 
@@ -524,12 +528,17 @@ def record(bench: Bench, scored: Mapping[str, Scored]) -> None:
     )
 
 
+def named(series: str, minutes: float | None) -> str:
+    """A system's name."""
+    return f"{series.replace(',', '').replace(' ', '-')}-{minutes or 0:g}"
+
+
 def curve(bench: Bench) -> None:
     """Quality against minutes of training from a given teacher, a regression from scratch
     beside it.
     """
     options, setup, source = bench.options, bench.setup, bench.folder("teacher")
-    config = FinishConfig(nfe=(1, 2), temperature=options.temperature)
+    config = FinishConfig(nfe=(1,), temperature=options.temperature)
     systems = [
         System("teacher-20", bench.stored("teacher"), "teacher", 20, about={"minutes": None})
     ]
@@ -540,25 +549,23 @@ def curve(bench: Bench) -> None:
             say(f"--- {setup.label}: {name}, {share * minutes:.3g} minutes")
             return train_for(share * minutes, make, out, bench.settings, options.pilot)
 
-        half = run("student", 0.5, recipes.student(setup, source))
+        student = run("student", 0.2, recipes.student(setup, source))
         whole = {
             "distilled and finished": run(
-                "finished", 0.5, recipes.finished(setup, "student", half, config)
+                "finished", 0.8, recipes.finished(setup, "student", student, config)
             ),
             "teacher finished": run(
                 "finished-teacher", 1.0, recipes.finished(setup, "teacher", source, config)
             ),
-            "regression, same losses": run(
+            REGRESSION: run(
                 "regression",
                 1.0,
-                recipes.finished(
-                    setup, "teacher", source, FinishConfig(nfe=(1,)), random_weights=True
-                ),
+                recipes.finished(setup, "teacher", source, config, random_weights=True),
             ),
         }
         systems += [
             System(
-                f"{name.replace(', ', ' ').replace(' ', '-')}-{minutes:g}",
+                named(name, minutes),
                 folder,
                 "student",
                 1,
@@ -568,10 +575,14 @@ def curve(bench: Bench) -> None:
         ]
     scored = score_all(bench, systems)
     key = {"task": setup.task, "sample_rate": setup.sample_rate}
-    rows = [
-        key | one.facts | summarise(one.rows) | {"commit": commit(), "machine": machine()}
-        for one in scored.values()
-    ]
+    rows = []
+    for name, one in scored.items():
+        row = key | one.facts | summarise(one.rows) | {"commit": commit(), "machine": machine()}
+        rivals = {"teacher": "teacher-20", "regression": named(REGRESSION, one.facts["minutes"])}
+        for rival, other in rivals.items():
+            if other in scored and other != name:
+                row |= versus(one, scored[other], rival)
+        rows.append(row)
     file = Path(options.results) / "quality_minutes"
     others = [
         row

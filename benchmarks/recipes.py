@@ -167,10 +167,11 @@ def finished(
     matching: float = 0.0,
 ) -> Train:
     """student-finish of a start; ``critics``: their weight, learning alone for the first tenth,
-    with a lower learning rate of the model; ``matching``: the weight of distribution matching. Half
-    of a spectral start's weights is kept, unless it is finished already or is to keep its noise.
+    with a lower learning rate of the model; ``matching``: the weight of distribution matching. Of a
+    spectral start that is to give one answer, half of the weights is kept, and it learns as fast as
+    random ones.
     """
-    spent = bool(critics or matching or random_weights or config.temperature or setup.is_mel)
+    anew = not (critics or matching or config.temperature or setup.is_mel)
 
     def train(settings: TrainConfig) -> Any:
         where: dict[str, Any] = {role: str(start)}
@@ -180,13 +181,15 @@ def finished(
             StudentFinish(
                 **where,
                 random=random_weights,
-                keep=1.0 if spent else 0.5,
+                keep=0.5 if anew and not random_weights else 1.0,
                 finish=config,
                 critic=critic,
                 dmd=DmdConfig(weight=matching, warmup=min(100, tenth)),
                 data=setup.data,
                 valid=NO_VALIDATION,
-                training=replace(settings, lr=(0.3 if critics else 1.0) * settings.lr),
+                training=replace(
+                    settings, lr=(2.0 if anew else 0.3 if critics else 1.0) * settings.lr
+                ),
             )
         )
 

@@ -24,7 +24,7 @@ from typing import Any, Literal, get_args
 import recipes
 import tyro
 from record import HERE, commit, hours_of, into, machine, precision, recorded
-from scores import System, score_systems, spread_of
+from scores import System, score_systems, spread_of, versus
 from stages import train_for
 
 from mfdistill.commands.degrade import Degrade
@@ -34,7 +34,7 @@ from mfdistill.data import open_eval
 from mfdistill.distill.finishing.config import FinishConfig, completed
 from mfdistill.distill.logs import say
 from mfdistill.distill.opening import open_model
-from mfdistill.metrics import differences, scoring_pool, summarise
+from mfdistill.metrics import scoring_pool, summarise
 from mfdistill.report import markdown_table, write_table
 from mfdistill.report.tables import header
 from mfdistill.tasks import TASKS
@@ -230,19 +230,14 @@ def measure(
     best = min(rivals, key=lambda name: values[name].get(quality, float("inf")))
     rows = []
     for name, one in scored.items():
-        change = {} if name == best else differences(one.rows, scored[best].rows)
-        paired = {
-            f"{key.removesuffix('_ci95')}_vs_regression{'_ci95' if key.endswith('_ci95') else ''}": v
-            for key, v in change.items()
-            if key != "n" and not key.endswith("_n")
-        }
+        change = {} if name == best else versus(one, scored[best], "regression")
         row = {
             **{"regime": regime, "task": setup.task, "sample_rate": setup.sample_rate},
             **{"name": name, "minutes": options.minutes, "best_regression": best},
             **values[name],
             **one.facts,
             **{"spread": spread[name], "commit": commit(), "machine": machine()},
-            **paired,
+            **change,
         }
         rows.append({key: value for key, value in row.items() if not key.startswith("utterance")})
     return rows

@@ -19,7 +19,7 @@ from mfdistill.checkpoint import write_json
 from mfdistill.distill.inference import Steps, restore, text_of
 from mfdistill.distill.opening import Model, open_model
 from mfdistill.distill.validation import score_system
-from mfdistill.metrics import measure_rtf, plain
+from mfdistill.metrics import differences, measure_rtf, plain
 from mfdistill.metrics.score import EVIDENCE
 from mfdistill.metrics.signal import lsd
 from mfdistill.metrics.workers import Workers
@@ -79,14 +79,24 @@ def score_systems(
                 + [None if model is None else model.task.config.temperature]
             ).encode()
         ).hexdigest()[:16]
-        stem = cache / f"{system.name}-{key}"
-        if not stem.with_suffix(".json").is_file():
+        stem = cache / f"{system.name}-{key}"  # a name may have a dot
+        if not _beside(stem, "json").is_file():
             tell(system.name)
             _keep(stem, *_score(model, steps, utterances, task, metrics, pool, seed))
         rows, facts = _kept(stem)
         facts |= {"checkpoint_sha256": weights, "nfe": system.nfe} | dict(system.about)
         found[system.name] = Scored(system, rows, facts)
     return found
+
+
+def versus(one: Scored, other: Scored, name: str) -> dict[str, float]:
+    """Paired differences to another system as columns ``KEY_vs_NAME`` and ``KEY_vs_NAME_ci95``."""
+    columns = {}
+    for key, value in differences(one.rows, other.rows).items():
+        plain_key = key.removesuffix("_ci95")
+        if key != "n" and not key.endswith("_n") and not key.startswith("utterance"):
+            columns[f"{plain_key}_vs_{name}{key[len(plain_key) :]}"] = value
+    return columns
 
 
 def _steps(system: System, model: Model | None) -> Steps | None:
@@ -138,23 +148,27 @@ def _keep(stem: Path, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any
         if pair is not None
         for side in (0, 1)
     }
-    with stem.with_suffix(".part").open("wb") as file:
+    with _beside(stem, "part").open("wb") as file:
         np.savez(file, **arrays)
-    stem.with_suffix(".part").replace(stem.with_suffix(".npz"))
+    _beside(stem, "part").replace(_beside(stem, "npz"))
     named = [list(row.get(EVIDENCE, {})) for row in rows]
     write_json(
-        stem.with_suffix(".json"),
+        _beside(stem, "json"),
         {"rows": [plain(row) for row in rows], "facts": dict(facts), "evidence": named},
     )
 
 
+def _beside(stem: Path, ending: str) -> Path:
+    return stem.with_name(f"{stem.name}.{ending}")
+
+
 def _kept(stem: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    saved = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
+    saved = json.loads(_beside(stem, "json").read_text(encoding="utf-8"))
     rows = [
         {key: float("nan") if value is None else value for key, value in row.items()}
         for row in saved["rows"]
     ]
-    with np.load(stem.with_suffix(".npz"), allow_pickle=False) as arrays:
+    with np.load(_beside(stem, "npz"), allow_pickle=False) as arrays:
         for i, (row, metrics) in enumerate(zip(rows, saved["evidence"], strict=True)):
             if metrics:
                 row[EVIDENCE] = {

@@ -83,12 +83,27 @@ def test_scores_are_kept_whole(module: Any, tmp_path: Path) -> None:
         {"name": "a", "pesq": 2.5, "failed": "", EVIDENCE: {"fd_frames": pairs[0], "fd_speaker": None}},
         {"name": "b", "pesq": math.nan, "failed": "pesq: silent", EVIDENCE: {"fd_frames": pairs[1], "fd_speaker": None}},
     ]  # fmt: skip
-    scores._keep(tmp_path / "s", rows, {"rtf": 0.1, "times": [0.0, 1.0]})
-    back, facts = scores._kept(tmp_path / "s")
+    scores._keep(tmp_path / "s-0.3-1", rows, {"rtf": 0.1, "times": [0.0, 1.0]})
+    scores._keep(tmp_path / "s-0.3-2", [], {})
+    back, facts = scores._kept(tmp_path / "s-0.3-1")
     assert facts == {"rtf": 0.1, "times": [0.0, 1.0]}
     assert repr(summarise(back)) == repr(summarise(rows))
     assert (back[1][EVIDENCE]["fd_frames"][1] == pairs[1][1]).all()
     assert back[0][EVIDENCE]["fd_speaker"] is None and back[1]["failed"] == "pesq: silent"
+
+
+def test_columns_of_differences(module: Any) -> None:
+    scores = module("scores")
+    one, other = (
+        scores.Scored(
+            scores.System(name),
+            [{"utterance": i, "name": str(i), "pesq": 2.0 + i + more} for i in range(3)],
+            {},
+        )
+        for name, more in (("one", 0.25), ("other", 0.0))
+    )
+    columns = scores.versus(one, other, "teacher")
+    assert columns == {"pesq_vs_teacher": 0.25, "pesq_vs_teacher_ci95": 0.0}
 
 
 def bench(quality: Any, tmp_path: Path, task: str = "vocode", rate: int = 8000, **options: Any):
