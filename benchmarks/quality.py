@@ -80,6 +80,8 @@ class Options:
     finish_minutes: float = 15.0
     critics_minutes: float = 15.0
     """Of finishing with critics, after finishing without."""
+    rows: tuple[str, ...] = ()
+    """Score these (MODEL-STEPS, as teacher-20) beside the unprocessed input instead of all."""
     table: bool = True
     """Train and score the models above; --no-table only draws the figure that follows."""
     curve_minutes: tuple[float, ...] = ()
@@ -420,7 +422,11 @@ class Bench:
             for nfe in map(int, known if plan.search else ()):
                 searched = {"searched": SEARCHED.get(self.setup.task, "spksim")}
                 found.append(System(f"{name}-{nfe}-o3s", folder, role, nfe, True, about | searched))
-        return found
+        wanted = ("unprocessed", *(self.options.rows or (one.name for one in found)))
+        unknown = set(wanted) - {one.name for one in found}
+        if unknown:
+            raise UserError(f"--rows {' '.join(sorted(unknown))}: no such row of these models")
+        return [one for one in found if one.name in wanted]
 
     def score(self, names: Sequence[str]) -> dict[str, Scored]:
         """Of every row."""

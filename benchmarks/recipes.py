@@ -167,11 +167,12 @@ def finished(
     matching: float = 0.0,
 ) -> Train:
     """student-finish of a start; ``critics``: their weight, learning alone for the first tenth,
-    with a lower learning rate of the model; ``matching``: the weight of distribution matching. Of a
-    spectral start that is to give one answer, half of the weights is kept, and it learns as fast as
-    random ones.
+    with a lower learning rate of the model; ``matching``: the weight of distribution matching. A
+    start that knew the prior's noise and is to do without keeps half of its weights, and learns as
+    fast as random ones.
     """
-    anew = not (critics or matching or config.temperature or setup.is_mel)
+    anew = not (critics or matching or config.temperature or setup.is_mel or setup.from_regression)
+    faster = 2.0 if anew or random_weights else 0.3 if critics else 1.0
 
     def train(settings: TrainConfig) -> Any:
         where: dict[str, Any] = {role: str(start)}
@@ -187,9 +188,7 @@ def finished(
                 dmd=DmdConfig(weight=matching, warmup=min(100, tenth)),
                 data=setup.data,
                 valid=NO_VALIDATION,
-                training=replace(
-                    settings, lr=(2.0 if anew else 0.3 if critics else 1.0) * settings.lr
-                ),
+                training=replace(settings, lr=faster * settings.lr),
             )
         )
 

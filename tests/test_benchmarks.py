@@ -133,6 +133,16 @@ def test_what_a_model_needs_is_made_before_it(module: Any, tmp_path: Path) -> No
         quality, tmp_path, given=(f"student={tmp_path / 'mine'}",), models=("finished",)
     ).wanted()
     assert given == ["teacher", "student", "finished"]
+    write_json(tmp_path / "mine" / "config.json", {"format": "mfdistill/1"})
+    folders = {name: tmp_path / "mine" for name in ("teacher", "student")}
+    few = bench(quality, tmp_path, rows=("teacher-20", "student-1"))
+    few.folder = few.stored = folders.__getitem__
+    few.total_hours = lambda name: 1.0
+    names = [system.name for system in few.systems(["teacher", "student"])]
+    assert names == ["unprocessed", "teacher-20", "student-1"]
+    few.options = replace(few.options, rows=("teacher-3",))
+    with pytest.raises(UserError, match="--rows teacher-3: no such row"):
+        few.systems(["teacher", "student"])
     with pytest.raises(UserError, match="--given student=nowhere: needs NAME=FOLDER"):
         bench(quality, tmp_path, given=("student=nowhere",))
 
