@@ -168,8 +168,7 @@ def finished(
 ) -> Train:
     """student-finish of a start; ``critics``: their weight, learning alone for the first tenth,
     with a lower learning rate of the model; ``matching``: the weight of distribution matching. A
-    start that knew the prior's noise and is to do without keeps half of its weights, and learns as
-    fast as random ones.
+    start that keeps half of its weights learns as fast as random ones.
     """
     anew = not (critics or matching or config.temperature or setup.is_mel or setup.from_regression)
     faster = 2.0 if anew or random_weights else 0.3 if critics else 1.0
@@ -182,7 +181,6 @@ def finished(
             StudentFinish(
                 **where,
                 random=random_weights,
-                keep=0.5 if anew and not random_weights else 1.0,
                 finish=config,
                 critic=critic,
                 dmd=DmdConfig(weight=matching, warmup=min(100, tenth)),

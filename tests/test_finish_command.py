@@ -103,16 +103,37 @@ def test_a_regression_network_is_a_student_of_one_step(work: Path) -> None:
 def test_keep_is_a_share_of_the_weights(work: Path) -> None:
     start = ["student-finish", "--student", str(work / "student")]
     weights = {}
-    for name, more in {"all": [], "half": ["--keep", "0.25"], "none": ["--random"]}.items():
-        student, _ = opened(parse([*start, *more]))
-        weights[name] = dict(student.state_dict())
-        assert student.parent["keep"] == (0.25 if name == "half" else 1.0)
-    assert weights["half"].keys() == weights["all"].keys()
-    for key, value in weights["half"].items():
-        wanted = 0.25 * weights["all"][key] + 0.75 * weights["none"][key]
-        torch.testing.assert_close(value, wanted)
+    for keep in ("0", "0.25", "1"):
+        student, _ = opened(parse([*start, "--keep", keep]))
+        weights[keep] = dict(student.state_dict())
+        assert student.parent["keep"] == float(keep)
+    assert weights["0.25"].keys() == weights["1"].keys()
+    for key, value in weights["0.25"].items():
+        torch.testing.assert_close(value, 0.25 * weights["1"][key] + 0.75 * weights["0"][key])
+    nothing, _ = opened(parse([*start, "--random"]))
+    assert all(torch.equal(value, weights["0"][key]) for key, value in nothing.state_dict().items())
     assert main([*start, "--keep", "1.5", "--out", str(work / "no")]) == 2
     assert main([*start, "--keep", "0.5", "--random", "--out", str(work / "no")]) == 2
+
+
+@pytest.mark.parametrize(
+    "options, keep",
+    [
+        (["--student", "student"], 0.5),
+        (["--teacher", "teacher"], 0.5),
+        (["--regression", "regression"], 1.0),  # knew no noise
+        (["--student", "finished"], 1.0),  # does without it already
+        (["--student", "student", "--temperature", "0.5"], 1.0),
+        (["--student", "student", "--critic.weight", "0.1"], 1.0),
+        (["--student", "student", "--anchor", "0.1"], 1.0),
+        (["--student", "student", "--dmd.weight", "0.1"], 1.0),
+        (["--student", "student", "--keep", "0.75"], 0.75),
+    ],
+)
+def test_what_is_kept_by_default(work: Path, options: list[str], keep: float) -> None:
+    role, name, *more = options
+    student, _ = opened(parse(["student-finish", role, str(work / name), *more]))
+    assert student.parent["keep"] == keep
 
 
 def test_other_starts(work: Path) -> None:

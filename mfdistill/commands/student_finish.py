@@ -47,10 +47,11 @@ class StudentFinish:
     """A regression network to start from: as a student its first answer is what it was."""
     random: bool = False
     """Start the network of that folder from random weights."""
-    keep: float = 1.0
+    keep: float | None = None
     """Share of the weights that it starts from; the rest is random weights' ("shrink and perturb",
-    arXiv 1910.08475). Trained weights learn the new losses slower than new ones: where the input
-    says nearly everything, 0.5 ends better than 1 from some 600 updates on.
+    arXiv 1910.08475), since trained weights learn something new more slowly than new ones. By
+    default 0.5 where a student or teacher of vocode or phase, whose prior is around zero, is to do
+    without noise (--temperature 0, no critics, --dmd.weight or --anchor); otherwise 1.
     """
     config: str | None = None
     """config.json of a run to repeat; the other options override it."""
@@ -157,14 +158,11 @@ def opened(command: StudentFinish) -> tuple[Student, Plain]:
         raise UserError(f"{what}: is an adapter; make a whole model of it first (mfdistill merge)")
     saved = load_config(place) if place.is_dir() else {}
     before = dict(saved.get("parent") or {}) if role == "student" else {}
-    if not 0 <= command.keep <= 1:
-        raise UserError(f"--keep {command.keep:g}: must be between 0 and 1")
-    if command.random and command.keep < 1:
-        raise UserError("--random keeps nothing: leave --keep out, or --random")
-    if command.random or command.keep < 1:
-        student = _renewed(student, own, 0.0 if command.random else command.keep, command.training.seed)  # fmt: skip
     if temperature is None:
         temperature = own.config.temperature if own.rows == "utterances" else 0.0
+    keep = share_kept(command, own, role, temperature)
+    if keep < 1:
+        student = _renewed(student, own, keep, command.training.seed)
     student.task = own.at_temperature(temperature)
     student.parent = {
         **before,
@@ -172,10 +170,29 @@ def opened(command: StudentFinish) -> tuple[Student, Plain]:
         "start": role,
         "from": path,
         "random": command.random,
-        "keep": command.keep,
+        "keep": keep,
         "sha256": digest_tensors(student.state_dict()),
     }
     return student.train(), saved
+
+
+def share_kept(command: StudentFinish, task: Task, role: str, temperature: float) -> float:
+    """Of the weights of a start of ``task``; 0 is random ones.
+
+    Raises:
+        UserError: no share, or --random beside one.
+    """
+    if command.keep is not None and not 0 <= command.keep <= 1:
+        raise UserError(f"--keep {command.keep:g}: must be between 0 and 1")
+    if command.random:
+        if command.keep:
+            raise UserError(f"--random keeps nothing: leave --keep {command.keep:g} out, or --random")  # fmt: skip
+        return 0.0
+    if command.keep is not None:
+        return command.keep
+    stays = command.critic.weight or command.dmd.weight or command.finish.anchor
+    loses_noise = task.config.temperature > 0 and temperature == 0
+    return task.kept if loses_noise and not stays and role != "regression" else 1.0
 
 
 def _renewed(student: Student, task: Task, keep: float, seed: int) -> Student:

@@ -177,6 +177,11 @@ class Task:
         """
         return self
 
+    @property
+    def kept(self) -> float:
+        """Share of its weights that a start keeps where finishing takes the prior's noise away."""
+        return 1.0
+
     def at_temperature(self, temperature: float) -> Task:
         """The same task with another factor on its prior's noise in sampling; bare of what
         ``distill.equip`` gave it.
@@ -246,6 +251,11 @@ class Restoration(Task):
             config.prior_profile,
             config.temperature,
         )
+
+    @property
+    def kept(self) -> float:
+        # without noise around zero nothing is left of what the flow started from
+        return 0.5 if self.config.prior_mean == "zero" else 1.0
 
     def at_temperature(self, temperature: float) -> Restoration:
         other = type(self)(replace(self.config, temperature=temperature))
