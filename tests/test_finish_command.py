@@ -116,6 +116,19 @@ def test_keep_is_a_share_of_the_weights(work: Path) -> None:
     assert main([*start, "--keep", "0.5", "--random", "--out", str(work / "no")]) == 2
 
 
+@pytest.mark.parametrize("interval", ["mixed", "delta", "unit"])
+def test_every_embedding_of_times_is_kept(work: Path, interval: str) -> None:
+    out = work / f"student-{interval}"
+    more = ["--interval", interval, "--steps", "1", "--valid-files", "0"]
+    do("student-distill", "--teacher", work / "teacher", "--out", out, *QUICK, *more)
+    start = ["student-finish", "--student", str(out)]
+    (whole, _), (half, _) = (opened(parse([*start, "--keep", keep])) for keep in ("1", "0.5"))
+    assert half.interval == interval
+    assert [(n, v.shape) for n, v in half.state_dict().items()] == [
+        (n, v.shape) for n, v in whole.state_dict().items()
+    ]
+
+
 @pytest.mark.parametrize(
     "options, keep",
     [

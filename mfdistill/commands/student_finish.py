@@ -211,7 +211,14 @@ def _renewed(student: Student, task: Task, keep: float, seed: int) -> Student:
     for parameter in network.parameters():
         if parameter.ndim > 1 and not parameter.any():
             torch.nn.init.normal_(parameter, std=0.02)
-    fresh = Student.from_network(network, task, 1, description)
+    fresh = Student(
+        network,
+        student.time_embedding,
+        task,
+        description=description,
+        interval=student.interval,  # type: ignore[arg-type]
+        guidance_input=student.guidance_input,
+    ).train()
     if keep:
         kept = dict(student.named_parameters())
         with torch.no_grad():
