@@ -86,7 +86,8 @@ class Options:
     """Train and score the models above; --no-table only draws the figure that follows."""
     curve_minutes: tuple[float, ...] = ()
     """Budgets of the figure of quality against minutes from a given teacher: each is spent on
-    distilling (a fifth) and finishing, on finishing the teacher, and on a regression.
+    distilling (a fifth) and finishing, and on a regression; the largest on finishing the
+    teacher, too.
     """
     critic_weight: float = 0.03
     temperature: float = 0.0
@@ -548,27 +549,36 @@ def curve(bench: Bench) -> None:
     systems = [
         System("teacher-20", bench.stored("teacher"), "teacher", 20, about={"minutes": None})
     ]
+    pace = None  # of all that only differ in their start
     for minutes in options.curve_minutes:
 
         def run(name: str, share: float, make: recipes.Train, minutes: float = minutes) -> Path:
             out = bench.runs / f"minutes-{minutes:g}" / name
             say(f"--- {setup.label}: {name}, {share * minutes:.3g} minutes")
-            return train_for(share * minutes, make, out, bench.settings, options.pilot)
+            alike = None if name == "student" else pace
+            return train_for(share * minutes, make, out, bench.settings, options.pilot, alike)
 
         student = run("student", 0.2, recipes.student(setup, source))
         whole = {
             "distilled and finished": run(
                 "finished", 0.8, recipes.finished(setup, "student", student, config)
-            ),
-            "teacher finished": run(
-                "finished-teacher", 1.0, recipes.finished(setup, "teacher", source, config)
-            ),
-            REGRESSION: run(
-                "regression",
-                1.0,
-                recipes.finished(setup, "teacher", source, config, random_weights=True),
-            ),
+            )
         }
+        pace = (
+            pace
+            or planned(whole["distilled and finished"].with_name("finished-plan.json"))[
+                "seconds_per_update"
+            ]
+        )
+        whole[REGRESSION] = run(
+            "regression",
+            1.0,
+            recipes.finished(setup, "teacher", source, config, random_weights=True),
+        )
+        if minutes == max(options.curve_minutes):
+            whole["teacher finished"] = run(
+                "finished-teacher", 1.0, recipes.finished(setup, "teacher", source, config)
+            )
         systems += [
             System(
                 named(name, minutes),

@@ -32,27 +32,37 @@ def train_for(
     out: Path,
     settings: TrainConfig,
     pilot: int = PILOT,
+    pace: float | None = None,
 ) -> Path:
     """``train(settings)`` into ``out`` for about so many minutes of updates, with a learning rate
     that comes down at their end.
 
-    A few updates in a folder beside it, which is removed, tell how many fit; the number is kept in
+    ``pace``, the seconds of an update, tells how many fit, so that trainings that differ in nothing
+    but their start get as many; without it a few updates in a folder beside it, which is removed.
+    The number is kept in
     ``plan.json``, so that a run that was stopped goes on to the same end. Validation and reading
     are not counted, as in a run's "hours".
     """
     plan = out.with_name(f"{out.name}-{PLAN}")
     if not plan.is_file():
-        trial = out.with_name(f"{out.name}-pilot")
-        shutil.rmtree(trial, ignore_errors=True)
-        train(fitted(replace(settings, out=str(trial), resume=False), pilot))
-        each = 3600 * hours_of(trial) / pilot
-        shutil.rmtree(trial)
+        each = _pace(train, out, settings, pilot) if pace is None else pace
         steps = max(1, round(60 * minutes / each))
         write_json(plan, {"minutes": minutes, "seconds_per_update": each, "steps": steps})
     steps = int(planned(plan)["steps"])
     if not done(out, steps):
         train(fitted(replace(settings, out=str(out), resume=True), steps))
     return out
+
+
+def _pace(
+    train: Callable[[TrainConfig], Any], out: Path, settings: TrainConfig, pilot: int
+) -> float:
+    trial = out.with_name(f"{out.name}-pilot")
+    shutil.rmtree(trial, ignore_errors=True)
+    train(fitted(replace(settings, out=str(trial), resume=False), pilot))
+    each = 3600 * hours_of(trial) / pilot
+    shutil.rmtree(trial)
+    return each
 
 
 def search_steps(folder: Path, data: Corpus, limit: int, wanted: SearchConfig) -> None:
