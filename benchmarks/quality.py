@@ -549,14 +549,17 @@ def curve(bench: Bench) -> None:
     systems = [
         System("teacher-20", bench.stored("teacher"), "teacher", 20, about={"minutes": None})
     ]
-    pace = None  # of all that only differ in their start
+    pace: list[float] = []  # of all that only differ in their start
     for minutes in options.curve_minutes:
 
         def run(name: str, share: float, make: recipes.Train, minutes: float = minutes) -> Path:
             out = bench.runs / f"minutes-{minutes:g}" / name
             say(f"--- {setup.label}: {name}, {share * minutes:.3g} minutes")
-            alike = None if name == "student" else pace
-            return train_for(share * minutes, make, out, bench.settings, options.pilot, alike)
+            alike = pace[0] if pace and name != "student" else None
+            train_for(share * minutes, make, out, bench.settings, options.pilot, alike)
+            if name != "student":
+                pace.append(planned(out.with_name(f"{name}-plan.json"))["seconds_per_update"])
+            return out
 
         student = run("student", 0.2, recipes.student(setup, source))
         whole = {
@@ -564,12 +567,6 @@ def curve(bench: Bench) -> None:
                 "finished", 0.8, recipes.finished(setup, "student", student, config)
             )
         }
-        pace = (
-            pace
-            or planned(whole["distilled and finished"].with_name("finished-plan.json"))[
-                "seconds_per_update"
-            ]
-        )
         whole[REGRESSION] = run(
             "regression",
             1.0,
