@@ -116,6 +116,18 @@ def test_keep_is_a_share_of_the_weights(work: Path) -> None:
     assert main([*start, "--keep", "0.5", "--random", "--out", str(work / "no")]) == 2
 
 
+def test_a_run_from_before_keep_is_repeated_as_it_was(work: Path) -> None:
+    config = json.loads((work / "finished" / "config.json").read_text())
+    assert config["command"]["options"].pop("keep", "none") is None
+    old = work / "old.json"
+    old.write_text(json.dumps({**config, "sha256": None}))
+    now, before = (
+        opened(parse(["student-finish", "--config", str(file)]))[0].parent["keep"]
+        for file in (work / "finished" / "config.json", old)
+    )
+    assert (now, before) == (0.5, 1.0)
+
+
 @pytest.mark.parametrize("interval", ["mixed", "delta", "unit"])
 def test_every_embedding_of_times_is_kept(work: Path, interval: str) -> None:
     out = work / f"student-{interval}"

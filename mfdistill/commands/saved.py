@@ -15,6 +15,8 @@ from mfdistill.errors import UserError
 from mfdistill.plain import Plain, Section
 
 T = TypeVar("T")
+EARLIER: Mapping[str, Plain] = {"student-finish": {"keep": 1.0}}
+"""By command: what settings were before they could be given, where their defaults are not that."""
 
 
 def name_of(command: type) -> str:
@@ -47,7 +49,8 @@ def saved_command(config: Section, cls: type[T], where: str) -> T:
         raise UserError(
             f"{where}: was made by {section.get('name')}, not by {name_of(cls)}; repeat it with that command"
         )
-    command: Any = from_dict(cls, section.get("options") or {}, f"{where}: command")
+    options = {**EARLIER.get(name_of(cls), {}), **(section.get("options") or {})}
+    command: Any = from_dict(cls, options, f"{where}: command")
     training = replace(command.training, resume=False, overwrite=False, extend=False)
     command = replace(command, training=training)
     folder = Path(where) if Path(where).is_dir() else Path(where).parent

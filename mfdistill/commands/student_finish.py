@@ -185,7 +185,7 @@ def share_kept(command: StudentFinish, task: Task, role: str, temperature: float
     if command.keep is not None and not 0 <= command.keep <= 1:
         raise UserError(f"--keep {command.keep:g}: must be between 0 and 1")
     if command.random:
-        if command.keep:
+        if command.keep not in (None, 0.0, 1.0):
             raise UserError(f"--random keeps nothing: leave --keep {command.keep:g} out, or --random")  # fmt: skip
         return 0.0
     if command.keep is not None:
