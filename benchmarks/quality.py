@@ -78,6 +78,8 @@ class Options:
     teacher_minutes: float = 60.0
     student_minutes: float = 40.0
     finish_minutes: float = 15.0
+    finish_nfe: tuple[int, ...] = (1, 2)
+    """Numbers of steps that models are finished for."""
     critics_minutes: float = 15.0
     """Of finishing with critics, after finishing without."""
     rows: tuple[str, ...] = ()
@@ -132,7 +134,7 @@ def _finish(
 ) -> Callable[[Options, recipes.Setup, Mapping[str, Path]], recipes.Train]:
     def make(options: Options, setup: recipes.Setup, folders: Mapping[str, Path]) -> recipes.Train:
         config = FinishConfig(
-            nfe=(1,) if random else (1, 2),
+            nfe=(1,) if random else options.finish_nfe,
             temperature=0.0 if random else options.temperature,
         )
         weight = options.critic_weight if critics else 0.0
