@@ -6,16 +6,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import statistics
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
-
-from record import hours_of
 
 from mfdistill.checkpoint import load_config, write_json
 from mfdistill.commands.options import Corpus
 from mfdistill.data import open_eval
+from mfdistill.distill.logs import read_log
 from mfdistill.distill.opening import open_model
 from mfdistill.distill.settings import TrainConfig
 from mfdistill.search import run_search
@@ -57,12 +58,13 @@ def train_for(
 def _pace(
     train: Callable[[TrainConfig], Any], out: Path, settings: TrainConfig, pilot: int
 ) -> float:
+    """Median seconds of an update, so that the first, slow ones do not tell."""
     trial = out.with_name(f"{out.name}-pilot")
     shutil.rmtree(trial, ignore_errors=True)
-    train(fitted(replace(settings, out=str(trial), resume=False), pilot))
-    each = 3600 * hours_of(trial) / pilot
+    train(fitted(replace(settings, out=str(trial), resume=False, log_every=1), pilot))
+    hours = [line["hours"] for line in read_log(trial / "log.jsonl") if line["kind"] == "train"]
     shutil.rmtree(trial)
-    return each
+    return 3600 * statistics.median(later - now for now, later in pairwise(hours))
 
 
 def search_steps(folder: Path, data: Corpus, limit: int, wanted: SearchConfig) -> None:

@@ -39,7 +39,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 class Trainer:
-    """Trains at 2 s per update, and stops after ``most`` of them."""
+    """Trains at 2 s per update after a slow first one, and stops after ``most`` of them."""
 
     def __init__(self, most: int = 10**6):
         self.calls: list[TrainConfig] = []
@@ -54,6 +54,10 @@ class Trainer:
             {"format": "mfdistill/1", "training": {"step": steps, "hours": steps * 2 / 3600}},
         )
         (out / "model.safetensors").touch()
+        lines = [
+            {"step": i + 1, "kind": "train", "hours": (60 + i * 2) / 3600} for i in range(steps)
+        ]
+        (out / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def test_minutes_become_updates_once(module: Any, tmp_path: Path) -> None:
