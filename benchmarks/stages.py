@@ -61,7 +61,8 @@ def _pace(
     """Median seconds of an update, so that the first, slow ones do not tell."""
     trial = out.with_name(f"{out.name}-pilot")
     shutil.rmtree(trial, ignore_errors=True)
-    train(fitted(replace(settings, out=str(trial), resume=False, log_every=1), pilot))
+    settings = replace(settings, out=str(trial), resume=False, log_every=1)
+    train(fitted(settings, max(2, pilot)))
     hours = [line["hours"] for line in read_log(trial / "log.jsonl") if line["kind"] == "train"]
     shutil.rmtree(trial)
     return 3600 * statistics.median(later - now for now, later in pairwise(hours))
