@@ -613,8 +613,10 @@ def draw_curve(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> Non
     from mfdistill.report.figures import COLOURS, GREY, new_figure, save_figure, shared_legend, tidy
 
     columns = [name for name in SHOWN if name in rows[0]][:6]
-    figure = new_figure(11.0, 2.8 * -(-len(columns) // 3) + 0.9, f"{title}: one evaluation")
-    panels = figure.subplots(-(-len(columns) // 3), min(3, len(columns)), squeeze=False).flatten()
+    across = 4 if len(columns) == 4 else min(3, len(columns))
+    down = -(-len(columns) // across)
+    figure = new_figure(11.0, 2.8 * down + 0.9, f"{title}: one evaluation")
+    panels = figure.subplots(down, across, squeeze=False).flatten()
     handles: dict[str, Any] = {}
     series = list(dict.fromkeys(row["series"] for row in rows if row.get("series")))
     for panel, column in zip(panels, columns, strict=False):
