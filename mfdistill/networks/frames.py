@@ -80,14 +80,15 @@ class FrameAttention(nn.Module):
             for part in self.qkv(self.norm(x)).chunk(3, -1)
         )
         width = q.shape[-1]
-        rates = 10000.0 ** (-torch.arange(0, width, 2, device=x.device).float() / width)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        rates = 10000.0 ** (-torch.arange(0, width, 2, device=x.device, dtype=wide) / width)
         angle = (torch.arange(x.shape[1], device=x.device)[:, None] * rates).repeat_interleave(
             2, -1
         )
         scores = rotate(q, angle) @ rotate(k, angle).transpose(-1, -2) * width**-0.5
         scores = scores.masked_fill(valid.transpose(1, 2)[:, None] == 0, -1e4)
         return x + self.out(
-            (scores.float().softmax(-1).to(v.dtype) @ v).transpose(1, 2).flatten(-2)
+            (scores.to(wide).softmax(-1).to(v.dtype) @ v).transpose(1, 2).flatten(-2)
         )
 
 
