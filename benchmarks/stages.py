@@ -39,10 +39,9 @@ def train_for(
     that comes down at their end.
 
     ``pace``, the seconds of an update, tells how many fit, so that trainings that differ in nothing
-    but their start get as many; without it a few updates in a folder beside it, which is removed.
-    The number is kept in
-    ``plan.json``, so that a run that was stopped goes on to the same end. Validation and reading
-    are not counted, as in a run's "hours".
+    but their start get as many; without it a few updates in a folder beside it do, which is
+    removed. The number is kept in ``plan.json``, so that a run that was stopped goes on to the same
+    end. Validation and reading are not counted, as in a run's "hours".
     """
     plan = out.with_name(f"{out.name}-{PLAN}")
     if not plan.is_file():
